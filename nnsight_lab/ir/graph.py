@@ -1,0 +1,100 @@
+"""A graph: a tuple of nodes, named outputs, a schema version. A value, like a number.
+
+Two graphs are equal when they say the same, wherever they were written: source lines are not
+compared. Making a graph never runs a model, and running one never changes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from nnsight_lab.ir import codec
+from nnsight_lab.ir.nodes import Node, NodeId, Read, Write, with_new_ids
+from nnsight_lab.ir.text import graph_to_text
+
+__all__ = ["SCHEMA", "Graph", "Output"]
+
+SCHEMA = codec.SCHEMA
+"""The version of the graph schema this package writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A saved value: the name it comes back under, and the node that makes it."""
+
+    name: str
+    node: NodeId
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """An experiment as data.
+
+    nodes: in program order; node `i` has id `i` and refers only to earlier ids.
+    outputs: what comes back, by name.
+    """
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[Output, ...] = ()
+
+    def __getitem__(self, id: NodeId) -> Node:
+        return self.nodes[id]
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __str__(self) -> str:
+        return graph_to_text(self)
+
+    def __repr__(self) -> str:
+        names = ", ".join(output.name for output in self.outputs) or "nothing"
+        return f"<Graph of {len(self.nodes)} nodes, saves {names}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Graph) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of what the graph says, without source lines. Schedules are cached by it."""
+        return hashlib.sha256(codec.encode(self, sources=False)).hexdigest()
+
+    def reads(self) -> tuple[Read, ...]:
+        """The nodes that read the model."""
+        return tuple(node for node in self.nodes if isinstance(node, Read))
+
+    def writes(self) -> tuple[Write, ...]:
+        """The nodes that change the model's own activations."""
+        return tuple(node for node in self.nodes if isinstance(node, Write))
+
+    def to_bytes(self, *, sources: bool = True) -> bytes:
+        """The graph as bytes. `sources=False` leaves out file names and line numbers."""
+        return codec.encode(self, sources=sources)
+
+    @staticmethod
+    def from_bytes(data: bytes, *, limits: codec.Limits | None = None) -> Graph:
+        """The graph in `data`, which may come from anybody.
+
+        Raises:
+            BadBytes: these bytes are not a graph, or not of a schema this version reads.
+            OpNotAllowed: an operation is not in the op table.
+            LimitExceeded: the graph is larger than `limits` allow.
+        """
+        nodes, outputs = codec.decode(data, limits or codec.Limits())
+        return Graph(nodes, tuple(Output(name, node) for name, node in outputs))
+
+    def renumbered(self, keep: Iterable[NodeId]) -> Graph:
+        """Only the nodes of `keep`, with ids closed up. Their dependencies must be kept too."""
+        kept = sorted(set(keep))
+        new_ids: Mapping[NodeId, NodeId] = {old: new for new, old in enumerate(kept)}
+        nodes = tuple(with_new_ids(self.nodes[old], new_ids) for old in kept)
+        outputs = tuple(replace(out, node=new_ids[out.node]) for out in self.outputs)
+        return Graph(nodes, outputs)

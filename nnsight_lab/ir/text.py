@@ -1,0 +1,95 @@
+"""The text form of a graph: one numbered line a node, stable, for errors and snapshots.
+
+    graph, schema 1
+      %0 = read layers.2.output                      # line 2
+      %1 = const float32[128] 3f2ac01b
+      %2 = Tensor.add(%0, %1)                        # line 3
+           write layers.2.output <- %2
+      %4 = read logits                               # line 4
+    save logits = %4
+
+It is for people; the form that is read back is `codec`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nnsight_lab.ir.literals import Arg, DictArg, ListArg, SliceArg
+from nnsight_lab.ir.nodes import Apply, Call, Constant, Node, Read, Weight, Write
+
+if TYPE_CHECKING:
+    from nnsight_lab.ir.graph import Graph
+
+__all__ = ["arg_to_text", "graph_to_text", "node_to_text"]
+
+_COLUMN = 56
+
+
+def arg_to_text(arg: Arg) -> str:
+    """An argument as a person would write it."""
+    match arg:
+        case SliceArg(start=start, stop=stop, step=step):
+            bounds = ["" if part is None else arg_to_text(part) for part in (start, stop, step)]
+            return ":".join(bounds[:2] if step is None else bounds)
+        case ListArg(items=items):
+            return "[" + ", ".join(map(arg_to_text, items)) + "]"
+        case DictArg(items=pairs):
+            return "{" + ", ".join(f"{key}: {arg_to_text(value)}" for key, value in pairs) + "}"
+        case tuple() as items:
+            inner = ", ".join(map(arg_to_text, items))
+            return f"({inner},)" if len(items) == 1 else f"({inner})"
+        case str():
+            return repr(arg)
+        case e if e is Ellipsis:
+            return "..."
+        case _:
+            return str(arg)
+
+
+def _call_text(name: str, node: Call | Apply) -> str:
+    parts = [arg_to_text(arg) for arg in node.args]
+    parts += [f"{key}={arg_to_text(value)}" for key, value in node.kwargs]
+    return f"{name}({', '.join(parts)})"
+
+
+def node_to_text(node: Node) -> str:
+    """What a node says, without its number and its line."""
+    match node:
+        case Constant(value=value):
+            return f"const {value.dtype}{list(value.shape)} {value.digest[:8]}"
+        case Read(address=address):
+            return f"read {address}"
+        case Write(address=address, value=value):
+            return f"write {address} <- %{value}"
+        case Call(op="operator.getitem", args=(base, key)) if not node.kwargs:
+            inner = arg_to_text(key)
+            inner = inner[1:-1] if isinstance(key, tuple) and len(key) > 1 else inner
+            return f"{arg_to_text(base)}[{inner}]"
+        case Call(op=op):
+            return _call_text(op, node)
+        case Apply(path=path):
+            return _call_text(f"apply {path or 'model'}", node)
+        case Weight(path=path, name=name):
+            return f"weight {path}.{name}" if path else f"weight {name}"
+
+
+def graph_to_text(graph: Graph) -> str:
+    """The whole graph, one line a node, then what it saves."""
+    width = len(str(max(len(graph.nodes) - 1, 0))) + 1
+    lines = [f"graph, schema {_schema()}"]
+    for node in graph.nodes:
+        number = f"%{node.id}".rjust(width)
+        head = " " * (width + 2) if isinstance(node, Write) else f"{number} ="
+        line = f"  {head} {node_to_text(node)}"
+        if node.where is not None:
+            line = f"{line.ljust(_COLUMN)} # line {node.where.line}"
+        lines.append(line)
+    lines += [f"save {output.name} = %{output.node}" for output in graph.outputs]
+    return "\n".join(lines)
+
+
+def _schema() -> int:
+    from nnsight_lab.ir.codec import SCHEMA
+
+    return SCHEMA

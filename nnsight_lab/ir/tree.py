@@ -1,0 +1,195 @@
+"""A model as data: its modules, the places a graph may name, and the shape of each.
+
+A `ModuleTree` is measured once where the weights are (`executors/measure.py`) and travels to
+clients that have none: it is all the recorder needs to complete names, to infer shapes, and to
+know which place the model reaches first. Sizes that follow the prompt are kept as forms of
+`batch` and `pos`, so one tree serves prompts of every length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from typing import TypeAlias
+
+from nnsight_lab.ir.address import Address
+
+__all__ = [
+    "DictSpec",
+    "Dim",
+    "ModuleCard",
+    "ModuleTree",
+    "OpaqueSpec",
+    "Site",
+    "SizeForm",
+    "Spec",
+    "TensorSpec",
+    "TupleSpec",
+]
+
+
+class SizeForm(Enum):
+    """How an axis follows the prompt: `factor` times one of these."""
+
+    FIXED = "fixed"
+    BATCH = "batch"
+    POS = "pos"
+    BATCH_POS = "batch*pos"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Dim:
+    """The size of one axis as `factor * form`."""
+
+    form: SizeForm
+    factor: int = 1
+
+    def size(self, batch: int, pos: int) -> int | None:
+        """The size for a prompt of `batch` rows and `pos` positions; None when unknown."""
+        match self.form:
+            case SizeForm.FIXED:
+                return self.factor
+            case SizeForm.BATCH:
+                return self.factor * batch
+            case SizeForm.POS:
+                return self.factor * pos
+            case SizeForm.BATCH_POS:
+                return self.factor * batch * pos
+            case SizeForm.UNKNOWN:
+                return None
+
+    def __str__(self) -> str:
+        if self.form is SizeForm.FIXED:
+            return str(self.factor)
+        return self.form.value if self.factor == 1 else f"{self.factor}*{self.form.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor: dtype name and axes."""
+
+    dtype: str
+    dims: tuple[Dim, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.dims))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class TupleSpec:
+    """A tuple (or list) of values."""
+
+    items: tuple[Spec, ...]
+
+    def __str__(self) -> str:
+        return f"({', '.join(map(str, self.items))})"
+
+
+@dataclass(frozen=True, slots=True)
+class DictSpec:
+    """A dict, or an output object with named fields."""
+
+    items: tuple[tuple[str, Spec], ...]
+
+    def __str__(self) -> str:
+        return "{" + ", ".join(f"{key}: {value}" for key, value in self.items) + "}"
+
+
+@dataclass(frozen=True, slots=True)
+class OpaqueSpec:
+    """Something a graph cannot compute with: None, a cache object, a flag."""
+
+    kind: str
+
+    def __str__(self) -> str:
+        return self.kind
+
+
+Spec: TypeAlias = TensorSpec | TupleSpec | DictSpec | OpaqueSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """An address the model reaches, when it does, and what it finds there.
+
+    moment: sites with the same moment are reached together; smaller moments come first.
+    """
+
+    address: Address
+    moment: int
+    spec: Spec
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleCard:
+    """One module: its path, its class, its parameters' names and specs."""
+
+    path: str
+    kind: str
+    weights: tuple[tuple[str, TensorSpec], ...] = ()
+
+
+@dataclass(frozen=True, eq=True)
+class ModuleTree:
+    """The modules of a model and the sites of one forward pass.
+
+    modules: in the model's own order, parents first; the first is the model itself, path `""`.
+    sites: every address of one forward pass, module paths and standard names alike.
+    same_as: addresses that hold the very same value under another name, e.g. the module path
+        `model.layers.0` for the standard name `layers.0`; the recorder keeps one cell for both.
+    standard: standard names that are modules too, e.g. `norm` is `model.norm`.
+    """
+
+    modules: tuple[ModuleCard, ...]
+    sites: tuple[Site, ...] = ()
+    same_as: tuple[tuple[Address, Address], ...] = ()
+    standard: tuple[tuple[str, str], ...] = field(default=())
+
+    @cached_property
+    def by_path(self) -> dict[str, ModuleCard]:
+        """Module cards by module path."""
+        return {card.path: card for card in self.modules}
+
+    @cached_property
+    def by_address(self) -> dict[Address, Site]:
+        """Sites by address."""
+        return {site.address: site for site in self.sites}
+
+    @cached_property
+    def module_of(self) -> dict[str, str]:
+        """The module path behind each standard name that is a module."""
+        return dict(self.standard)
+
+    @cached_property
+    def one_name(self) -> dict[Address, Address]:
+        """The address to use for each address that has a better-known twin."""
+        return dict(self.same_as)
+
+    @cached_property
+    def ports(self) -> dict[str, tuple[str, ...]]:
+        """The ports of each path, in the order they are reached."""
+        found: dict[str, dict[str, None]] = {}
+        for site in sorted(self.sites, key=lambda site: site.moment):
+            found.setdefault(site.address.path, {})[site.address.port] = None
+        return {path: tuple(ports) for path, ports in found.items()}
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """Every path a graph may name: modules, then standard names."""
+        names = dict.fromkeys(card.path for card in self.modules)
+        names.update(dict.fromkeys(site.address.path for site in self.sites))
+        names.update(dict.fromkeys(name for name, _ in self.standard))
+        return tuple(names)
+
+    @cached_property
+    def known_paths(self) -> frozenset[str]:
+        """The same, to ask whether a path exists."""
+        return frozenset(self.paths)
+
+    def children(self, path: str) -> tuple[str, ...]:
+        """The names directly below `path`, in order."""
+        prefix = f"{path}." if path else ""
+        below = (p[len(prefix) :] for p in self.paths if p.startswith(prefix) and p != path)
+        return tuple(dict.fromkeys(name.split(".", 1)[0] for name in below if name))
