@@ -1,0 +1,178 @@
+"""What every executor promises: a request in, events out. The seam between languages and engines.
+
+An executor may be this process, or a server at the end of a websocket; whoever records a graph
+cannot tell. Events are handed to a callback while the model runs, because the forward pass owns
+the thread that makes them (docs/adr/0006). Nothing here knows a concrete executor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from nnsight_lab.errors import LabError
+from nnsight_lab.ir import Graph, ModuleTree
+
+__all__ = [
+    "Accepted",
+    "Capabilities",
+    "Done",
+    "Emit",
+    "Executor",
+    "Failed",
+    "Inputs",
+    "ModelCard",
+    "ModuleInputs",
+    "Queued",
+    "RunEvent",
+    "RunRequest",
+    "RunResult",
+    "Saved",
+    "Started",
+    "TokenRows",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRows:
+    """Prompts as token ids, one tuple a prompt; lengths may differ. Padded on the left to run."""
+
+    rows: tuple[tuple[int, ...], ...]
+
+    @property
+    def batch(self) -> int:
+        """How many prompts."""
+        return len(self.rows)
+
+    @property
+    def pos(self) -> int:
+        """The length of the longest prompt."""
+        return max(map(len, self.rows), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleInputs:
+    """The arguments of a wrapped module's forward: tensors and plain values. Local only."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+Inputs: TypeAlias = TokenRows | ModuleInputs
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """One run: a graph, what the model is given, and an id chosen by the client."""
+
+    id: str
+    graph: Graph
+    inputs: Inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The request passed every check."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The request waits; `place` requests are before it."""
+
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The forward pass begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A saved value, as soon as it exists: a tensor, or tuples and dicts of tensors."""
+
+    name: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The run ended with an error. Always the last event."""
+
+    error: LabError
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The run ended well. Always the last event.
+
+    seconds: time by stage (`queued`, `run`, …). sent_bytes: bytes of saved values.
+    """
+
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    sent_bytes: int = 0
+
+
+RunEvent: TypeAlias = Accepted | Queued | Started | Saved | Failed | Done
+Emit: TypeAlias = Callable[[RunEvent], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a finished run gave: values by name, and what it cost."""
+
+    values: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    sent_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do. Features are words such as `trace`, `apply`, `module-inputs`."""
+
+    engine: str
+    device: str
+    features: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """A served or loaded model, described: enough to record against it without its weights.
+
+    context: the most positions a prompt may have, 0 when there is no limit.
+    vocab: how many token ids there are, 0 when the model takes no tokens.
+    tokenizer: the files of a fast tokenizer by name, or empty.
+    """
+
+    name: str
+    architecture: str
+    dtype: str
+    tree: ModuleTree
+    capabilities: Capabilities
+    layers: int = 0
+    parameters: int = 0
+    context: int = 0
+    vocab: int = 0
+    tokenizer: Mapping[str, str] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Something that runs graphs on one model."""
+
+    def card(self) -> ModelCard:
+        """The model this executor runs."""
+        ...
+
+    def tree_for(self, inputs: Inputs) -> ModuleTree:
+        """The sites of one forward pass on these inputs."""
+        ...
+
+    def run(self, request: RunRequest, emit: Emit) -> None:
+        """Run to the end, handing events to `emit`. Ends with `Done` or `Failed`, never raises."""
+        ...
+
+    def cancel(self, run_id: str) -> None:
+        """Ask a run to stop; it then fails with `Cancelled`."""
+        ...

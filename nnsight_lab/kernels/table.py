@@ -1,0 +1,166 @@
+"""The function behind every op name, and the name of every function.
+
+`kernel("Tensor.topk")` is what the interleaver calls; `op_name(torch.topk)` is what the recorder
+writes down. In-place operations (`Tensor.add_`) are evaluated on a copy of their first argument:
+a node never changes the value of another.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch.overrides import get_overridable_functions, resolve_name
+
+from nnsight_lab.errors import OpNotAllowed
+from nnsight_lab.ir.ops import is_op, nearest_ops
+
+__all__ = ["is_inplace", "kernel", "op_name", "refused", "torch_op_names"]
+
+_PROPERTY = ".__get__"
+
+
+def _short(full: str) -> str:
+    """PyTorch's own name for an overridable function, as this project writes it."""
+    full = full.removesuffix(_PROPERTY)
+    full = full.replace("torch.Tensor.", "Tensor.", 1)
+    return full.replace("torch.functional.", "torch.", 1)
+
+
+@cache
+def _names_by_function() -> dict[Any, str]:
+    found: dict[Any, str] = {}
+    for functions in get_overridable_functions().values():
+        for function in functions:
+            full = resolve_name(function)
+            if full is not None:
+                found.setdefault(function, _short(full))
+    return found
+
+
+def torch_op_names() -> list[str]:
+    """Every function PyTorch lets us override, by our name, allowed or not."""
+    return sorted(set(_names_by_function().values()))
+
+
+def op_name(function: Any) -> str | None:
+    """The name of a torch function, or None when it has none that is known."""
+    name = _names_by_function().get(function)
+    if name is None:
+        full = resolve_name(function)
+        name = _short(full) if full else None
+    return name
+
+
+def is_inplace(op: str) -> bool:
+    """Whether the operation is PyTorch's in-place form of another: `Tensor.add_`."""
+    tail = op.rsplit(".", 1)[-1]
+    if tail.startswith("__") and tail.endswith("__"):
+        return tail in _INPLACE_DUNDERS
+    return tail.endswith("_") and not tail.endswith("__")
+
+
+_INPLACE_DUNDERS = frozenset(
+    f"__i{name}__"
+    for name in (
+        "add", "and", "floordiv", "lshift", "mod", "mul", "or", "pow", "rshift", "sub",
+        "truediv", "xor",
+    )
+)  # fmt: skip
+
+
+def refused(op: str) -> OpNotAllowed:
+    """The error for a name that is not in the op table, with the nearest that are."""
+    near = nearest_ops(op)
+    hint = f"Nearest allowed: {', '.join(near)}." if near else "See docs/errors/op-not-allowed."
+    return OpNotAllowed(f"{op} is not an operation a graph may hold.", hint=hint)
+
+
+def _walk(target: Any, steps: Any) -> Any:
+    for op, args, kwargs in steps:
+        target = kernel(op)(target, *args, **dict(kwargs))
+    return target
+
+
+def _copied(container: Any, key: Any, value: Any) -> Any:
+    """A copy of a tuple, list or dict-like output with one item replaced."""
+    if isinstance(container, list | tuple):
+        items = list(container)
+        items[key] = value
+        return type(container)(*items) if hasattr(container, "_fields") else type(container)(items)
+    copied = copy.copy(container)
+    copied[key] = value
+    return copied
+
+
+def _fill(target: torch.Tensor, value: Any) -> None:
+    target.copy_(value) if isinstance(value, torch.Tensor) else target.fill_(value)
+
+
+def _assign(base: Any, steps: Any, value: Any) -> Any:
+    """A copy of `base` in which the view reached by `steps` holds `value`."""
+    if isinstance(base, torch.Tensor):
+        result = base.clone()
+        _fill(_view_of(result, steps), value)
+        return result
+    if not steps:
+        return value
+    (_, (key,), _), *rest = steps
+    return _copied(base, key, _assign(base[key], rest, value) if rest else value)
+
+
+def _set_item(base: Any, steps: Any, key: Any, value: Any) -> Any:
+    """A copy of `base` in which `view[key] = value` was done, `view` reached by `steps`."""
+    if isinstance(base, torch.Tensor):
+        result = base.clone()
+        _view_of(result, steps)[key] = value
+        return result
+    if not steps:
+        return _copied(base, key, value)
+    (_, (first,), _), *rest = steps
+    return _copied(base, first, _set_item(base[first], rest, key, value))
+
+
+def _view_of(whole: torch.Tensor, steps: Any) -> torch.Tensor:
+    view: torch.Tensor = _walk(whole, steps)
+    if steps and view.untyped_storage()._cdata != whole.untyped_storage()._cdata:
+        names = " then ".join(op for op, _, _ in steps)
+        raise RuntimeError(f"{names} copies here, so a write to it would be lost")
+    return view
+
+
+def _on_copy(method: Callable[..., Any]) -> Callable[..., Any]:
+    def run(first: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return method(first.clone(), *args, **kwargs)
+
+    return run
+
+
+_LAB: dict[str, Callable[..., Any]] = {
+    "operator.getitem": lambda value, key: value[key],
+    "lab.assign": _assign,
+    "lab.set_item": _set_item,
+}
+
+
+@cache
+def kernel(op: str) -> Callable[..., Any]:
+    """The function behind an op name.
+
+    Raises:
+        OpNotAllowed: `op` is not in the op table.
+    """
+    if op in _LAB:
+        return _LAB[op]
+    if not is_op(op):
+        raise refused(op)
+    path = op.split(".")
+    target: Any = torch.Tensor if path[0] == "Tensor" else torch
+    for part in path[1:]:
+        target = getattr(target, part)
+    if not callable(target):
+        return lambda tensor: getattr(tensor, path[-1])
+    return _on_copy(target) if is_inplace(op) else target
