@@ -1,0 +1,98 @@
+"""Hooks on a torch module, attached for one run. One context manager: attach, listen, detach.
+
+    with TorchHost(module, bindings).attached(points, on_point):
+        module(**inputs)                     # on_point(point, value) at every wanted hook point
+
+Hooks stand only on the modules that serve a wanted hook point, and are gone when the block ends,
+however it ends. Calls of a module that a graph makes itself (`apply`) are silent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from nnsight_lab.executors.attention import listening
+from nnsight_lab.executors.sites import HookPoint
+
+__all__ = ["OnPoint", "TorchHost"]
+
+OnPoint = Callable[[HookPoint, Any], Any]
+"""Given a hook point and what is there; returns what shall be there."""
+
+
+class TorchHost:
+    """A torch module that can be listened to. Implements `runtime.Host`."""
+
+    def __init__(self, module: torch.nn.Module, standard: Mapping[str, str] | None = None) -> None:
+        self._module = module
+        self._standard = dict(standard or {})
+        self._silent = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's first parameter is; the CPU for a model without any."""
+        first = next(self._module.parameters(), None)
+        return first.device if first is not None else torch.device("cpu")
+
+    def submodule(self, path: str) -> torch.nn.Module:
+        """The module behind a path or a standard name."""
+        return self._module.get_submodule(self._standard.get(path, path))
+
+    def apply(self, path: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Call a module out of its order, without waking any hook of ours."""
+        was, self._silent = self._silent, True
+        try:
+            return self.submodule(path)(*args, **kwargs)
+        finally:
+            self._silent = was
+
+    def weight(self, path: str, name: str) -> torch.Tensor:
+        """A parameter or buffer."""
+        found: torch.Tensor = getattr(self.submodule(path), name)
+        return found
+
+    @contextmanager
+    def attached(self, points: set[HookPoint], on_point: OnPoint) -> Iterator[None]:
+        """Hear of `points` while the block runs."""
+        by_path: dict[str, set[str]] = {}
+        for point in points:
+            by_path.setdefault(point.path, set()).add(point.stage)
+        with ExitStack() as stack:
+            for path, stages in by_path.items():
+                for handle in self._hooks(path, stages, points, on_point):
+                    stack.callback(handle.remove)
+            inside = {point for point in points if point.stage in ("attention", "pattern")}
+            if inside:
+                stack.enter_context(listening(self._module, inside, on_point))
+            yield
+
+    def _hooks(
+        self, path: str, stages: set[str], points: set[HookPoint], on_point: OnPoint
+    ) -> Iterator[Any]:
+        module = self._module.get_submodule(path)
+        calls: Counter[str] = Counter()
+
+        def before(_: Any, args: Any, kwargs: Any) -> Any:
+            point = HookPoint("before", path, calls["before"])
+            if self._silent:
+                return None
+            calls["before"] += 1
+            return on_point(point, (args, kwargs)) if point in points else None
+
+        def after(_: Any, args: Any, output: Any) -> Any:
+            point = HookPoint("after", path, calls["after"])
+            if self._silent:
+                return None
+            calls["after"] += 1
+            return on_point(point, output) if point in points else None
+
+        if "before" in stages:
+            yield module.register_forward_pre_hook(before, with_kwargs=True)
+        if "after" in stages:
+            yield module.register_forward_hook(after)
+

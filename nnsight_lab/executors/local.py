@@ -1,0 +1,273 @@
+"""LocalExecutor: runs graphs on a torch module in this process.
+
+Hooks stand only where the graph reads or writes, and are removed afterwards even on error. A run
+stops the model after the last moment it needs. Prompts of unequal length are padded on the left,
+with positions counted from each prompt's own first token, so a batch gives what single runs give.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from nnsight_lab.contract import (
+    Accepted,
+    Capabilities,
+    Done,
+    Emit,
+    Failed,
+    Inputs,
+    ModelCard,
+    ModuleInputs,
+    RunRequest,
+    Saved,
+    Started,
+    TokenRows,
+)
+from nnsight_lab.errors import BadInput, Cancelled, EngineFailed, LabError
+from nnsight_lab.executors.families import family_of, standard_bindings, standard_modules
+from nnsight_lab.executors.host import TorchHost
+from nnsight_lab.executors.loading import load_model, tokenizer_files
+from nnsight_lab.executors.measure import Measured, measure
+from nnsight_lab.executors.sites import HookPoint
+from nnsight_lab.ir import Address, ModuleTree
+from nnsight_lab.kernels.infer import map_tensors, meta_like
+from nnsight_lab.kernels.tensors import dtype_name
+from nnsight_lab.passes import check_graph, check_inputs, schedule
+from nnsight_lab.passes.schedule import Schedule
+from nnsight_lab.runtime import Interleaver
+from nnsight_lab.settings import Settings
+
+__all__ = ["LocalExecutor", "load_local"]
+
+_SMALL = ((2, 5), (3, 7))
+"""Two small (batch, pos), with no factor in common, to learn how axes follow the prompt."""
+_SCHEDULES_KEPT = 64
+
+
+class _Enough(BaseException):
+    """Raised inside the forward pass when the graph needs nothing further. Never escapes."""
+
+
+def load_local(name: str, settings: Settings | None = None, **options: Any) -> LocalExecutor:
+    """A model by name or folder, ready to run. Raises `ModelNotFound`."""
+    module, tokenizer = load_model(name, settings or Settings(), **options)
+    return LocalExecutor(module, tokenizer, name=name)
+
+
+class LocalExecutor:
+    """Runs graphs on one torch module. Implements `contract.Executor`.
+
+    module: a Hugging Face causal language model, or any module (`language=False`).
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        tokenizer: Any = None,
+        *,
+        name: str = "",
+        language: bool = True,
+    ) -> None:
+        self.module = module
+        self.tokenizer = tokenizer
+        self.name = name or type(module).__name__
+        self._language = language
+        self._measured: OrderedDict[Any, Measured] = OrderedDict()
+        self._schedules: OrderedDict[Any, Schedule] = OrderedDict()
+        self._cancelled: set[str] = set()
+        self._one_at_a_time = threading.RLock()
+        self._card: ModelCard | None = None
+
+    def card(self) -> ModelCard:
+        """The model described; measures it on first use."""
+        if self._card is None:
+            self._card = self._make_card()
+        return self._card
+
+    def _make_card(self) -> ModelCard:
+        first = next(self.module.parameters(), torch.empty(0))
+        features = {"trace", "apply", "local"} | ({"tokens"} if self._language else set())
+        tree = self._measured_for(TokenRows(((0,),))).tree if self._language else ModuleTree(())
+        return ModelCard(
+            name=self.name,
+            architecture=type(self.module).__name__,
+            dtype=dtype_name(first.dtype),
+            tree=tree,
+            capabilities=Capabilities("transformers", str(first.device), frozenset(features)),
+            layers=len([name for name, _ in tree.standard if name.count(".") == 1]),
+            parameters=sum(weight.numel() for weight in self.module.parameters()),
+            context=self._config_number("max_position_embeddings"),
+            vocab=self._config_number("vocab_size"),
+            tokenizer=tokenizer_files(self.tokenizer),
+        )
+
+    def _config_number(self, name: str) -> int:
+        config: Any = getattr(self.module, "config", None)
+        text = config.get_text_config() if self._language and config is not None else None
+        return int(getattr(text, name, 0) or 0)
+
+    def tree_for(self, inputs: Inputs) -> ModuleTree:
+        """The sites of one forward pass on these inputs. Raises `BadInput` if it has none."""
+        return self._measured_for(inputs).tree
+
+    def run(self, request: RunRequest, emit: Emit) -> None:
+        """Run to the end; never raises, ends with `Done` or `Failed`."""
+        begun = time.perf_counter()
+        try:
+            check_inputs(self.card(), request.inputs)
+            measured = self._measured_for(request.inputs)
+            plan = self._plan(request, measured)
+            emit(Accepted())
+            with self._one_at_a_time:
+                waited = time.perf_counter()
+                emit(Started())
+                self._forward(request, measured, plan, emit)
+        except LabError as exc:
+            emit(Failed(exc))
+        except Exception as exc:  # the seam between models' own code and ours
+            failure = EngineFailed(f"{self.name} stopped: {type(exc).__name__}: {exc}")
+            failure.__cause__ = exc
+            emit(Failed(failure))
+        else:
+            ended = time.perf_counter()
+            emit(Done({"wait": waited - begun, "run": ended - waited}))
+        finally:
+            self._cancelled.discard(request.id)
+
+    def cancel(self, run_id: str) -> None:
+        """Stop a run at the next module it reaches."""
+        self._cancelled.add(run_id)
+
+    def _plan(self, request: RunRequest, measured: Measured) -> Schedule:
+        key = (request.graph.key, id(measured), _shape_key(request.inputs))
+        if key not in self._schedules:
+            check_graph(request.graph, measured.tree, request.inputs)
+            self._schedules[key] = schedule(request.graph, measured.tree)
+            while len(self._schedules) > _SCHEDULES_KEPT:
+                self._schedules.popitem(last=False)
+        return self._schedules[key]
+
+    def _forward(
+        self, request: RunRequest, measured: Measured, plan: Schedule, emit: Emit
+    ) -> None:
+        host = TorchHost(self.module, dict(measured.tree.standard))
+        run = Interleaver(plan, host, lambda name, value: emit(Saved(name, value)))
+        wanted = {
+            point: moment
+            for point, moment in measured.moments.items()
+            if moment in plan.moments
+        }
+
+        def on_point(point: HookPoint, value: Any) -> Any:
+            if request.id in self._cancelled:
+                raise Cancelled("The run was cancelled.")
+
+            def read(address: Address) -> Any:
+                return measured.bindings[address].take(value)
+
+            for address, new in run.reach(wanted[point], read).items():
+                value = measured.bindings[address].put(value, new)
+            if run.finished:
+                raise _Enough
+            return value
+
+        with torch.no_grad():
+            run.begin()
+            if wanted:
+                with host.attached(set(wanted), on_point):
+                    self._call_model(request.inputs)
+        run.end()
+
+    def _call_model(self, inputs: Inputs) -> None:
+        try:
+            match inputs:
+                case TokenRows():
+                    self.module(**self._padded(inputs), use_cache=False)
+                case ModuleInputs(args=args, kwargs=kwargs):
+                    self.module(*args, **kwargs)
+        except _Enough:
+            return
+
+    def _padded(self, inputs: TokenRows) -> dict[str, torch.Tensor]:
+        """Token ids, and where lengths differ a mask and each prompt's own positions."""
+        device = TorchHost(self.module).device
+        width = inputs.pos
+        pad = getattr(self.tokenizer, "pad_token_id", None) or 0
+        ids = [[pad] * (width - len(row)) + list(row) for row in inputs.rows]
+        given = {"input_ids": torch.tensor(ids, device=device)}
+        if any(len(row) != width for row in inputs.rows):
+            mask = [[0] * (width - len(row)) + [1] * len(row) for row in inputs.rows]
+            given["attention_mask"] = torch.tensor(mask, device=device)
+            positions = given["attention_mask"].cumsum(-1) - 1
+            given["position_ids"] = positions.clamp(min=0)
+        return given
+
+    def _measured_for(self, inputs: Inputs) -> Measured:
+        key = "tokens" if isinstance(inputs, TokenRows) else _shape_key(inputs)
+        if key not in self._measured:
+            with self._one_at_a_time:
+                self._measured[key] = self._measure(inputs)
+        return self._measured[key]
+
+    def _measure(self, inputs: Inputs) -> Measured:
+        if isinstance(inputs, ModuleInputs):
+            return self._measure_module(inputs)
+        family = family_of(self.module)
+        standard = standard_bindings(self.module, family) if family else ()
+        names = standard_modules(self.module, family) if family else ()
+        runs = {size: self._small_run(*size) for size in _SMALL}
+        return measure(self.module, runs, standard, names)
+
+    def _small_run(self, batch: int, pos: int) -> Callable[[], None]:
+        row = tuple(range(1, pos + 1))
+        return lambda: self._call_model(TokenRows((row,) * batch))
+
+    def _measure_module(self, inputs: ModuleInputs) -> Measured:
+        """Watch a forward pass without data where that works, with the real inputs where not."""
+        try:
+            return measure(self.module, {(1, 1): lambda: _without_data(self.module, inputs)})
+        except Exception:  # a seam: any module's own code may refuse tensors without data
+            pass
+        try:
+            return measure(self.module, {(1, 1): lambda: self._call_model(inputs)})
+        except Exception as exc:
+            raise BadInput(
+                f"{self.name} cannot run on these inputs: {str(exc).splitlines()[0]}",
+                hint=f"Call the module by itself with the same inputs: {self.name}(…).",
+            ) from exc
+
+
+def _without_data(module: torch.nn.Module, inputs: ModuleInputs) -> None:
+    weights = {
+        name: tensor.detach().to("meta")
+        for name, tensor in (*module.named_parameters(), *module.named_buffers())
+    }
+    args, kwargs = meta_like(inputs.args), meta_like(dict(inputs.kwargs))
+    torch.func.functional_call(module, weights, args, kwargs)
+
+
+def _shape_key(inputs: Inputs) -> Any:
+    """Inputs of the same key reach the same sites with the same shapes."""
+    if isinstance(inputs, TokenRows):
+        return inputs.batch, inputs.pos
+    described: list[str] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        described.append(f"{tensor.dtype}{tuple(tensor.shape)}")
+        return tensor
+
+    plain = map_tensors((inputs.args, dict(inputs.kwargs)), note)
+    kinds = [repr(item) for item in (*plain[0], *plain[1].items()) if not _is_tensor(item)]
+    return tuple(described), tuple(kinds)
+
+
+def _is_tensor(item: Any) -> bool:
+    return isinstance(item, torch.Tensor) or (
+        isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], torch.Tensor)
+    )

@@ -1,0 +1,41 @@
+"""`then`: one graph after another, the second seeing what the first one edited.
+
+Used to look at a run that has already been recorded: the views add their own reads to the
+experiment's edits, and nothing is recorded twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nnsight_lab.ir import Graph, Node, NodeId, Read, Write
+from nnsight_lab.ir.nodes import with_new_ids
+from nnsight_lab.passes.live import drop_dead_nodes
+
+__all__ = ["then"]
+
+
+def then(first: Graph, second: Graph, *, keep_outputs: bool = False) -> Graph:
+    """The edits of `first`, followed by `second`; a read of an edited place gets the edit.
+
+    keep_outputs: also save what `first` saves. Names of `second` win.
+    """
+    nodes: list[Node] = list(first.nodes)
+    edited = {node.address: node.value for node in first.writes()}
+    written = {node.address for node in second.writes()}
+    nodes = [node for node in nodes if not (isinstance(node, Write) and node.address in written)]
+    ids: dict[NodeId, NodeId] = {node.id: place for place, node in enumerate(nodes)}
+    nodes = [with_new_ids(node, ids) for node in nodes]
+    theirs: dict[NodeId, NodeId] = {}
+    for node in second.nodes:
+        if isinstance(node, Read) and node.address in edited:
+            theirs[node.id] = ids[edited[node.address]]
+            continue
+        theirs[node.id] = len(nodes)
+        nodes.append(with_new_ids(node, theirs))
+    outputs = tuple(replace(output, node=theirs[output.node]) for output in second.outputs)
+    if keep_outputs:
+        taken = {output.name for output in outputs}
+        kept = (output for output in first.outputs if output.name not in taken)
+        outputs += tuple(replace(output, node=ids[output.node]) for output in kept)
+    return drop_dead_nodes(Graph(tuple(nodes), outputs))

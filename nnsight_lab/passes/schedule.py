@@ -1,0 +1,163 @@
+"""`schedule`: which nodes run at which moment of one forward pass.
+
+A *moment* is a point at which the model hands over one or more values (a module is about to run,
+or has run); the module tree numbers them in the order the model reaches them. A node runs at the
+first moment at which all it needs is there, so values are ready, and can be sent, as early as
+possible. A write whose value is made later than its own place is impossible and is refused here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import defaultdict
+from dataclasses import dataclass
+
+from nnsight_lab.errors import AddressNotFound, WriteTooEarly
+from nnsight_lab.ir import Address, Graph, ModuleTree, NodeId, Read, Write
+from nnsight_lab.ir.nodes import dependencies
+
+__all__ = ["BEFORE", "Moment", "Schedule", "find_moment", "schedule", "too_early"]
+
+BEFORE = -1
+"""The moment of what needs nothing from the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What happens when the model reaches one point.
+
+    reads: taken first. steps: computed then, in id order. writes: handed back to the model.
+    outputs: names of saved values that are ready now. drops: values nobody needs afterwards.
+    """
+
+    reads: tuple[Read, ...] = ()
+    steps: tuple[NodeId, ...] = ()
+    writes: tuple[Write, ...] = ()
+    outputs: tuple[tuple[str, NodeId], ...] = ()
+    drops: tuple[NodeId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A graph laid along one forward pass; `moments[BEFORE]` runs before it begins."""
+
+    graph: Graph
+    moments: dict[int, Moment]
+
+    @property
+    def last(self) -> int:
+        """The last moment anything happens at; the model need not go further."""
+        return max(self.moments, default=BEFORE)
+
+
+def find_moment(tree: ModuleTree, address: Address) -> int:
+    """When the model reaches an address.
+
+    Raises:
+        AddressNotFound: it never does; the nearest address is named.
+    """
+    site = tree.by_address.get(address)
+    if site is not None:
+        return site.moment
+    known = {str(other): other for other in tree.by_address}
+    near = difflib.get_close_matches(str(address), list(known), 1, 0.5)
+    same_place = [other for other in tree.by_address if other.path == address.path]
+    if same_place and address.call:
+        hint = f"{address.path or 'The model'} runs {len({a.call for a in same_place})} time(s)."
+    elif same_place:
+        ports = ", ".join(dict.fromkeys(other.port for other in same_place))
+        hint = f"{address.path or 'The model'} has: {ports}."
+    else:
+        hint = f"Nearest: {near[0]}." if near else "print(model) shows the module tree."
+    raise AddressNotFound(f"The model has no {address}.", hint=hint)
+
+
+def too_early(write_at: Address, read_at: str, read_line: str) -> WriteTooEarly:
+    """The error for a write that would need a value of the future."""
+    return WriteTooEarly(
+        f"{write_at} is reached before {read_at}, so it cannot be written from it ({read_line}).",
+        hint="Save the later value in one run and write it in a second run.",
+    )
+
+
+def schedule(graph: Graph, tree: ModuleTree) -> Schedule:
+    """Lay a graph along the forward pass that `tree` describes.
+
+    Raises:
+        AddressNotFound: a read or write names a place the model does not reach.
+        WriteTooEarly: a write needs a value the model makes after that place.
+    """
+    when = _moments_of_nodes(graph, tree)
+    last_use = dict(when)
+    for node in graph.nodes:
+        for other in dependencies(node):
+            last_use[other] = max(last_use[other], when[node.id])
+    return Schedule(graph, _grouped(graph, when, last_use))
+
+
+def _moments_of_nodes(graph: Graph, tree: ModuleTree) -> dict[NodeId, int]:
+    when: dict[NodeId, int] = {}
+    for node in graph.nodes:
+        try:
+            ready = max((when[other] for other in dependencies(node)), default=BEFORE)
+            match node:
+                case Read(address=address):
+                    when[node.id] = find_moment(tree, address)
+                case Write(address=address, value=value):
+                    when[node.id] = find_moment(tree, address)
+                    if ready > when[node.id]:
+                        raise _conflict(graph, when, address, value)
+                case _:
+                    when[node.id] = ready
+        except (AddressNotFound, WriteTooEarly) as exc:
+            exc.node = node.id
+            raise exc.at(node.where)
+    return when
+
+
+def _conflict(
+    graph: Graph, when: dict[NodeId, int], address: Address, value: NodeId
+) -> WriteTooEarly:
+    """Name the latest read that the value depends on."""
+    stack, latest = [value], None
+    while stack:
+        node = graph[stack.pop()]
+        if isinstance(node, Read) and (latest is None or when[node.id] > when[latest.id]):
+            latest = node
+        stack.extend(dependencies(node))
+    assert latest is not None, "a value with a moment depends on a read"
+    line = f"read at {latest.where}" if latest.where else f"node %{latest.id}"
+    return too_early(address, str(latest.address), line)
+
+
+def _grouped(
+    graph: Graph, when: dict[NodeId, int], last_use: dict[NodeId, int]
+) -> dict[int, Moment]:
+    reads: defaultdict[int, list[Read]] = defaultdict(list)
+    steps: defaultdict[int, list[NodeId]] = defaultdict(list)
+    writes: defaultdict[int, list[Write]] = defaultdict(list)
+    outputs: defaultdict[int, list[tuple[str, NodeId]]] = defaultdict(list)
+    drops: defaultdict[int, list[NodeId]] = defaultdict(list)
+    for node in graph.nodes:
+        match node:
+            case Read():
+                reads[when[node.id]].append(node)
+            case Write():
+                writes[when[node.id]].append(node)
+            case _:
+                steps[when[node.id]].append(node.id)
+        if not isinstance(node, Write):
+            drops[last_use[node.id]].append(node.id)
+    for output in graph.outputs:
+        outputs[when[output.node]].append((output.name, output.node))
+    used = sorted({*reads, *steps, *writes, *outputs})
+    return {
+        moment: Moment(
+            tuple(reads[moment]),
+            tuple(steps[moment]),
+            tuple(writes[moment]),
+            tuple(outputs[moment]),
+            tuple(drops[moment]),
+        )
+        for moment in used
+    }

@@ -1,0 +1,15 @@
+"""How a graph meets a forward pass.
+
+    host.py         what the interleaver needs from whoever runs the model
+    interleaver.py  evaluates a scheduled graph, moment by moment
+    values.py       the table of one run's values
+
+Written once for every engine: local PyTorch is one host, a hooked worker is another. Nothing here
+knows a model class, a recorder, a socket, or a notebook.
+"""
+
+from nnsight_lab.runtime.host import Host
+from nnsight_lab.runtime.interleaver import Interleaver
+from nnsight_lab.runtime.values import Values
+
+__all__ = ["Host", "Interleaver", "Values"]
