@@ -1,0 +1,74 @@
+"""nnsight_lab: look inside language models, from a notebook, on models you could never load.
+
+    import nnsight_lab as nl
+
+    lm = nl.LanguageModel("tiny")
+    with lm.trace("The capital of France is"):
+        h = lm.layers[2].output            # residual stream: [batch, pos, d_model]
+        h[:, -1] += direction              # an edit of the model's own activation
+        logits = lm.logits.save()          # [batch, pos, d_vocab]
+    logits.argmax(-1)                      # a torch.Tensor from here on
+
+The front door: every public name, imported when first used, so that `import nnsight_lab` loads
+neither torch nor IPython. The rooms behind it are described in `docs/explanation/`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nnsight_lab import errors as errors
+    from nnsight_lab import ir as ir
+    from nnsight_lab import recipes as recipes
+    from nnsight_lab.ir.graph import Graph as Graph
+    from nnsight_lab.models.lab import Lab as Lab
+    from nnsight_lab.models.lab import connect as connect
+    from nnsight_lab.models.language_model import LanguageModel as LanguageModel
+    from nnsight_lab.models.run import Run as Run
+    from nnsight_lab.models.wrap import wrap as wrap
+    from nnsight_lab.settings import Settings as Settings
+
+__all__ = [
+    "Graph",
+    "Lab",
+    "LanguageModel",
+    "Run",
+    "Settings",
+    "connect",
+    "errors",
+    "ir",
+    "recipes",
+    "wrap",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Graph": "nnsight_lab.ir.graph",
+    "Lab": "nnsight_lab.models.lab",
+    "LanguageModel": "nnsight_lab.models.language_model",
+    "Run": "nnsight_lab.models.run",
+    "Settings": "nnsight_lab.settings",
+    "connect": "nnsight_lab.models.lab",
+    "wrap": "nnsight_lab.models.wrap",
+}
+_ROOMS = ("errors", "ir", "recipes")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name in _ROOMS:
+        return import_module(f"nnsight_lab.{name}")
+    raise AttributeError(f"module 'nnsight_lab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__", "load_ipython_extension"]
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext nnsight_lab`: adds `%%trace` and `%nnl` to the notebook."""
+    import_module("nnsight_lab.jupyter.magics").register(shell)

@@ -1,0 +1,14 @@
+"""What a researcher holds: models to trace with, and the runs they give.
+
+    language_model.py  LanguageModel: prompts in, standard names, local or on a server
+    wrap.py            wrap: any torch module
+    traced.py          what both share: envoys, trace, run
+    run.py             Run: saved names to tensors, and its views
+    prompts.py         text, ids and tensors to rows of token ids
+    lab.py             connect: the models of a lab's server
+    tiny/              the bundled model, and how it was trained
+
+How a run is carried out is not known here; that is an `Executor`.
+"""
+
+__all__: list[str] = []

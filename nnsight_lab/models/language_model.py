@@ -1,0 +1,129 @@
+"""LanguageModel: a causal language model to trace with, in this process or on a server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from nnsight_lab.contract import Emit, Executor, TokenRows
+from nnsight_lab.errors import LabError
+from nnsight_lab.executors.local import LocalExecutor, load_local
+from nnsight_lab.ir import Graph, ModuleTree
+from nnsight_lab.models.prompts import rows_of, tokenizer_from_files
+from nnsight_lab.models.run import Run
+from nnsight_lab.models.traced import TracedModel
+from nnsight_lab.settings import Settings
+from nnsight_lab.tracing import Tracer
+from nnsight_lab.tracing.source import user_line
+
+__all__ = ["LanguageModel"]
+
+
+class LanguageModel(TracedModel):
+    """A causal language model.
+
+        lm = LanguageModel("tiny")                      # bundled, a folder, or a Hugging Face id
+        lm = LanguageModel(model, tokenizer=tokenizer)  # already loaded
+        with lm.trace("The capital of France is"):
+            h = lm.layers[2].output.save()              # [batch, pos, d_model]
+            logits = lm.logits.save()                   # [batch, pos, d_vocab]
+
+    Standard names: `embed`, `layers[i]` (`.input`, `.output`: the residual stream), `.attn`
+    (`.q .k .v .z`: `[batch, pos, head, d_head]`, `.pattern`: `[batch, head, query, key]`),
+    `.mlp` (`.output`, `.neurons`), `norm`, `logits`. The model's own module paths work as well.
+    Several prompts are padded on the left; each gives what it gives alone.
+
+    Raises:
+        ModelNotFound: no such model here, and none could be fetched.
+    """
+
+    def __init__(
+        self,
+        model: str | torch.nn.Module,
+        *,
+        tokenizer: Any = None,
+        settings: Settings | None = None,
+        **options: Any,
+    ) -> None:
+        settings = settings or Settings.from_environment()
+        if isinstance(model, torch.nn.Module):
+            executor: Executor = LocalExecutor(model.eval(), tokenizer, name=_name_of(model))
+        else:
+            executor = load_local(str(model), settings, **options)
+        self._set_up(executor, settings)
+
+    @classmethod
+    def from_executor(
+        cls, executor: Executor, settings: Settings | None = None
+    ) -> LanguageModel:
+        """A model whose runs are carried out by `executor`, e.g. on a server."""
+        model = cls.__new__(cls)
+        model._set_up(executor, settings or Settings.from_environment())
+        return model
+
+    def _set_up(self, executor: Executor, settings: Settings) -> None:
+        TracedModel.__init__(self, executor, settings)
+        tokenizer = getattr(executor, "tokenizer", None)
+        if tokenizer is None:
+            tokenizer = tokenizer_from_files(executor.card().tokenizer)
+        object.__setattr__(self, "_tokenizer", tokenizer)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer, or None."""
+        return self._tokenizer
+
+    def _current_tree(self) -> ModuleTree:
+        return self.card.tree
+
+    def tokenize(self, prompt: Any) -> TokenRows:
+        """A prompt as rows of token ids. Raises `BadInput`."""
+        return rows_of(prompt, self.tokenizer)
+
+    def token_strings(self, prompt: Any) -> list[list[str]]:
+        """Each prompt's tokens as text, one string a position."""
+        rows = prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
+        decode = self.tokenizer.convert_ids_to_tokens if self.tokenizer else _numbers
+        return [[str(text) for text in decode(list(row))] for row in rows.rows]
+
+    def trace(self, prompt: Any) -> Tracer[Run]:
+        """Record what follows in the `with` block, and run it on `prompt` when the block ends.
+
+        prompt: text, a list of texts (a padded batch), token ids, or a mapping with `input_ids`.
+
+        Raises:
+            BadInput: the prompt is empty or not a prompt.
+        """
+        try:
+            rows = self.tokenize(prompt)
+        except LabError as exc:
+            raise exc.at(user_line()) from None
+        return self._tracer(rows, prompt)
+
+    def run(self, graph: Graph, prompt: Any, *, on_event: Emit | None = None) -> Run:
+        """Run a recorded graph again, on this prompt.
+
+        on_event: called with each `RunEvent` as it comes; saved values arrive while the model runs.
+
+        Raises:
+            LabError: whatever is wrong with the graph, the prompt, or the run.
+        """
+        rows = prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
+        return self._rerun(graph, rows, prompt, on_event)
+
+    def __repr__(self) -> str:
+        card = self.card
+        size = f"{card.parameters / 1e6:.1f}M parameters"
+        where = "" if isinstance(self.executor, LocalExecutor) else ", on a server"
+        head = f"<LanguageModel {card.name}: {card.architecture}, {card.layers} layers, {size}"
+        return f"{head}, {card.dtype} on {card.capabilities.device}{where}>\n{self._envoy!r}"
+
+
+def _name_of(model: torch.nn.Module) -> str:
+    config = getattr(model, "config", None)
+    return str(getattr(config, "name_or_path", "") or type(model).__name__)
+
+
+def _numbers(ids: list[int]) -> list[str]:
+    return [str(id) for id in ids]

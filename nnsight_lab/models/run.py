@@ -1,0 +1,89 @@
+"""A finished run: saved names to tensors, what it cost, and views of it.
+
+Views (`run.fig`) are named in the settings and imported when first asked for, so a run can be used
+where no plotting library is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nnsight_lab.contract import Inputs, RunResult
+from nnsight_lab.ir import Graph
+
+if TYPE_CHECKING:
+    from nnsight_lab.models.traced import TracedModel
+
+__all__ = ["Run"]
+
+
+class Run(Mapping[str, Any]):
+    """A mapping of saved names to tensors, in the order they were saved.
+
+    model: the model that ran. graph: the experiment. inputs: what the model was given.
+    prompt: the inputs as the user wrote them. seconds: time by stage. sent_bytes: over the wire.
+    """
+
+    def __init__(
+        self, model: TracedModel, graph: Graph, inputs: Inputs, prompt: Any, result: RunResult
+    ) -> None:
+        self.model = model
+        self.graph = graph
+        self.inputs = inputs
+        self.prompt = prompt
+        self.seconds: Mapping[str, float] = result.seconds
+        self.sent_bytes = result.sent_bytes
+        order = [output.name for output in graph.outputs]
+        self._values = {name: result.values[name] for name in order if name in result.values}
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._values:
+            return self._values[name]
+        parts = [value for key, value in self._values.items() if key.startswith(f"{name}[")]
+        if parts:
+            return parts
+        known = ", ".join(self._values) or "nothing"
+        raise KeyError(f"{name!r} was not saved in this run; it saved {known}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        target = self.model.settings.run_views.get(name)
+        if target is not None:
+            module, _, attribute = target.partition(":")
+            return getattr(import_module(module), attribute)(self)
+        if name in self._values:
+            return self._values[name]
+        raise AttributeError(f"a run has no {name!r}")
+
+    def __dir__(self) -> list[str]:
+        views = self.model.settings.run_views
+        return [*object.__dir__(self), *views, *(n for n in self._values if n.isidentifier())]
+
+    def __repr__(self) -> str:
+        total = sum(self.seconds.values())
+        lines = [f"<Run on {self.model.name}, {total * 1e3:.1f} ms>"]
+        for name, value in self._values.items():
+            lines.append(f"  {name}: {_described(value)}")
+        return "\n".join(lines)
+
+
+def _described(value: Any) -> str:
+    if not isinstance(value, torch.Tensor):
+        return f"{type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else "value"
+    kind = str(value.dtype).removeprefix("torch.")
+    text = f"{kind}{list(value.shape)}"
+    if value.numel() and (value.is_floating_point() or value.dtype == torch.bool):
+        number = value.float()
+        text += f"  mean {number.mean():.3g}, min {number.min():.3g}, max {number.max():.3g}"
+    return text

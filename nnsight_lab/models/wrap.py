@@ -1,0 +1,78 @@
+"""wrap: trace any torch module, by its own module paths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from nnsight_lab.contract import Emit, ModuleInputs
+from nnsight_lab.errors import BadInput
+from nnsight_lab.executors.local import LocalExecutor
+from nnsight_lab.executors.measure import module_cards
+from nnsight_lab.ir import Graph, ModuleTree
+from nnsight_lab.models.run import Run
+from nnsight_lab.models.traced import TracedModel
+from nnsight_lab.tracing import Tracer
+from nnsight_lab.tracing.tracer import open_recorder
+
+__all__ = ["WrappedModule", "wrap"]
+
+
+class WrappedModule(TracedModel):
+    """Any torch module, traced in this process.
+
+        net = wrap(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU()))
+        with net.trace(torch.ones(1, 4)):
+            hidden = net[0].output.save()
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__(LocalExecutor(module, language=False))
+        object.__setattr__(self, "_modules_only", ModuleTree(module_cards(module)))
+
+    def _current_tree(self) -> ModuleTree:
+        recorder = open_recorder(self)
+        tree: ModuleTree = self._modules_only
+        return recorder.tree if recorder is not None else tree
+
+    def trace(self, *args: Any, **kwargs: Any) -> Tracer[Run]:
+        """Record the `with` block, and run the module on these arguments when it ends.
+
+        Raises:
+            BadInput: the module cannot run on these arguments.
+        """
+        inputs = _inputs(args, kwargs)
+        return self._tracer(inputs, args)
+
+    def run(self, graph: Graph, *args: Any, on_event: Emit | None = None, **kwargs: Any) -> Run:
+        """Run a recorded graph again, on these arguments."""
+        return self._rerun(graph, _inputs(args, kwargs), args, on_event)
+
+    def __getitem__(self, index: int | str) -> Any:
+        return self._envoy[index]
+
+    def __len__(self) -> int:
+        return len(self._envoy)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"<wrapped {type(self.module).__name__}>\n{self._envoy!r}"
+
+
+def _inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModuleInputs:
+    if not args and not kwargs:
+        raise BadInput("The module was given nothing.", hint="Pass what its forward takes.")
+    return ModuleInputs(args, kwargs)
+
+
+def wrap(module: torch.nn.Module) -> WrappedModule:
+    """Any torch module as something to trace with, by its own module paths.
+
+    Nothing is changed on the module: hooks stand only while a run is under way.
+    """
+    if not isinstance(module, torch.nn.Module):
+        raise BadInput(f"A {type(module).__name__} is not a torch module.")
+    return WrappedModule(module)

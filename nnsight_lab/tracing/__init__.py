@@ -1,0 +1,19 @@
+"""How Python becomes a graph.
+
+    tracer.py    the `with` block: records, runs at its end, fills in the saved names
+    envoy.py     `lm.layers[2].attn`: names to addresses
+    proxy.py     recorded values, which behave like tensors without data
+    cells.py     what a recorded value stands for, so that edits reach all its views
+    recorder.py  writes nodes, infers shapes, refuses what cannot be
+    source.py    the user's own line
+    names.py     which variable holds which saved value
+
+Torch is known here, but no model class and no executor: shapes come from a `ModuleTree`.
+"""
+
+from nnsight_lab.tracing.envoy import Envoy
+from nnsight_lab.tracing.proxy import Proxy
+from nnsight_lab.tracing.recorder import Recorder
+from nnsight_lab.tracing.tracer import Tracer
+
+__all__ = ["Envoy", "Proxy", "Recorder", "Tracer"]

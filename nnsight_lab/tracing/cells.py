@@ -1,0 +1,46 @@
+"""What a recorded value stands for: a cell that edits change, and the view one has of it.
+
+Eager PyTorch lets many tensors share memory: a write through one is seen through all. A graph has
+no memory, so the recorder keeps the sharing: a `Cell` holds the node that is its value now, an edit
+gives it a new node, and every view of it is taken anew when it is next asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from nnsight_lab.errors import SourceLine
+from nnsight_lab.ir import Address, NodeId
+
+__all__ = ["Cell", "Step", "Value"]
+
+Step: TypeAlias = tuple[str, tuple[Any, ...], dict[str, Any]]
+"""One view operation on the way from a cell to a view: op, further arguments, named ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value at one point of the recording.
+
+    node: the node that makes it. meta: its shape, as a tensor without data. moment: when it is
+    there. read: the read that makes it that late, for errors.
+    """
+
+    node: NodeId
+    meta: Any
+    moment: int
+    read: str = ""
+
+
+@dataclass(slots=True)
+class Cell:
+    """A place that holds a value and may be edited; `address` when it is a place in the model.
+
+    version counts the edits. edited: the line of the last one.
+    """
+
+    value: Value
+    address: Address | None = None
+    version: int = 0
+    edited: SourceLine | None = None

@@ -1,0 +1,160 @@
+"""`lm.layers[2].attn.q`: names to addresses. An envoy stands for a module, real or standard.
+
+Attribute access walks the module tree; a port (`output`, `input`, `q`, `pattern`, …) inside a
+trace is a recorded value. Standard names come first, then the model's own modules below them, so
+`lm.layers[2].self_attn` works as well as `lm.layers[2].attn`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from nnsight_lab.errors import AddressNotFound, GraphError, SourceLine
+from nnsight_lab.ir import Address, ModuleTree
+from nnsight_lab.passes.shapes import module_path, weight_meta
+from nnsight_lab.tracing.recorder import Recorder
+from nnsight_lab.tracing.source import user_line
+
+__all__ = ["Envoy"]
+
+
+class Envoy:
+    """A module of a model, by path or standard name; `tree` and `recorder` come from the model.
+
+    tree: gives the module tree. recorder: gives the open recording, or None outside a trace.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        tree: Callable[[], ModuleTree],
+        recorder: Callable[[], Recorder | None],
+    ) -> None:
+        object.__setattr__(self, "_path", path)
+        object.__setattr__(self, "_tree", tree)
+        object.__setattr__(self, "_recorder", recorder)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name.startswith("_repr_") or name.startswith("_ipython_"):
+            raise AttributeError(name)
+        tree = self._tree()
+        if name in self._ports(tree):
+            return self._open(name).read(Address(self._path, name))
+        child = self._child(tree, name)
+        if child is not None:
+            return child
+        if weight_meta(tree, self._path, name) is not None:
+            return self._open(name).weight(self._path, name)
+        raise self._unknown(tree, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self._ports(self._tree()):
+            raise self._unknown(self._tree(), name)
+        self._open(name).write(Address(self._path, name), value)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the module on recorded values, out of its order; the model's own pass goes on."""
+        return self._open("()").apply(self._path, args, kwargs)
+
+    def __getitem__(self, index: int | str) -> Envoy:
+        tree = self._tree()
+        if isinstance(index, str):
+            return self.get(index)
+        count = len(self)
+        place = index + count if index < 0 else index
+        child = self._child(tree, str(place)) if 0 <= place < count else None
+        if child is None:
+            raise AddressNotFound(
+                f"No module {self._path or 'model'}[{index}]: it has {count}, 0 to {count - 1}."
+                if count
+                else f"{self._path or 'The model'} is not a list of modules.",
+                hint=f"Use {self._path}[{count - 1}] or [-1] for the last." if count else "",
+            ).at(user_line())
+        return child
+
+    def get(self, path: str) -> Envoy:
+        """The module at a dotted path below this one, whatever its name."""
+        found = self
+        for part in path.split("."):
+            child = found._child(found._tree(), part)
+            if child is None:
+                raise found._unknown(found._tree(), part)
+            found = child
+        return found
+
+    def __len__(self) -> int:
+        names = self._tree().children(module_path(self._tree(), self._path))
+        return sum(name.isdigit() for name in names)
+
+    def __iter__(self) -> Iterator[Envoy]:
+        return iter([self[index] for index in range(len(self))])
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __dir__(self) -> list[str]:
+        return [*object.__dir__(self), *self._names(self._tree())]
+
+    def __repr__(self) -> str:
+        tree = self._tree()
+        card = tree.by_path.get(module_path(tree, self._path))
+        lines = [f"{self._path or 'model'}  ({card.kind if card else 'standard name'})"]
+        for port in self._ports(tree):
+            site = tree.by_address[_one(tree, Address(self._path, port))]
+            lines.append(f"  .{port}: {site.spec}")
+        lines += [f"  .{name}" for name in self._child_names(tree) if not name.isdigit()]
+        if len(self):
+            lines.append(f"  [0] … [{len(self) - 1}]")
+        return "\n".join(lines)
+
+    def _open(self, name: str) -> Recorder:
+        recorder: Recorder | None = self._recorder()
+        if recorder is None:
+            dotted = f"{self._path}.{name}".strip(".")
+            raise GraphError(
+                f"{dotted} has a value only inside a trace.",
+                hint="with model.trace(prompt): … = model.… .save()",
+            ).at(user_line())
+        return recorder
+
+    def _ports(self, tree: ModuleTree) -> tuple[str, ...]:
+        own = tree.ports.get(self._path, ())
+        below = tree.ports.get(module_path(tree, self._path), ())
+        return tuple(dict.fromkeys((*own, *below)))
+
+    def _child(self, tree: ModuleTree, name: str) -> Envoy | None:
+        for base in (self._path, module_path(tree, self._path)):
+            path = f"{base}.{name}" if base else name
+            if path in tree.known_paths:
+                return Envoy(path, self._tree, self._recorder)
+        return None
+
+    def _child_names(self, tree: ModuleTree) -> tuple[str, ...]:
+        own = tree.children(self._path)
+        return tuple(dict.fromkeys((*own, *tree.children(module_path(tree, self._path)))))
+
+    def _names(self, tree: ModuleTree) -> list[str]:
+        return [*self._ports(tree), *(n for n in self._child_names(tree) if not n.isdigit())]
+
+    def _unknown(self, tree: ModuleTree, name: str) -> AddressNotFound:
+        near = difflib.get_close_matches(name, self._names(tree), 1, 0.5)
+        here = self._path or "the model"
+        where: SourceLine | None = user_line()
+        return AddressNotFound(
+            f"{here} has no module or value {name!r}.",
+            hint=f"Did you mean {near[0]!r}?" if near else f"It has {_listed(self._names(tree))}.",
+            where=where,
+        )
+
+
+def _one(tree: ModuleTree, address: Address) -> Address:
+    if address in tree.by_address:
+        return address
+    return tree.one_name.get(address, address)
+
+
+def _listed(names: list[str], most: int = 12) -> str:
+    shown = ", ".join(names[:most])
+    return f"{shown}, …" if len(names) > most else shown or "no parts"

@@ -1,0 +1,290 @@
+"""Writes the graph: nodes, shapes, the order of moments. Refuses what cannot be, at its line.
+
+The recorder is what envoys and proxies call. It never runs a model: shapes come from the module
+tree and from running operations on tensors without data.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from nnsight_lab.errors import (
+    LabError,
+    NotSaved,
+    OpNotAllowed,
+    SourceLine,
+)
+from nnsight_lab.ir import (
+    Address,
+    Apply,
+    Call,
+    Constant,
+    Graph,
+    ModuleTree,
+    Node,
+    NodeId,
+    Output,
+    Read,
+    Ref,
+    Weight,
+    Write,
+)
+from nnsight_lab.kernels import Unknown, from_python, infer_call, tensor_to_data
+from nnsight_lab.passes.check import check_fits
+from nnsight_lab.passes.live import drop_dead_nodes
+from nnsight_lab.passes.schedule import BEFORE, find_moment, too_early
+from nnsight_lab.passes.shapes import infer_apply, meta_of_spec, weight_meta
+from nnsight_lab.tracing.cells import Cell, Value
+from nnsight_lab.tracing.proxy import Proxy
+from nnsight_lab.tracing.source import user_line
+
+__all__ = ["Recorder"]
+
+
+class Recorder:
+    """One recording. `batch` and `pos` are the size of the prompt it is recorded with."""
+
+    def __init__(self, tree: ModuleTree, batch: int = 1, pos: int = 1) -> None:
+        self.tree = tree
+        self.batch = batch
+        self.pos = pos
+        self.open = True
+        self.results: dict[NodeId, Any] = {}
+        self._nodes: list[Node] = []
+        self._values: list[Value] = []
+        self._cells: dict[Address, Cell] = {}
+        self._constants: dict[tuple[int, int], tuple[Value, Any]] = {}
+        self._weights: dict[tuple[str, str], Value] = {}
+        self._saved: list[Proxy] = []
+
+    # Places in the model
+
+    def read(self, address: Address) -> Proxy:
+        """The value at an address; the same cell each time, so that edits are seen."""
+        return Proxy(self, self._cell(address))
+
+    def _cell(self, address: Address) -> Cell:
+        address = self.tree.one_name.get(address, address)
+        if address not in self._cells:
+            where = user_line()
+            moment = self._at(where, find_moment, self.tree, address)
+            meta = meta_of_spec(self.tree.by_address[address].spec, self.batch, self.pos)
+            node = Read(id=len(self._nodes), address=address, where=where)
+            value = self._add(node, meta, moment, f"{address} ({where})")
+            self._cells[address] = Cell(value, address)
+        return self._cells[address]
+
+    def write(self, address: Address, value: Any) -> None:
+        """Replace what is at an address: `module.output = value`."""
+        cell = self._cell(address)
+        if isinstance(value, Proxy) and value.is_whole(cell):
+            return
+        self.edit(cell, self.value_of(value, like=cell.value.meta))
+
+    def edit(self, cell: Cell, new: Value) -> None:
+        """Give a cell a new value, checking that a place in the model can take it.
+
+        Raises:
+            ShapeMismatch: the value does not fit the place.
+            WriteTooEarly: the value is made after the model has passed the place.
+        """
+        where = user_line()
+        if cell.address is not None:
+            self._at(where, check_fits, str(cell.address), cell.value.meta, new.meta)
+            if new.moment > cell.value.moment:
+                raise too_early(cell.address, *_place_and_line(new.read)).at(where)
+            new = Value(new.node, new.meta, cell.value.moment, cell.value.read)
+        cell.value = new
+        cell.version += 1
+        cell.edited = where
+
+    def weight(self, path: str, name: str) -> Proxy | None:
+        """A parameter of a module, or None when it has none of that name."""
+        meta = weight_meta(self.tree, path, name)
+        if meta is None:
+            return None
+        if (path, name) not in self._weights:
+            node = Weight(id=len(self._nodes), path=path, name=name, where=user_line())
+            self._weights[path, name] = self._add(node, meta, BEFORE)
+        return Proxy(self, Cell(self._weights[path, name]))
+
+    def apply(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Proxy:
+        """Call a module out of its order: `lm.lm_head(lm.norm(h))`."""
+        where = user_line()
+        args, kwargs, needs = self._prepared(args, kwargs)
+        metas = [self._values[arg.id].meta for arg in args if isinstance(arg, Ref)]
+        given = metas[0] if metas else Unknown()
+        meta = self._at(where, infer_apply, self.tree, path, given, self.batch, self.pos)
+        named = tuple(kwargs.items())
+        node = Apply(id=len(self._nodes), path=path, args=args, kwargs=named, where=where)
+        return Proxy(self, Cell(self._add(node, meta, *self._latest(needs))))
+
+    # Operations
+
+    def call(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value | Any:
+        """Record an operation. A result without tensors (a size, a flag) is given at once.
+
+        Raises:
+            ShapeMismatch: the shapes or dtypes do not fit.
+            OpNotAllowed: the operation or an argument cannot be part of a graph.
+        """
+        where = user_line()
+        plain_args, plain_kwargs, needs = self._at(where, self._prepared, args, kwargs)
+        metas = [_meta_argument(arg, self) for arg in args]
+        named = {key: _meta_argument(value, self) for key, value in kwargs.items()}
+        meta = self._at(where, infer_call, op, metas, named)
+        if not _holds_tensor(meta):
+            return meta
+        node = Call(
+            id=len(self._nodes),
+            op=op,
+            args=plain_args,
+            kwargs=tuple(plain_kwargs.items()),
+            where=where,
+        )
+        return self._add(node, meta, *self._latest(needs))
+
+    def value_of(self, value: Any, like: Any = None) -> Value:
+        """A recorded value as it is now, or a tensor or number as a constant like `like`."""
+        if isinstance(value, Proxy):
+            return value.now()
+        if isinstance(value, int | float | bool | complex) and isinstance(like, torch.Tensor):
+            value = torch.full(like.shape, value, dtype=like.dtype)
+        if isinstance(value, torch.Tensor):
+            return self.constant(value)
+        where = user_line()
+        raise OpNotAllowed(
+            f"A {type(value).__name__} cannot take the place of a value.",
+            hint="Give a tensor, a number, or a recorded value.",
+        ).at(where)
+
+    def constant(self, tensor: torch.Tensor) -> Value:
+        """A real tensor as part of the graph; the same tensor twice is one constant."""
+        key = (id(tensor), tensor._version)
+        if key not in self._constants:
+            where = user_line()
+            try:
+                data = tensor_to_data(tensor)
+            except ValueError as exc:
+                raise OpNotAllowed(f"{exc}.", hint="Make it dense first.").at(where) from exc
+            node = Constant(id=len(self._nodes), value=data, where=where)
+            meta = tensor.detach().to("meta")
+            self._constants[key] = self._add(node, meta, BEFORE), tensor
+        return self._constants[key][0]
+
+    def _add(self, node: Node, meta: Any, moment: int, read: str = "") -> Value:
+        if not self.open:
+            raise NotSaved(
+                "This value belongs to a block that has ended.",
+                hint="Call .save() on it inside the block.",
+            ).at(user_line())
+        self._nodes.append(node)
+        self._values.append(Value(node.id, meta, moment, read))
+        return self._values[-1]
+
+    def _latest(self, needs: list[Value]) -> tuple[int, str]:
+        latest = max(needs, key=lambda value: value.moment, default=None)
+        return (latest.moment, latest.read) if latest is not None else (BEFORE, "")
+
+    def _prepared(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any], list[Value]]:
+        """Arguments as graph data, and the values among them."""
+        needs: list[Value] = []
+
+        def ref(item: Any) -> Ref | None:
+            if not isinstance(item, Proxy | torch.Tensor):
+                return None
+            if isinstance(item, Proxy) and item.recorder is not self:
+                raise NotSaved(
+                    "This value belongs to another block.",
+                    hint="Save it there, and use the tensor here.",
+                )
+            needs.append(self.value_of(item))
+            return Ref(needs[-1].node)
+
+        if kwargs.get("out") is not None or kwargs.get("inplace"):
+            raise OpNotAllowed(
+                "out= and inplace=True write into tensors a graph does not own.",
+                hint="Assign the result instead: h[:] = torch.relu(h).",
+            )
+        plain = tuple(from_python(arg, ref) for arg in args)
+        return plain, {key: from_python(value, ref) for key, value in kwargs.items()}, needs
+
+    def _at(self, where: SourceLine | None, check: Any, *args: Any) -> Any:
+        """Run a check; an error it raises gets the user's line."""
+        try:
+            return check(*args)
+        except LabError as exc:
+            raise exc.at(where)
+
+    # The end
+
+    def note_saved(self, proxy: Proxy) -> None:
+        """A value was saved; it must come back whatever name it has."""
+        self._saved.append(proxy)
+
+    @property
+    def saved(self) -> tuple[Proxy, ...]:
+        """Every proxy that `.save()` was called on or gave, in order."""
+        return tuple(self._saved)
+
+    def finish(self, names: dict[str, NodeId]) -> Graph:
+        """Close the recording. Each edited place in the model is written once, with its end value.
+
+        names: what to save, by name.
+        """
+        for cell in list(self._cells.values()):
+            if cell.version and cell.address is not None:
+                value = cell.value
+                node = Write(
+                    id=len(self._nodes),
+                    address=cell.address,
+                    value=value.node,
+                    where=cell.edited,
+                )
+                self._add(node, None, value.moment)
+        self.open = False
+        outputs = tuple(Output(name, node) for name, node in names.items())
+        return Graph(tuple(self._nodes), outputs)
+
+    def so_far(self) -> Graph:
+        """What has been recorded up to now, without names for what it saves."""
+        saved = [proxy.saved_value for proxy in self._saved]
+        ids = dict.fromkeys(value.node for value in saved if value is not None)
+        outputs = tuple(Output(f"saved_{place}", node) for place, node in enumerate(ids))
+        return drop_dead_nodes(Graph(tuple(self._nodes), outputs))
+
+
+def _place_and_line(read: str) -> tuple[str, str]:
+    place, _, line = read.partition(" (")
+    return place, "read at " + line.removesuffix(")") if line else "read later"
+
+
+def _meta_argument(arg: Any, recorder: Recorder) -> Any:
+    """An argument with every value in it replaced by its shape."""
+    if isinstance(arg, Proxy | torch.Tensor):
+        return recorder.value_of(arg).meta
+    if isinstance(arg, tuple) and hasattr(arg, "_fields"):
+        return type(arg)(*(_meta_argument(item, recorder) for item in arg))
+    if isinstance(arg, tuple | list):
+        return type(arg)(_meta_argument(item, recorder) for item in arg)
+    if isinstance(arg, dict):
+        return {key: _meta_argument(item, recorder) for key, item in arg.items()}
+    if isinstance(arg, slice):
+        return slice(*(_meta_argument(p, recorder) for p in (arg.start, arg.stop, arg.step)))
+    return arg
+
+
+def _holds_tensor(meta: Any) -> bool:
+    if isinstance(meta, torch.Tensor | Unknown):
+        return True
+    if isinstance(meta, tuple | list):
+        return any(map(_holds_tensor, meta))
+    if isinstance(meta, dict):
+        return any(map(_holds_tensor, meta.values()))
+    return False
+
+

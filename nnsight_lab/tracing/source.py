@@ -1,0 +1,65 @@
+"""The user's own line: the first frame up the stack that is neither ours nor torch's."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import FrameType, TracebackType
+
+import torch
+
+from nnsight_lab.errors import SourceLine
+
+__all__ = ["is_ours", "shorten_traceback", "user_frame", "user_line"]
+
+_PACKAGE = str(Path(__file__).parents[1])
+_TORCH = str(Path(torch.__file__).parent)
+_SKIPPED = (_PACKAGE, _TORCH)
+
+
+def is_ours(filename: str) -> bool:
+    """Whether a file belongs to this package."""
+    return filename.startswith(_PACKAGE)
+
+
+def user_frame() -> FrameType | None:
+    """The frame of the user's code that called into the package."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_SKIPPED):
+        frame = frame.f_back
+    return frame
+
+
+def user_line() -> SourceLine | None:
+    """The user's file (or notebook cell) and line."""
+    frame = user_frame()
+    if frame is None:
+        return None
+    file = frame.f_code.co_filename
+    return SourceLine(file, frame.f_lineno, _cell_number(file))
+
+
+def _cell_number(file: str) -> int | None:
+    """The number of the notebook cell a code file stands for, if it is one.
+
+    IPython names the file of each cell itself, and knows the number behind the name. It is looked
+    up only where it is already loaded: a script never pays for it.
+    """
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    name_of = getattr(getattr(shell, "compile", None), "format_code_name", None)
+    named = name_of(file) if name_of is not None else None
+    found = re.search(r"\d+", str(named[1])) if named else None
+    return int(found.group()) if found else None
+
+
+def shorten_traceback(exc: BaseException) -> None:
+    """Leave at most one frame of ours below the user's own, in place."""
+    trace: TracebackType | None = exc.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        below = trace.tb_next
+        if is_ours(below.tb_frame.f_code.co_filename):
+            below.tb_next = None
+            return
+        trace = below

@@ -1,0 +1,118 @@
+"""The `with` block: opens a recording, and at its end checks, runs, and fills in the saved names.
+
+    with lm.trace("The capital of France is") as tracer:
+        logits = lm.logits.save()
+    tracer.graph      # the experiment, as data
+    tracer.run        # its run
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import FrameType, TracebackType
+from typing import Any, Generic, TypeVar
+
+from nnsight_lab.errors import GraphError, LabError
+from nnsight_lab.ir import Graph, NodeId
+from nnsight_lab.passes.live import drop_dead_nodes
+from nnsight_lab.tracing.names import names_of_saved, put_back
+from nnsight_lab.tracing.recorder import Recorder
+from nnsight_lab.tracing.source import shorten_traceback, user_frame, user_line
+
+__all__ = ["Tracer", "open_recorder"]
+
+RunT = TypeVar("RunT")
+
+_open: ContextVar[tuple[tuple[object, Recorder], ...]] = ContextVar("open_traces", default=())
+
+
+def open_recorder(owner: object) -> Recorder | None:
+    """The recording that is open on a model in this thread, or None."""
+    for model, recorder in reversed(_open.get()):
+        if model is owner:
+            return recorder
+    return None
+
+
+class Tracer(Generic[RunT]):
+    """One block of recording on one model.
+
+    owner: the model traced. carry_out: runs the graph and gives a mapping of names to values.
+    """
+
+    def __init__(
+        self,
+        owner: object,
+        recorder: Recorder,
+        carry_out: Callable[[Graph], RunT],
+        *,
+        execute: bool = True,
+    ) -> None:
+        self._owner = owner
+        self._recorder = recorder
+        self._carry_out = carry_out
+        self._execute = execute
+        self._frame: FrameType | None = None
+        self._token: Any = None
+        self._graph: Graph | None = None
+        self._run: RunT | None = None
+
+    @property
+    def graph(self) -> Graph:
+        """The experiment as data. Inside the block: what has been recorded so far."""
+        return self._graph if self._graph is not None else self._recorder.so_far()
+
+    @property
+    def run(self) -> RunT:
+        """The run the block ended with. Raises `GraphError` when there was none."""
+        if self._run is None:
+            raise GraphError("This block has not run.", hint="It runs when the block ends.")
+        return self._run
+
+    def __enter__(self) -> Tracer[RunT]:
+        if open_recorder(self._owner) is not None:
+            raise GraphError(
+                "A trace on this model is already open.",
+                hint="End it first, or give both prompts to one trace.",
+            ).at(user_line())
+        self._frame = user_frame()
+        self._token = _open.set((*_open.get(), (self._owner, self._recorder)))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _open.reset(self._token)
+        frame, self._frame = self._frame, None
+        if exc is not None:
+            self._recorder.open = False
+            shorten_traceback(exc)
+            return
+        assert frame is not None, "the block was entered"
+        failure = self._end(frame, dict(frame.f_locals))
+        if failure is not None:
+            raise failure
+
+    def _end(self, frame: FrameType, variables: dict[str, Any]) -> LabError | None:
+        try:
+            names = names_of_saved(self._recorder, variables)
+            self._graph = self._close(names)
+            if self._execute:
+                self._run = self._carry_out(self._graph)
+                self._keep(self._run, names)
+                put_back(self._recorder, frame, variables)
+        except LabError as exc:
+            return exc.with_traceback(None)
+        return None
+
+    def _close(self, names: dict[str, NodeId]) -> Graph:
+        return drop_dead_nodes(self._recorder.finish(names))
+
+    def _keep(self, run: Any, names: dict[str, NodeId]) -> None:
+        """Values under the recorder's own node ids, for proxies that have no variable."""
+        for name, node in names.items():
+            self._recorder.results[node] = run[name]
