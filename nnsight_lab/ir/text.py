@@ -53,6 +53,23 @@ def _call_text(name: str, node: Call | Apply) -> str:
     return f"{name}({', '.join(parts)})"
 
 
+def _index_text(key: Arg) -> str:
+    inner = arg_to_text(key)
+    return f"[{inner[1:-1] if isinstance(key, tuple) and len(key) > 1 else inner}]"
+
+
+def _steps_text(steps: Arg) -> str:
+    """The way from a value to a view of it: `[:, -1].transpose(0, 1)`."""
+    text = ""
+    for step in steps if isinstance(steps, tuple) else ():
+        match step:
+            case ("operator.getitem", (key,), _):
+                text += _index_text(key)
+            case (str() as op, tuple() as args, _):
+                text += f".{op.rsplit('.', 1)[-1]}({', '.join(map(arg_to_text, args))})"
+    return text
+
+
 def node_to_text(node: Node) -> str:
     """What a node says, without its number and its line."""
     match node:
@@ -63,9 +80,12 @@ def node_to_text(node: Node) -> str:
         case Write(address=address, value=value):
             return f"write {address} <- %{value}"
         case Call(op="operator.getitem", args=(base, key)) if not node.kwargs:
-            inner = arg_to_text(key)
-            inner = inner[1:-1] if isinstance(key, tuple) and len(key) > 1 else inner
-            return f"{arg_to_text(base)}[{inner}]"
+            return f"{arg_to_text(base)}{_index_text(key)}"
+        case Call(op="lab.assign", args=(base, steps, value)):
+            return f"edit {arg_to_text(base)}{_steps_text(steps)} <- {arg_to_text(value)}"
+        case Call(op="lab.set_item", args=(base, steps, key, value)):
+            place = f"{arg_to_text(base)}{_steps_text(steps)}{_index_text(key)}"
+            return f"edit {place} <- {arg_to_text(value)}"
         case Call(op=op):
             return _call_text(op, node)
         case Apply(path=path):

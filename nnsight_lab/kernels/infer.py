@@ -108,12 +108,18 @@ def infer_call(op: str, args: Any, kwargs: Any) -> Any:
         words = str(exc)
         if any(sign in words for sign in _VALUE_DEPENDENT):
             return Unknown()
-        raise ShapeMismatch(_first_sentence(op, words)) from exc
+        raise ShapeMismatch(_refusal(op, (*args, *kwargs.values()), words)) from exc
 
 
-def _first_sentence(op: str, words: str) -> str:
-    line = next((line.strip() for line in words.splitlines() if line.strip()), "no reason given")
-    return f"{op}: {line}"
+def _refusal(op: str, args: Any, words: str) -> str:
+    """Which shapes an operation was given, and torch's own first sentence on why it cannot."""
+    given = " and ".join(
+        f"{str(arg.dtype).removeprefix('torch.')}{list(arg.shape)}"
+        for arg in args
+        if isinstance(arg, torch.Tensor)
+    )
+    reason = next((line.strip() for line in words.splitlines() if line.strip()), "no reason given")
+    return f"{op} cannot take {given}: {reason}" if given else f"{op}: {reason}"
 
 
 def is_alias(first: Any, second: Any) -> bool:

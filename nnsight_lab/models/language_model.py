@@ -10,9 +10,10 @@ from nnsight_lab.contract import Emit, Executor, TokenRows
 from nnsight_lab.errors import LabError
 from nnsight_lab.executors.local import LocalExecutor, load_local
 from nnsight_lab.ir import Graph, ModuleTree
-from nnsight_lab.models.prompts import rows_of, tokenizer_from_files
+from nnsight_lab.models.prompts import rows_of, tokenizer_from_files, visible_token
 from nnsight_lab.models.run import Run
 from nnsight_lab.models.traced import TracedModel
+from nnsight_lab.passes import check_inputs
 from nnsight_lab.settings import Settings
 from nnsight_lab.tracing import Tracer
 from nnsight_lab.tracing.source import user_line
@@ -82,24 +83,29 @@ class LanguageModel(TracedModel):
         return rows_of(prompt, self.tokenizer)
 
     def token_strings(self, prompt: Any) -> list[list[str]]:
-        """Each prompt's tokens as text, one string a position."""
+        """Each prompt's tokens as text, one string a position; a leading space is `·`."""
         rows = prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
-        decode = self.tokenizer.convert_ids_to_tokens if self.tokenizer else _numbers
-        return [[str(text) for text in decode(list(row))] for row in rows.rows]
+        return [[self.token_string(id) for id in row] for row in rows.rows]
 
-    def trace(self, prompt: Any) -> Tracer[Run]:
+    def token_string(self, id: int) -> str:
+        """One token as text, with whitespace visible: `·` for a space, `↵` for a line end."""
+        return visible_token(self.tokenizer, id)
+
+    def trace(self, prompt: Any, *, execute: bool = True) -> Tracer[Run]:
         """Record what follows in the `with` block, and run it on `prompt` when the block ends.
 
         prompt: text, a list of texts (a padded batch), token ids, or a mapping with `input_ids`.
+        execute: False only records; `tracer.graph` is the experiment, to run or send later.
 
         Raises:
             BadInput: the prompt is empty or not a prompt.
         """
         try:
-            rows = self.tokenize(prompt)
+            rows = prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
+            check_inputs(self.card, rows)
         except LabError as exc:
             raise exc.at(user_line()) from None
-        return self._tracer(rows, prompt)
+        return self._tracer(rows, prompt, execute=execute)
 
     def run(self, graph: Graph, prompt: Any, *, on_event: Emit | None = None) -> Run:
         """Run a recorded graph again, on this prompt.
@@ -110,7 +116,7 @@ class LanguageModel(TracedModel):
             LabError: whatever is wrong with the graph, the prompt, or the run.
         """
         rows = prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
-        return self._rerun(graph, rows, prompt, on_event)
+        return self.run_inputs(graph, rows, prompt, on_event)
 
     def __repr__(self) -> str:
         card = self.card
@@ -124,6 +130,3 @@ def _name_of(model: torch.nn.Module) -> str:
     config = getattr(model, "config", None)
     return str(getattr(config, "name_or_path", "") or type(model).__name__)
 
-
-def _numbers(ids: list[int]) -> list[str]:
-    return [str(id) for id in ids]

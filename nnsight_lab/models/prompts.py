@@ -10,7 +10,7 @@ import torch
 from nnsight_lab.contract import TokenRows
 from nnsight_lab.errors import BadInput, NotSupported
 
-__all__ = ["rows_of", "tokenizer_from_files"]
+__all__ = ["rows_of", "tokenizer_from_files", "visible_token"]
 
 
 def rows_of(prompt: Any, tokenizer: Any) -> TokenRows:
@@ -80,6 +80,20 @@ def _rows_of_mapping(given: Mapping[str, Any]) -> list[tuple[int, ...]]:
         tuple(id for id, keep in zip(row, keeps, strict=True) if keep)
         for row, keeps in zip(rows, kept, strict=True)
     ]
+
+
+def visible_token(tokenizer: Any, id: int) -> str:
+    """One token as text that can be seen: spaces as `·`, line ends as `↵`, special ones as is."""
+    if tokenizer is None:
+        return str(id)
+    raw = str(tokenizer.convert_ids_to_tokens(id))
+    if id in tokenizer.all_special_ids:
+        return raw
+    spaced = raw[:1] in ("▁", "Ġ")
+    text = tokenizer.decode([id])
+    if spaced:
+        text = " " + text.removeprefix(" ")
+    return (text or raw).replace(" ", "·").replace("\n", "↵").replace("\t", "⇥")
 
 
 def tokenizer_from_files(files: Mapping[str, str]) -> Any:

@@ -14,6 +14,7 @@ import torch
 
 from nnsight_lab.contract import Inputs, RunResult
 from nnsight_lab.ir import Graph
+from nnsight_lab.passes import then
 
 if TYPE_CHECKING:
     from nnsight_lab.models.traced import TracedModel
@@ -48,6 +49,13 @@ class Run(Mapping[str, Any]):
             return parts
         known = ", ".join(self._values) or "nothing"
         raise KeyError(f"{name!r} was not saved in this run; it saved {known}")
+
+    def then(self, graph: Graph) -> Run:
+        """This run's edits once more, on the same prompt, saving what `graph` saves instead.
+
+        A read in `graph` of a place this run edits sees the edit. Views are made this way.
+        """
+        return self.model.run_inputs(then(self.graph, graph), self.inputs, self.prompt)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)

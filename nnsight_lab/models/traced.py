@@ -123,7 +123,10 @@ class TracedModel(ABC):
             case _:
                 raise EngineFailed("The run ended without saying how.")
 
-    def _rerun(self, graph: Graph, inputs: Inputs, prompt: Any, on_event: Emit | None) -> Run:
+    def run_inputs(
+        self, graph: Graph, inputs: Inputs, prompt: Any = None, on_event: Emit | None = None
+    ) -> Run:
+        """Run a graph on inputs that are already token rows or module arguments."""
         return self._carry_out(drop_dead_nodes(graph), inputs, prompt, on_event)
 
     def __getattr__(self, name: str) -> Any:

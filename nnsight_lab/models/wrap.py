@@ -36,18 +36,20 @@ class WrappedModule(TracedModel):
         tree: ModuleTree = self._modules_only
         return recorder.tree if recorder is not None else tree
 
-    def trace(self, *args: Any, **kwargs: Any) -> Tracer[Run]:
+    def trace(self, *args: Any, execute: bool = True, **kwargs: Any) -> Tracer[Run]:
         """Record the `with` block, and run the module on these arguments when it ends.
+
+        execute: False only records; `tracer.graph` is the experiment.
 
         Raises:
             BadInput: the module cannot run on these arguments.
         """
         inputs = _inputs(args, kwargs)
-        return self._tracer(inputs, args)
+        return self._tracer(inputs, args, execute=execute)
 
     def run(self, graph: Graph, *args: Any, on_event: Emit | None = None, **kwargs: Any) -> Run:
         """Run a recorded graph again, on these arguments."""
-        return self._rerun(graph, _inputs(args, kwargs), args, on_event)
+        return self.run_inputs(graph, _inputs(args, kwargs), args, on_event)
 
     def __getitem__(self, index: int | str) -> Any:
         return self._envoy[index]

@@ -17,7 +17,7 @@ from nnsight_lab.ir import NodeId
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.recorder import Recorder
 
-__all__ = ["names_of_saved", "put_back"]
+__all__ = ["assign_in_frame", "filled", "names_of_saved"]
 
 _DEEPEST = 4
 _LONGEST = 10_000
@@ -67,8 +67,8 @@ def _is_container(value: Any) -> bool:
     return type(value) in (list, tuple, dict) and len(value) <= _LONGEST
 
 
-def put_back(recorder: Recorder, frame: FrameType, variables: dict[str, Any]) -> None:
-    """Give every variable of the frame that holds a saved value its tensor."""
+def filled(recorder: Recorder, variables: dict[str, Any]) -> dict[str, Any]:
+    """The variables that get a new value; lists and dicts among them are filled in place."""
 
     def tensor_of(proxy: Proxy) -> Any:
         saved = proxy.saved_value
@@ -82,8 +82,7 @@ def put_back(recorder: Recorder, frame: FrameType, variables: dict[str, Any]) ->
         new = _filled(value, recorder, tensor_of, 0)
         if new is not value:
             changed[name] = new
-    if changed:
-        _assign(frame, changed)
+    return changed
 
 
 def _filled(
@@ -107,7 +106,7 @@ def _filled(
     return value
 
 
-def _assign(frame: FrameType, changed: dict[str, Any]) -> None:
+def assign_in_frame(frame: FrameType, changed: dict[str, Any]) -> None:
     """Rebind variables of a frame, be it a module or a function."""
     frame.f_locals.update(changed)
     if sys.version_info < (3, 13) and frame.f_locals is not frame.f_globals:

@@ -9,9 +9,9 @@ from types import FrameType, TracebackType
 
 import torch
 
-from nnsight_lab.errors import SourceLine
+from nnsight_lab.errors import LabError, SourceLine
 
-__all__ = ["is_ours", "shorten_traceback", "user_frame", "user_line"]
+__all__ = ["forget_cause", "is_ours", "shorten_traceback", "user_frame", "user_line"]
 
 _PACKAGE = str(Path(__file__).parents[1])
 _TORCH = str(Path(torch.__file__).parent)
@@ -26,9 +26,14 @@ def is_ours(filename: str) -> bool:
 def user_frame() -> FrameType | None:
     """The frame of the user's code that called into the package."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_SKIPPED):
+    while frame is not None and _is_skipped(frame.f_code.co_filename):
         frame = frame.f_back
     return frame
+
+
+def _is_skipped(file: str) -> bool:
+    """Ours, torch's, or the notebook's own machinery between a magic and its cell."""
+    return file.startswith(_SKIPPED) or "/IPython/core/" in file
 
 
 def user_line() -> SourceLine | None:
@@ -54,8 +59,16 @@ def _cell_number(file: str) -> int | None:
     return int(found.group()) if found else None
 
 
+def forget_cause(exc: BaseException) -> None:
+    """Keep what an error of ours was caused by, but not the frames behind it, in place."""
+    for behind in (exc.__cause__, exc.__context__):
+        if behind is not None and isinstance(exc, LabError):
+            behind.__traceback__ = None
+
+
 def shorten_traceback(exc: BaseException) -> None:
     """Leave at most one frame of ours below the user's own, in place."""
+    forget_cause(exc)
     trace: TracebackType | None = exc.__traceback__
     while trace is not None and trace.tb_next is not None:
         below = trace.tb_next

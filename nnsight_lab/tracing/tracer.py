@@ -8,17 +8,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Any, Generic, TypeVar
 
 from nnsight_lab.errors import GraphError, LabError
 from nnsight_lab.ir import Graph, NodeId
 from nnsight_lab.passes.live import drop_dead_nodes
-from nnsight_lab.tracing.names import names_of_saved, put_back
+from nnsight_lab.tracing.names import assign_in_frame, filled, names_of_saved
 from nnsight_lab.tracing.recorder import Recorder
-from nnsight_lab.tracing.source import shorten_traceback, user_frame, user_line
+from nnsight_lab.tracing.source import shorten_traceback, user_line
 
 __all__ = ["Tracer", "open_recorder"]
 
@@ -70,14 +72,37 @@ class Tracer(Generic[RunT]):
             raise GraphError("This block has not run.", hint="It runs when the block ends.")
         return self._run
 
-    def __enter__(self) -> Tracer[RunT]:
+    def start(self) -> None:
+        """Open the recording. `stop` must follow."""
         if open_recorder(self._owner) is not None:
             raise GraphError(
                 "A trace on this model is already open.",
                 hint="End it first, or give both prompts to one trace.",
             ).at(user_line())
-        self._frame = user_frame()
         self._token = _open.set((*_open.get(), (self._owner, self._recorder)))
+
+    def stop(self) -> None:
+        """Close the recording for good; nothing more can be added to it."""
+        _open.reset(self._token)
+
+    def finish(self, variables: dict[str, Any], assign: Callable[[dict[str, Any]], None]) -> None:
+        """Name what is saved by the variables that hold it, run, and hand back their tensors.
+
+        Raises:
+            LabError: whatever is wrong with the experiment or its run.
+        """
+        names = names_of_saved(self._recorder, variables)
+        self._graph = self._close(names)
+        if self._execute:
+            self._run = self._carry_out(self._graph)
+            self._keep(self._run, names)
+            changed = filled(self._recorder, variables)
+            if changed:
+                assign(changed)
+
+    def __enter__(self) -> Tracer[RunT]:
+        self.start()
+        self._frame = sys._getframe(1)  # the frame that holds the `with`, ours or not
         return self
 
     def __exit__(
@@ -86,28 +111,20 @@ class Tracer(Generic[RunT]):
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        _open.reset(self._token)
+        self.stop()
         frame, self._frame = self._frame, None
         if exc is not None:
             self._recorder.open = False
             shorten_traceback(exc)
             return
         assert frame is not None, "the block was entered"
-        failure = self._end(frame, dict(frame.f_locals))
+        failure: LabError | None = None
+        try:
+            self.finish(dict(frame.f_locals), partial(assign_in_frame, frame))
+        except LabError as error:
+            failure = error.with_traceback(None)
         if failure is not None:
             raise failure
-
-    def _end(self, frame: FrameType, variables: dict[str, Any]) -> LabError | None:
-        try:
-            names = names_of_saved(self._recorder, variables)
-            self._graph = self._close(names)
-            if self._execute:
-                self._run = self._carry_out(self._graph)
-                self._keep(self._run, names)
-                put_back(self._recorder, frame, variables)
-        except LabError as exc:
-            return exc.with_traceback(None)
-        return None
 
     def _close(self, names: dict[str, NodeId]) -> Graph:
         return drop_dead_nodes(self._recorder.finish(names))

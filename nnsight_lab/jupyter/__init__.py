@@ -1,0 +1,12 @@
+"""The notebook: magics, figures, and how a run is shown. Imported only inside one.
+
+    magics.py   %%trace and %nnl
+    line.py     the line of a magic, read
+    body.py     the cell below it, run as the body of a trace
+    figures.py  run.fig: Plotly figures
+    static.py   the same pictures without JavaScript, for saved notebooks
+
+Notebook code draws and calls back; it holds no model and knows no server.
+"""
+
+__all__: list[str] = []

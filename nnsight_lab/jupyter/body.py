@@ -1,0 +1,106 @@
+"""The cell under a `%%trace`, run as the body of a trace, with the user's own line numbers.
+
+The body runs once, in the user's namespace, while a recording is open. The value of a last
+expression is kept to be displayed. Tracebacks begin at the user's line.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from types import CodeType, TracebackType
+from typing import Any
+
+from nnsight_lab.errors import LabError, MagicUsage, SourceLine
+from nnsight_lab.tracing.source import forget_cause, is_ours
+
+__all__ = ["LAST", "Body", "begins_at_user", "compile_body"]
+
+LAST = "last line"
+"""The name a last expression is saved under; a space, so that no variable can have it."""
+
+
+@dataclass(frozen=True)
+class Body:
+    """A compiled cell body.
+
+    assigned: top-level names it assigns, in order. shows: whether it ends in an expression.
+    """
+
+    code: CodeType
+    assigned: tuple[str, ...]
+    shows: bool
+
+    def run(self, namespace: dict[str, Any]) -> None:
+        """Run the body in the user's namespace."""
+        exec(self.code, namespace)  # the user's own cell, in the user's own kernel
+
+
+def compile_body(text: str, filename: str, first_line: int) -> Body:
+    """Compile a cell body whose first line is line `first_line` of `filename`.
+
+    Raises:
+        SyntaxError: at the user's own line.
+    """
+    padded = "\n" * (first_line - 1) + text
+    tree = ast.parse(padded, filename)
+    assigned = tuple(dict.fromkeys(name for node in tree.body for name in _targets(node)))
+    shows = bool(tree.body) and isinstance(tree.body[-1], ast.Expr)
+    if shows:
+        last = tree.body[-1]
+        assert isinstance(last, ast.Expr)
+        keep = ast.Assign(targets=[ast.Name(LAST, ast.Store())], value=last.value)
+        tree.body[-1] = ast.fix_missing_locations(ast.copy_location(keep, last))
+    return Body(compile(tree, filename, "exec"), assigned, shows)
+
+
+def _targets(node: ast.stmt) -> Iterator[str]:
+    """Names a statement binds at the top level; not inside functions and classes."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return
+    for child in ast.walk(node):
+        if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
+            yield child.id
+
+
+@contextlib.contextmanager
+def begins_at_user(
+    cell: SourceLine,
+    magic: SourceLine | None,
+    render: Callable[[BaseException, TracebackType | None], list[str]],
+) -> Iterator[None]:
+    """Show an error from the user's line on, with at most one frame of ours below it.
+
+    cell: the first line of the cell, which an error of the magic's own line is put at.
+    magic: where the notebook called the magic, as it sees itself.
+    render: turns an error and a traceback into the lines a notebook shows.
+    """
+    filename = cell.file
+    try:
+        yield
+    except SyntaxError as exc:
+        lines = render(exc, None)
+        error = MagicUsage(f"The cell is not Python: {exc.msg}.", where=replace(cell, line=exc.lineno or 1))
+        error._render_traceback_ = lambda: lines  # type: ignore[attr-defined]
+        raise error from None
+    except Exception as exc:  # the seam between a cell and the notebook that shows its error
+        forget_cause(exc)
+        if isinstance(exc, LabError) and (exc.where is None or exc.where == magic):
+            exc.where = cell
+        trace = _from_user(exc.__traceback__, filename)
+        lines = render(exc, trace)
+        exc._render_traceback_ = lambda: lines  # type: ignore[attr-defined]
+        raise
+
+
+def _from_user(trace: TracebackType | None, filename: str) -> TracebackType | None:
+    while trace is not None and trace.tb_frame.f_code.co_filename != filename:
+        trace = trace.tb_next
+    last = trace
+    while last is not None and last.tb_next is not None:
+        if is_ours(last.tb_next.tb_frame.f_code.co_filename):
+            last.tb_next.tb_next = None
+        last = last.tb_next
+    return trace

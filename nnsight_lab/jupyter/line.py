@@ -1,0 +1,176 @@
+"""The line of a `%%trace`, read: a model, prompts, options.
+
+    %%trace lm "The capital of France is" -s h --show lens
+
+Prompts are Python string literals, or `{expressions}`; nothing inside a plain string is expanded,
+so quotes, braces, `$`, emoji and trailing spaces mean themselves. This file knows no notebook.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from nnsight_lab.errors import MagicUsage
+
+__all__ = ["USAGE", "TraceLine", "parse_trace_line"]
+
+USAGE = """%%trace [MODEL] [PROMPT …] [options]
+
+MODEL    a variable that holds a model (default: %nnl use NAME, else the only one there is)
+PROMPT   "text", or {expression}; several make a padded batch
+-s, --save a,b   bring back only these names (default: every assigned name with a recorded value)
+--on NAME        where to run: local, or the variable of a connected lab
+--graph          print the recorded intervention graph
+--as NAME        the variable for the run (default: run)
+--show lens|none draw this under the cell
+-q, --quiet      no cost line"""
+
+_VALUED = {"-s": "save", "--save": "save", "--on": "on", "--as": "name", "--show": "show"}
+_FLAGS = {"--graph": "graph", "-q": "quiet", "--quiet": "quiet"}
+_SHOWN = ("lens", "none")
+
+
+@dataclass(frozen=True)
+class TraceLine:
+    """What a `%%trace` line says.
+
+    model: a Python expression, or "". prompts: Python expressions, one a prompt.
+    save: names to bring back, or None for all. on: "" when not said.
+    """
+
+    model: str = ""
+    prompts: tuple[str, ...] = ()
+    save: tuple[str, ...] | None = None
+    on: str = ""
+    name: str = "run"
+    show: tuple[str, ...] = ()
+    graph: bool = False
+    quiet: bool = False
+
+
+def parse_trace_line(line: str) -> TraceLine:
+    """Read the line of a `%%trace`.
+
+    Raises:
+        MagicUsage: an unknown option, an unclosed quote or brace, or too many models.
+    """
+    words: list[str] = []
+    prompts: list[str] = []
+    options: dict[str, str | bool] = {}
+    pieces = _pieces(line)
+    for kind, text in pieces:
+        if kind == "string":
+            prompts.append(text)
+        elif kind == "braces":
+            prompts.append(text[1:-1].strip())
+        elif text.startswith("-") and len(text) > 1:
+            _read_option(text, pieces, options)
+        else:
+            words.append(text)
+    if len(words) > 1:
+        raise MagicUsage(
+            f"One model, not {len(words)}: {', '.join(words)}.",
+            hint='Put prompts in quotes: %%trace lm "The capital of France is".',
+        )
+    return _line(words, prompts, options)
+
+
+def _line(words: list[str], prompts: list[str], options: dict[str, str | bool]) -> TraceLine:
+    save, show = options.get("save"), str(options.get("show", ""))
+    shown = tuple(part for part in show.split(",") if part)
+    for part in shown:
+        if part not in _SHOWN:
+            raise MagicUsage(f"--show {part} is not a view.", hint="Views: lens, none.")
+    name = str(options.get("name", "run"))
+    if not name.isidentifier():
+        raise MagicUsage(f"--as {name} is not a name.", hint="Give a Python name: --as patched.")
+    return TraceLine(
+        model=words[0] if words else "",
+        prompts=tuple(prompts),
+        save=None if save is None else tuple(part for part in str(save).split(",") if part),
+        on=str(options.get("on", "")),
+        name=name,
+        show=tuple(part for part in shown if part != "none"),
+        graph=bool(options.get("graph")),
+        quiet=bool(options.get("quiet")),
+    )
+
+
+def _read_option(
+    text: str, pieces: Iterator[tuple[str, str]], options: dict[str, str | bool]
+) -> None:
+    option, equals, value = text.partition("=")
+    if option in _FLAGS and not equals:
+        options[_FLAGS[option]] = True
+    elif option in _VALUED:
+        if not equals:
+            _, value = next(pieces, ("word", ""))
+        if not value:
+            raise MagicUsage(f"{option} needs a value.", hint="%%trace? lists the options.")
+        options[_VALUED[option]] = value
+    else:
+        near = get_close_matches(option, [*_FLAGS, *_VALUED], 1, 0.5)
+        hint = f"Did you mean {near[0]}?" if near else "%%trace? lists the options."
+        raise MagicUsage(f"%%trace has no option {option}.", hint=hint)
+
+
+def _pieces(line: str) -> Iterator[tuple[str, str]]:
+    """The line cut into `("string", …)`, `("braces", …)` and `("word", …)`."""
+    place = 0
+    while place < len(line):
+        if line[place].isspace():
+            place += 1
+            continue
+        kind, end = _piece_at(line, place)
+        yield kind, line[place:end]
+        place = end
+
+
+def _piece_at(line: str, place: int) -> tuple[str, int]:
+    if line[place] == "{":
+        return "braces", _end_of_braces(line, place)
+    prefix = 0
+    while prefix < 2 and line[place + prefix : place + prefix + 1] in tuple("rRfFuU"):
+        prefix += 1
+    if line[place + prefix : place + prefix + 1] in ('"', "'"):
+        return "string", place + _end_of_string(line[place:])
+    end = place
+    while end < len(line) and not line[end].isspace():
+        end += 1
+    return "word", end
+
+
+def _end_of_string(text: str) -> int:
+    """Where the string literal that `text` begins with ends, by Python's own tokenizer."""
+    depth = 0
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            name = tokenize.tok_name[token.type]
+            depth += (name == "FSTRING_START") - (name == "FSTRING_END")
+            if token.type == tokenize.STRING or (name == "FSTRING_END" and depth == 0):
+                return len(text[: token.end[1]])
+            if depth == 0 and token.type == tokenize.ERRORTOKEN:
+                break
+    except tokenize.TokenError:
+        pass
+    raise MagicUsage("A quote in the %%trace line is not closed.", hint='Close it with ".')
+
+
+def _end_of_braces(line: str, place: int) -> int:
+    """The first closing brace up to which there is a whole Python expression."""
+    for end in range(place + 1, len(line)):
+        if line[end] == "}":
+            try:
+                ast.parse(line[place + 1 : end].strip(), mode="eval")
+            except SyntaxError:
+                continue
+            return end + 1
+    raise MagicUsage(
+        "A { in the %%trace line holds no Python expression.",
+        hint='Write {variable}, or put text in quotes: "{like this}".',
+    )

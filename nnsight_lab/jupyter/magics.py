@@ -1,0 +1,254 @@
+"""%%trace and %nnl: an experiment in a cell. `%load_ext nnsight_lab` adds them.
+
+    %nnl connect http://127.0.0.1:8765 --token …
+    %nnl use tiny
+
+    %%trace "The capital of France is" --show lens
+    h = lm.layers[2].output
+    logits = lm.logits[:, -1]
+
+The cell's body is the body of `with model.trace(prompt)`. What it assigns comes back as tensors.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import torch
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
+from IPython.display import display
+
+from nnsight_lab.errors import LabError, MagicUsage, SourceLine
+from nnsight_lab.jupyter.body import LAST, Body, begins_at_user, compile_body
+from nnsight_lab.jupyter.line import USAGE, TraceLine, parse_trace_line
+from nnsight_lab.models.lab import Lab, connect
+from nnsight_lab.models.language_model import LanguageModel
+from nnsight_lab.models.run import Run
+from nnsight_lab.models.traced import TracedModel
+from nnsight_lab.tracing import Proxy, Tracer
+from nnsight_lab.tracing.source import user_line
+
+__all__ = ["TraceMagics", "register"]
+
+
+@magics_class
+class TraceMagics(Magics):  # type: ignore[misc]  # IPython's decorators are untyped
+    """The magics of one notebook; remembers the connected lab and the model in use."""
+
+    def __init__(self, shell: Any) -> None:
+        super().__init__(shell)
+        self.lab: Lab | None = None
+        self.model: TracedModel | None = None
+
+    @no_var_expand
+    @cell_magic
+    def trace(self, line: str, cell: str) -> None:
+        magic = user_line()
+        place = self._place(f"%%trace {line}\n{cell}", magic)
+        with begins_at_user(place, magic, self._rendered):
+            said = parse_trace_line(line)
+            body = compile_body(cell, place.file, first_line=2)
+            model = self._model(said)
+            tracer = self._tracer(model, said)
+            run = self._carry_out(tracer, said, body)
+            self._show(tracer, run, said, body)
+
+    trace.__doc__ = USAGE
+
+    def _rendered(self, exc: BaseException, trace: TracebackType | None) -> list[str]:
+        if isinstance(exc, SyntaxError):
+            lines: list[str] = self.shell.SyntaxTB.structured_traceback(type(exc), exc, [])
+            return lines
+        if trace is None and isinstance(exc, LabError):
+            return [f"{type(exc).__name__}: {exc}"]
+        shown: list[str] = self.shell.InteractiveTB.structured_traceback(
+            type(exc), exc, trace, tb_offset=0
+        )
+        return shown
+
+    def _place(self, text: str, magic: SourceLine | None) -> SourceLine:
+        """The first line of this cell, by a file name that knows the cell's text."""
+        number = magic.cell if magic is not None else None
+        file = self.shell.compile.cache(text, number or self.shell.execution_count)
+        return SourceLine(file, 1, number)
+
+    # Which model, which prompt
+
+    def _model(self, said: TraceLine) -> TracedModel:
+        model = self._named(said.model) if said.model else self._default()
+        return self._placed(model, said.on) if said.on else model
+
+    def _named(self, expression: str) -> TracedModel:
+        found = self._evaluated(expression)
+        if not isinstance(found, TracedModel):
+            raise MagicUsage(
+                f"{expression} is a {type(found).__name__}, not a model.",
+                hint="Load one: lm = nl.LanguageModel('tiny'), or put the prompt in quotes.",
+            )
+        return found
+
+    def _default(self) -> TracedModel:
+        if self.model is not None:
+            return self.model
+        space = self.shell.user_ns
+        found = {id(value): value for value in space.values() if isinstance(value, TracedModel)}
+        if len(found) == 1:
+            return next(iter(found.values()))
+        names = [name for name, value in space.items() if isinstance(value, TracedModel)]
+        raise MagicUsage(
+            f"Which model? There are {', '.join(names)}." if names else "There is no model yet.",
+            hint="Name it, %%trace lm …, or choose one with %nnl use NAME.",
+        )
+
+    def _placed(self, model: TracedModel, on: str) -> TracedModel:
+        if on == "local":
+            return model if hasattr(model.executor, "module") else LanguageModel(model.name)
+        lab = self.shell.user_ns.get(on)
+        if not isinstance(lab, Lab):
+            raise MagicUsage(
+                f"--on {on}: no connected lab has that name.",
+                hint="lab = nl.connect(url, token=…), then --on lab; or --on local.",
+            )
+        return lab.model(model.name)
+
+    def _evaluated(self, expression: str) -> Any:
+        try:
+            return eval(expression, self.shell.user_ns)  # the user's own line, own kernel
+        except NameError as exc:
+            raise MagicUsage(
+                f"{expression}: {exc}.", hint="Define it first, or put text in quotes."
+            ) from None
+
+    def _tracer(self, model: TracedModel, said: TraceLine) -> Tracer[Run]:
+        given = [self._evaluated(prompt) for prompt in said.prompts]
+        if not given:
+            raise MagicUsage(
+                "There is no prompt.", hint='%%trace lm "The capital of France is"'
+            )
+        if isinstance(model, LanguageModel):
+            return model.trace(given[0] if len(given) == 1 else given)
+        traced: Tracer[Run] = model.trace(*given)  # type: ignore[attr-defined]
+        return traced
+
+    # Running the body
+
+    def _carry_out(self, tracer: Tracer[Run], said: TraceLine, body: Body) -> Run:
+        space = self.shell.user_ns
+        space.pop(LAST, None)
+        tracer.start()
+        try:
+            body.run(space)
+            for name in body.assigned if said.save is None else said.save:
+                _save(space, name, asked=said.save is not None)
+            _save(space, LAST, asked=False)
+        finally:
+            tracer.stop()
+        names = (*body.assigned, *(said.save or ()), LAST)
+        tracer.finish({name: space[name] for name in names if name in space}, space.update)
+        space[said.name] = tracer.run
+        return tracer.run
+
+    # Showing what came of it
+
+    def _show(self, tracer: Tracer[Run], run: Run, said: TraceLine, body: Body) -> None:
+        if said.graph:
+            print(tracer.graph)
+        if body.shows:
+            last = self.shell.user_ns.pop(LAST, None)
+            if last is not None:
+                display(last)
+        for view in said.show:
+            display(getattr(run.fig, view)())
+        if not said.quiet:
+            print(_cost(run))
+
+    @line_magic
+    def nnl(self, line: str) -> Any:
+        """%nnl connect URL [--token T] [--as NAME]   connect to a lab's server
+        %nnl use NAME                                 the model %%trace uses by default
+        """
+        word, _, rest = line.strip().partition(" ")
+        magic = user_line()
+        with begins_at_user(self._place(f"%nnl {line}", magic), magic, self._rendered):
+            if word == "connect":
+                return self._connect(rest.split())
+            if word == "use":
+                return self._use(rest.strip())
+            raise MagicUsage(f"%nnl {word or '(nothing)'}?", hint="%nnl connect URL, %nnl use NAME")
+
+    def _connect(self, words: list[str]) -> Lab:
+        options = {"--token": "", "--as": "lab"}
+        urls = []
+        rest = iter(words)
+        for word in rest:
+            if word in options:
+                options[word] = next(rest, "")
+            else:
+                urls.append(word)
+        if len(urls) > 1 or not options["--as"].isidentifier():
+            raise MagicUsage("One address, please.", hint="%nnl connect URL --token T --as lab")
+        self.lab = connect(urls[0] if urls else None, token=options["--token"] or None)
+        self.shell.user_ns[options["--as"]] = self.lab
+        return self.lab
+
+    def _use(self, name: str) -> TracedModel:
+        found = self.shell.user_ns.get(name)
+        if isinstance(found, TracedModel):
+            self.model = found
+        elif self.lab is not None:
+            self.model = self.lab.model(name)
+        else:
+            self.model = LanguageModel(name)
+        return self.model
+
+
+def _save(space: dict[str, Any], name: str, *, asked: bool) -> None:
+    """Save what a name holds, as if the body had called `.save()` on it in its last line."""
+    if asked and name not in space:
+        raise MagicUsage(f"-s {name}: the cell assigns no {name}.", hint="Names: -s h,logits")
+    stack = [space.get(name)]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, Proxy):
+            if value.recorder.open and value.saved_value is None:
+                value.save()
+        elif type(value) in (list, tuple):
+            stack.extend(value)
+        elif type(value) is dict:
+            stack.extend(value.values())
+
+
+def _cost(run: Run) -> str:
+    names = [name for name in run if name != LAST]
+    size = sum(_bytes(run[name]) for name in run)
+    where = run.model.card.capabilities
+    took = sum(run.seconds.values()) * 1e3
+    saved = ", ".join(names[:6]) + (", …" if len(names) > 6 else "") if names else "nothing"
+    return (
+        f"{run.model.name} on {where.engine} ({where.device}): {took:.0f} ms, "
+        f"saved {saved} ({_size(size)})"
+    )
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, tuple | list):
+        return sum(map(_bytes, value))
+    if isinstance(value, dict):
+        return sum(map(_bytes, value.values()))
+    return 0
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def register(shell: Any) -> None:
+    """Add the magics to a shell."""
+    shell.register_magics(TraceMagics(shell))

@@ -1,0 +1,79 @@
+"""Pictures without JavaScript: a heatmap as SVG, for saved notebooks, GitHub, and HTML exports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+__all__ = ["RAMP", "colour", "heatmap_svg"]
+
+RAMP = ((247, 251, 255), (158, 202, 225), (33, 113, 181), (8, 48, 107))
+"""Light to dark blue; readable in print and without colour vision."""
+
+
+def colour(fraction: float) -> tuple[str, str]:
+    """The fill for a value in [0, 1], and a text colour that can be read on it."""
+    at = min(max(fraction, 0.0), 1.0) * (len(RAMP) - 1)
+    low = min(int(at), len(RAMP) - 2)
+    part = at - low
+    red, green, blue = (
+        round(a + (b - a) * part) for a, b in zip(RAMP[low], RAMP[low + 1], strict=True)
+    )
+    dark = 0.299 * red + 0.587 * green + 0.114 * blue < 140
+    return f"rgb({red},{green},{blue})", "#ffffff" if dark else "#1a1a1a"
+
+
+def heatmap_svg(
+    values: Sequence[Sequence[float]],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    texts: Sequence[Sequence[str]] | None = None,
+    title: str = "",
+    top: float = 1.0,
+    cell: tuple[int, int] = (76, 24),
+) -> str:
+    """A heatmap, first row at the bottom, with a text in each cell where `texts` has one.
+
+    values: `[row][column]`, 0 to `top`. rows, columns: their labels.
+    """
+    wide, high = cell
+    left, above, below = 64, 34, 34
+    width, height = left + wide * len(columns) + 12, above + high * len(rows) + below
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif" font-size="12">',
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+        _text(left, 20, title, anchor="start", size=14),
+    ]
+    for index, label in enumerate(rows):
+        y = above + high * (len(rows) - 1 - index)
+        parts.append(_text(left - 6, y + high / 2 + 4, label, anchor="end"))
+        for place, value in enumerate(values[index]):
+            fill, ink = colour(value / top if top else 0.0)
+            x = left + wide * place
+            parts.append(
+                f'<rect x="{x}" y="{y}" width="{wide}" height="{high}" fill="{fill}" '
+                f'stroke="#ffffff"><title>{value:.4g}</title></rect>'
+            )
+            if texts is not None:
+                middle = x + wide / 2, y + high / 2 + 4
+                parts.append(_text(*middle, _short(texts[index][place], wide), ink=ink))
+    for place, label in enumerate(columns):
+        x = left + wide * place + wide / 2
+        parts.append(_text(x, above + high * len(rows) + 18, _short(label, wide)))
+    return "".join([*parts, "</svg>"])
+
+
+def _short(text: str, wide: int) -> str:
+    most = max(int(wide / 7), 1)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _text(
+    x: float, y: float, text: str, *, anchor: str = "middle", ink: str = "#1a1a1a", size: int = 12
+) -> str:
+    return (
+        f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" fill="{ink}" '
+        f'font-size="{size}">{escape(text)}</text>'
+    )

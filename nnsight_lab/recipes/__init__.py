@@ -1,0 +1,12 @@
+"""Ready experiments, written on the public API only: each gives data a figure can be drawn from.
+
+    lens.py       logit_lens: what each layer would say if it were the last
+    attention.py  attention_pattern: where each head of a layer looks
+
+They take a model and a prompt, or a run, whose edits they keep; local and remote models alike.
+"""
+
+from nnsight_lab.recipes.attention import AttentionPattern, attention_pattern
+from nnsight_lab.recipes.lens import LogitLens, logit_lens
+
+__all__ = ["AttentionPattern", "LogitLens", "attention_pattern", "logit_lens"]
