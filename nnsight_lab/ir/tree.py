@@ -188,8 +188,15 @@ class ModuleTree:
         """The same, to ask whether a path exists."""
         return frozenset(self.paths)
 
+    @cached_property
+    def _children(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, dict[str, None]] = {}
+        for path in self.paths:
+            parts = path.split(".") if path else []
+            for depth, name in enumerate(parts):
+                found.setdefault(".".join(parts[:depth]), {})[name] = None
+        return {path: tuple(names) for path, names in found.items()}
+
     def children(self, path: str) -> tuple[str, ...]:
         """The names directly below `path`, in order."""
-        prefix = f"{path}." if path else ""
-        below = (p[len(prefix) :] for p in self.paths if p.startswith(prefix) and p != path)
-        return tuple(dict.fromkeys(name.split(".", 1)[0] for name in below if name))
+        return self._children.get(path, ())

@@ -37,6 +37,9 @@ class LabFigure(go.Figure):  # type: ignore[misc]  # plotly ships no types
         """Left to the mime bundle below, so that display ids and saved notebooks work."""
         raise NotImplementedError
 
+    def _repr_html_(self) -> None:
+        """None: Plotly's own HTML would fetch its library from the network."""
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **_: Any) -> Any:
         title = self.layout.title.text or "figure"
         bundle: dict[str, Any] = {
@@ -45,7 +48,7 @@ class LabFigure(go.Figure):  # type: ignore[misc]  # plotly ships no types
         }
         if self._svg:
             bundle["image/svg+xml"] = self._svg
-        return _json_ready(bundle)
+        return _json_ready(bundle), {"image/svg+xml": {"alt": title}}
 
 
 def _json_ready(bundle: dict[str, Any]) -> dict[str, Any]:

@@ -33,11 +33,12 @@ __all__ = ["TraceMagics", "register"]
 
 
 @magics_class
-class TraceMagics(Magics):  # type: ignore[misc]  # IPython's decorators are untyped
+class TraceMagics(Magics):
     """The magics of one notebook; remembers the connected lab and the model in use."""
 
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
+        self._shell: Any = shell
         self.lab: Lab | None = None
         self.model: TracedModel | None = None
 
@@ -58,11 +59,11 @@ class TraceMagics(Magics):  # type: ignore[misc]  # IPython's decorators are unt
 
     def _rendered(self, exc: BaseException, trace: TracebackType | None) -> list[str]:
         if isinstance(exc, SyntaxError):
-            lines: list[str] = self.shell.SyntaxTB.structured_traceback(type(exc), exc, [])
+            lines: list[str] = self._shell.SyntaxTB.structured_traceback(type(exc), exc, [])
             return lines
         if trace is None and isinstance(exc, LabError):
             return [f"{type(exc).__name__}: {exc}"]
-        shown: list[str] = self.shell.InteractiveTB.structured_traceback(
+        shown: list[str] = self._shell.InteractiveTB.structured_traceback(
             type(exc), exc, trace, tb_offset=0
         )
         return shown
@@ -70,7 +71,7 @@ class TraceMagics(Magics):  # type: ignore[misc]  # IPython's decorators are unt
     def _place(self, text: str, magic: SourceLine | None) -> SourceLine:
         """The first line of this cell, by a file name that knows the cell's text."""
         number = magic.cell if magic is not None else None
-        file = self.shell.compile.cache(text, number or self.shell.execution_count)
+        file = self._shell.compile.cache(text, number or self._shell.execution_count)
         return SourceLine(file, 1, number)
 
     # Which model, which prompt
@@ -91,7 +92,7 @@ class TraceMagics(Magics):  # type: ignore[misc]  # IPython's decorators are unt
     def _default(self) -> TracedModel:
         if self.model is not None:
             return self.model
-        space = self.shell.user_ns
+        space = self._shell.user_ns
         found = {id(value): value for value in space.values() if isinstance(value, TracedModel)}
         if len(found) == 1:
             return next(iter(found.values()))
@@ -104,7 +105,7 @@ class TraceMagics(Magics):  # type: ignore[misc]  # IPython's decorators are unt
     def _placed(self, model: TracedModel, on: str) -> TracedModel:
         if on == "local":
             return model if hasattr(model.executor, "module") else LanguageModel(model.name)
-        lab = self.shell.user_ns.get(on)
+        lab = self._shell.user_ns.get(on)
         if not isinstance(lab, Lab):
             raise MagicUsage(
                 f"--on {on}: no connected lab has that name.",
@@ -114,7 +115,7 @@ class TraceMagics(Magics):  # type: ignore[misc]  # IPython's decorators are unt
 
     def _evaluated(self, expression: str) -> Any:
         try:
-            return eval(expression, self.shell.user_ns)  # the user's own line, own kernel
+            return eval(expression, self._shell.user_ns)  # the user's own line, own kernel
         except NameError as exc:
             raise MagicUsage(
                 f"{expression}: {exc}.", hint="Define it first, or put text in quotes."
@@ -128,13 +129,13 @@ class TraceMagics(Magics):  # type: ignore[misc]  # IPython's decorators are unt
             )
         if isinstance(model, LanguageModel):
             return model.trace(given[0] if len(given) == 1 else given)
-        traced: Tracer[Run] = model.trace(*given)  # type: ignore[attr-defined]
+        traced: Tracer[Run] = model.trace(*given)
         return traced
 
     # Running the body
 
     def _carry_out(self, tracer: Tracer[Run], said: TraceLine, body: Body) -> Run:
-        space = self.shell.user_ns
+        space = self._shell.user_ns
         space.pop(LAST, None)
         tracer.start()
         try:
@@ -155,7 +156,7 @@ class TraceMagics(Magics):  # type: ignore[misc]  # IPython's decorators are unt
         if said.graph:
             print(tracer.graph)
         if body.shows:
-            last = self.shell.user_ns.pop(LAST, None)
+            last = self._shell.user_ns.pop(LAST, None)
             if last is not None:
                 display(last)
         for view in said.show:
@@ -189,11 +190,11 @@ class TraceMagics(Magics):  # type: ignore[misc]  # IPython's decorators are unt
         if len(urls) > 1 or not options["--as"].isidentifier():
             raise MagicUsage("One address, please.", hint="%nnl connect URL --token T --as lab")
         self.lab = connect(urls[0] if urls else None, token=options["--token"] or None)
-        self.shell.user_ns[options["--as"]] = self.lab
+        self._shell.user_ns[options["--as"]] = self.lab
         return self.lab
 
     def _use(self, name: str) -> TracedModel:
-        found = self.shell.user_ns.get(name)
+        found = self._shell.user_ns.get(name)
         if isinstance(found, TracedModel):
             self.model = found
         elif self.lab is not None:
@@ -207,7 +208,7 @@ def _save(space: dict[str, Any], name: str, *, asked: bool) -> None:
     """Save what a name holds, as if the body had called `.save()` on it in its last line."""
     if asked and name not in space:
         raise MagicUsage(f"-s {name}: the cell assigns no {name}.", hint="Names: -s h,logits")
-    stack = [space.get(name)]
+    stack: list[Any] = [space.get(name)]
     while stack:
         value = stack.pop()
         if isinstance(value, Proxy):

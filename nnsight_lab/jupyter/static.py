@@ -40,9 +40,10 @@ def heatmap_svg(
     wide, high = cell
     left, above, below = 64, 34, 34
     width, height = left + wide * len(columns) + 12, above + high * len(rows) + below
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    font = 'font-family="system-ui, sans-serif" font-size="12"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} {font}>',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         _text(left, 20, title, anchor="start", size=14),
     ]
@@ -51,17 +52,17 @@ def heatmap_svg(
         parts.append(_text(left - 6, y + high / 2 + 4, label, anchor="end"))
         for place, value in enumerate(values[index]):
             fill, ink = colour(value / top if top else 0.0)
-            x = left + wide * place
+            start = left + wide * place
             parts.append(
-                f'<rect x="{x}" y="{y}" width="{wide}" height="{high}" fill="{fill}" '
+                f'<rect x="{start}" y="{y}" width="{wide}" height="{high}" fill="{fill}" '
                 f'stroke="#ffffff"><title>{value:.4g}</title></rect>'
             )
             if texts is not None:
-                middle = x + wide / 2, y + high / 2 + 4
-                parts.append(_text(*middle, _short(texts[index][place], wide), ink=ink))
+                word = _short(texts[index][place], wide)
+                parts.append(_text(start + wide / 2, y + high / 2 + 4, word, ink=ink))
     for place, label in enumerate(columns):
-        x = left + wide * place + wide / 2
-        parts.append(_text(x, above + high * len(rows) + 18, _short(label, wide)))
+        middle = left + wide * place + wide / 2
+        parts.append(_text(middle, above + high * len(rows) + 18, _short(label, wide)))
     return "".join([*parts, "</svg>"])
 
 

@@ -46,7 +46,7 @@ def attention_pattern(
         raise AddressNotFound(f"{model.name} has no layer {layer}.", hint=f"0 to {count - 1}.")
     given = source.inputs if isinstance(source, Run) else model.tokenize(prompt)
     with model.trace(given, execute=False) as tracer:
-        pattern = model.layers[place].attn.pattern.save()  # noqa: F841 (named by the recorder)
+        tracer.save(pattern=model.layers[place].attn.pattern)
     run = source.then(tracer.graph) if isinstance(source, Run) else model.run(tracer.graph, given)
     tokens = model.token_strings(run.inputs)[row]
     shown = run["pattern"][row, :, -len(tokens) :, -len(tokens) :]

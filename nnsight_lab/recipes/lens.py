@@ -41,8 +41,8 @@ def _graph(model: LanguageModel, prompt: Any, top: int) -> Graph:
     with model.trace(prompt, execute=False) as tracer:
         stream = [model.layers[0].input, *(layer.output for layer in model.layers)]
         found = [_read_through_unembedding(model, resid, top) for resid in stream]
-        probabilities, ids, entropy = (torch.stack(part) for part in zip(*found, strict=True))
-        probabilities.save(), ids.save(), entropy.save()
+        parts = [torch.stack(part) for part in zip(*found, strict=True)]
+        tracer.save(probabilities=parts[0], ids=parts[1], entropy=parts[2])
     return tracer.graph
 
 

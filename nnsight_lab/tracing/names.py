@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -17,98 +19,120 @@ from nnsight_lab.ir import NodeId
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.recorder import Recorder
 
-__all__ = ["assign_in_frame", "filled", "names_of_saved"]
+__all__ = ["assign_in_frame", "filled", "names_of_saved", "variables_of"]
 
-_DEEPEST = 4
 _LONGEST = 10_000
-"""Containers deeper or longer than this are not searched; they are data, not saved values."""
+"""Containers longer than this are not searched; they are data, not saved values."""
+_MOST_ITEMS = 50_000
+"""Items looked at in all containers together, those nearest to a variable first."""
 _SHELL = re.compile(r"_+|_\d+|_i{1,3}|_i\d+|_oh|_dh|_ih|Out|In")
 """Names an interactive shell keeps for itself."""
+
+
+def variables_of(frame: FrameType) -> dict[str, Any]:
+    """What the code of a block can name: its own variables, then the globals it mentions."""
+    own = dict(frame.f_locals)
+    mentioned = (name for name in frame.f_code.co_names if name in frame.f_globals)
+    return own | {name: frame.f_globals[name] for name in mentioned if name not in own}
 
 
 def names_of_saved(recorder: Recorder, variables: dict[str, Any]) -> dict[str, NodeId]:
     """Names for every saved value: variables first, `xs[0]` inside containers, else `saved_0`."""
     names: dict[str, NodeId] = {}
-    named: set[NodeId] = set()
-    for name, value in variables.items():
-        if _SHELL.fullmatch(name):
+    for slot in _slots(variables):
+        node = _saved_node(slot.value, recorder)
+        if node is not None:
+            names[_unused(slot.name, names)] = node
+    in_order = dict.fromkeys(_saved_node(proxy, recorder) for proxy in recorder.saved)
+    order = {node: place for place, node in enumerate(in_order) if node is not None}
+    named = set(names.values())
+    for count, node in enumerate(node for node in order if node not in named):
+        names[_unused(f"saved_{count}", names)] = node
+    return dict(sorted(names.items(), key=lambda pair: order[pair[1]]))
+
+
+def _unused(name: str, names: dict[str, NodeId]) -> str:
+    """The name, or where two values claim it (`{1: a, "1": b}` never; odd keys may), the next."""
+    free, count = name, 1
+    while free in names:
+        count += 1
+        free = f"{name}#{count}"
+    return free
+
+
+def _saved_node(value: Any, recorder: Recorder) -> NodeId | None:
+    if isinstance(value, Proxy) and value.recorder is recorder and value.saved_value is not None:
+        return value.saved_value.node
+    return None
+
+
+@dataclass(slots=True, eq=False)
+class _Slot:
+    """A place that holds a value: a variable, or a key of a container in the slot `inside`."""
+
+    name: str
+    key: Any
+    value: Any
+    inside: _Slot | None = None
+    new_items: dict[Any, Any] = field(default_factory=dict)
+
+
+def _slots(variables: dict[str, Any]) -> Iterator[_Slot]:
+    """Every recorded value and container within reach, containers before what they hold."""
+    shell = (name for name in variables if _SHELL.fullmatch(name))
+    own = {name: value for name, value in variables.items() if name not in set(shell)}
+    queue = deque(_Slot(name, name, value) for name, value in own.items() if _matters(value))
+    seen: set[int] = set()
+    left = _MOST_ITEMS
+    while queue:
+        slot = queue.popleft()
+        yield slot
+        held = slot.value
+        if isinstance(held, Proxy) or id(held) in seen or len(held) > min(left, _LONGEST):
             continue
-        for full, proxy in _saved_in(name, value, recorder, 0):
-            assert proxy.saved_value is not None
-            names[full] = proxy.saved_value.node
-            named.add(proxy.saved_value.node)
-    count = 0
-    for proxy in recorder.saved:
-        saved = proxy.saved_value
-        if saved is not None and saved.node not in named:
-            names[f"saved_{count}"] = saved.node
-            named.add(saved.node)
-            count += 1
-    return names
+        if not isinstance(held, tuple):  # only what can change can hold itself
+            seen.add(id(held))
+        left -= len(held)
+        pairs = held.items() if isinstance(held, dict) else enumerate(held)
+        queue.extend(
+            _Slot(f"{slot.name}[{key!r}]", key, item, slot) for key, item in pairs if _matters(item)
+        )
 
 
-def _saved_in(
-    name: str, value: Any, recorder: Recorder, depth: int
-) -> Iterator[tuple[str, Proxy]]:
-    if isinstance(value, Proxy):
-        if value.recorder is recorder and value.saved_value is not None:
-            yield name, value
-    elif depth >= _DEEPEST or not _is_container(value):
-        return
-    elif type(value) is not dict:
-        for index, item in enumerate(value):
-            yield from _saved_in(f"{name}[{index}]", item, recorder, depth + 1)
-    else:
-        for key, item in value.items():
-            yield from _saved_in(f"{name}[{key!r}]", item, recorder, depth + 1)
-
-
-def _is_container(value: Any) -> bool:
-    return type(value) in (list, tuple, dict) and len(value) <= _LONGEST
+def _matters(value: Any) -> bool:
+    return isinstance(value, Proxy | list | tuple | dict | deque)
 
 
 def filled(recorder: Recorder, variables: dict[str, Any]) -> dict[str, Any]:
     """The variables that get a new value; lists and dicts among them are filled in place."""
-
-    def tensor_of(proxy: Proxy) -> Any:
-        saved = proxy.saved_value
-        assert saved is not None
-        return recorder.results[saved.node]
-
-    changed = {}
-    for name, value in variables.items():
-        if _SHELL.fullmatch(name):
+    changed: dict[str, Any] = {}
+    for slot in reversed(list(_slots(variables))):
+        node = _saved_node(slot.value, recorder)
+        if node is not None:
+            new = recorder.results[node]
+        elif slot.new_items:
+            new = _tuple_with(slot.value, slot.new_items)
+        else:
             continue
-        new = _filled(value, recorder, tensor_of, 0)
-        if new is not value:
-            changed[name] = new
+        if slot.inside is None:
+            changed[slot.key] = new
+        elif isinstance(slot.inside.value, tuple):
+            slot.inside.new_items[slot.key] = new
+        else:
+            slot.inside.value[slot.key] = new
     return changed
 
 
-def _filled(
-    value: Any, recorder: Recorder, tensor_of: Callable[[Proxy], Any], depth: int
-) -> Any:
-    """The value with saved proxies replaced; lists and dicts in place, tuples anew."""
-    if isinstance(value, Proxy):
-        mine = value.recorder is recorder and value.saved_value is not None
-        return tensor_of(value) if mine else value
-    if depth >= _DEEPEST or not _is_container(value):
-        return value
-    if type(value) is list:
-        value[:] = [_filled(item, recorder, tensor_of, depth + 1) for item in value]
-    elif type(value) is dict:
-        for key, item in value.items():
-            value[key] = _filled(item, recorder, tensor_of, depth + 1)
-    elif type(value) is tuple:
-        items = tuple(_filled(item, recorder, tensor_of, depth + 1) for item in value)
-        if any(new is not old for new, old in zip(items, value, strict=True)):
-            return items
-    return value
+def _tuple_with(old: Any, new_items: dict[int, Any]) -> Any:
+    items = [new_items.get(place, item) for place, item in enumerate(old)]
+    return type(old)(*items) if hasattr(old, "_fields") else type(old)(items)
 
 
 def assign_in_frame(frame: FrameType, changed: dict[str, Any]) -> None:
-    """Rebind variables of a frame, be it a module or a function."""
-    frame.f_locals.update(changed)
-    if sys.version_info < (3, 13) and frame.f_locals is not frame.f_globals:
+    """Rebind variables of a frame, be it a module or a function, and globals it mentions."""
+    own = frame.f_locals  # asked for once: before PEP 667 asking again would undo what we write
+    for name, value in changed.items():
+        (own if name in own else frame.f_globals)[name] = value
+    if sys.version_info < (3, 13) and own is not frame.f_globals:
         # Before PEP 667 a function's f_locals is a copy; this writes it through.
         ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))

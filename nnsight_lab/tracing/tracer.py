@@ -15,10 +15,15 @@ from functools import partial
 from types import FrameType, TracebackType
 from typing import Any, Generic, TypeVar
 
-from nnsight_lab.errors import GraphError, LabError
+from nnsight_lab.errors import GraphError, LabError, SourceLine
 from nnsight_lab.ir import Graph, NodeId
 from nnsight_lab.passes.live import drop_dead_nodes
-from nnsight_lab.tracing.names import assign_in_frame, filled, names_of_saved
+from nnsight_lab.tracing.names import (
+    assign_in_frame,
+    filled,
+    names_of_saved,
+    variables_of,
+)
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.source import shorten_traceback, user_line
 
@@ -57,8 +62,10 @@ class Tracer(Generic[RunT]):
         self._execute = execute
         self._frame: FrameType | None = None
         self._token: Any = None
+        self._begun_at: SourceLine | None = None
         self._graph: Graph | None = None
         self._run: RunT | None = None
+        self._named: dict[str, Any] = {}
 
     @property
     def graph(self) -> Graph:
@@ -72,13 +79,23 @@ class Tracer(Generic[RunT]):
             raise GraphError("This block has not run.", hint="It runs when the block ends.")
         return self._run
 
+    def save(self, **values: Any) -> None:
+        """Save values under names of your own: `tracer.save(logits=lm.logits)`."""
+        for name, value in values.items():
+            self._named[name] = value.save()
+
     def start(self) -> None:
         """Open the recording. `stop` must follow."""
+        self._begun_at = user_line()
+        if self._token is not None:
+            raise GraphError(
+                "This trace has been used.", hint="Each block needs a model.trace(…) of its own."
+            ).at(self._begun_at)
         if open_recorder(self._owner) is not None:
             raise GraphError(
                 "A trace on this model is already open.",
                 hint="End it first, or give both prompts to one trace.",
-            ).at(user_line())
+            ).at(self._begun_at)
         self._token = _open.set((*_open.get(), (self._owner, self._recorder)))
 
     def stop(self) -> None:
@@ -91,14 +108,18 @@ class Tracer(Generic[RunT]):
         Raises:
             LabError: whatever is wrong with the experiment or its run.
         """
-        names = names_of_saved(self._recorder, variables)
-        self._graph = self._close(names)
-        if self._execute:
+        names = names_of_saved(self._recorder, {**variables, **self._named})
+        try:
+            self._graph = self._close(names)
+            if not self._execute:
+                return
             self._run = self._carry_out(self._graph)
-            self._keep(self._run, names)
-            changed = filled(self._recorder, variables)
-            if changed:
-                assign(changed)
+        except LabError as exc:
+            raise exc.at(self._begun_at)
+        self._keep(self._run, names)
+        changed = filled(self._recorder, variables)
+        if changed:
+            assign(changed)
 
     def __enter__(self) -> Tracer[RunT]:
         self.start()
@@ -120,7 +141,7 @@ class Tracer(Generic[RunT]):
         assert frame is not None, "the block was entered"
         failure: LabError | None = None
         try:
-            self.finish(dict(frame.f_locals), partial(assign_in_frame, frame))
+            self.finish(variables_of(frame), partial(assign_in_frame, frame))
         except LabError as error:
             failure = error.with_traceback(None)
         if failure is not None:
