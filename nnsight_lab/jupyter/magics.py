@@ -166,8 +166,9 @@ class TraceMagics(Magics):
 
     @line_magic
     def nnl(self, line: str) -> Any:
-        """%nnl connect URL [--token T] [--as NAME]   connect to a lab's server
-        %nnl use NAME                                 the model %%trace uses by default
+        """%nnl connect URL [--token T] [--as NAME]   connect to a lab's server; it becomes `lab`
+        %nnl use NAME [--as NAME]        the model %%trace uses by default; a served or bundled
+                                         one becomes `lm`, a variable keeps its name
         """
         word, _, rest = line.strip().partition(" ")
         magic = user_line()
@@ -175,33 +176,44 @@ class TraceMagics(Magics):
             if word == "connect":
                 return self._connect(rest.split())
             if word == "use":
-                return self._use(rest.strip())
+                return self._use(rest.split())
             raise MagicUsage(f"%nnl {word or '(nothing)'}?", hint="%nnl connect URL, %nnl use NAME")
 
     def _connect(self, words: list[str]) -> Lab:
-        options = {"--token": "", "--as": "lab"}
-        urls = []
-        rest = iter(words)
-        for word in rest:
-            if word in options:
-                options[word] = next(rest, "")
-            else:
-                urls.append(word)
-        if len(urls) > 1 or not options["--as"].isidentifier():
+        urls, options = _options(words, {"--token": "", "--as": "lab"})
+        if len(urls) > 1:
             raise MagicUsage("One address, please.", hint="%nnl connect URL --token T --as lab")
         self.lab = connect(urls[0] if urls else None, token=options["--token"] or None)
         self._shell.user_ns[options["--as"]] = self.lab
         return self.lab
 
-    def _use(self, name: str) -> TracedModel:
-        found = self._shell.user_ns.get(name)
-        if isinstance(found, TracedModel):
-            self.model = found
-        elif self.lab is not None:
-            self.model = self.lab.model(name)
+    def _use(self, words: list[str]) -> TracedModel:
+        names, options = _options(words, {"--as": "lm"})
+        if len(names) != 1:
+            raise MagicUsage("Which model?", hint="%nnl use tiny, or %nnl use VARIABLE")
+        found = self._shell.user_ns.get(names[0])
+        if not isinstance(found, TracedModel):
+            found = self.lab.model(names[0]) if self.lab else LanguageModel(names[0])
+            self._shell.user_ns[options["--as"]] = found
+        self.model = found
+        return found
+
+
+def _options(words: list[str], options: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Words of a line magic apart from its options, and the options over their defaults."""
+    plain: list[str] = []
+    given = dict(options)
+    rest = iter(words)
+    for word in rest:
+        if word in options:
+            given[word] = next(rest, "")
+        elif word.startswith("-"):
+            raise MagicUsage(f"{word} is no option here.", hint=f"Options: {', '.join(options)}.")
         else:
-            self.model = LanguageModel(name)
-        return self.model
+            plain.append(word)
+    if not given.get("--as", "name").isidentifier():
+        raise MagicUsage(f"--as {given['--as']!r} is not a name.", hint="Give a Python name.")
+    return plain, given
 
 
 def _save(space: dict[str, Any], name: str, *, asked: bool) -> None:

@@ -128,6 +128,22 @@ def test_nnl_use_chooses_the_model(notebook: Any, tiny: nl.LanguageModel) -> Non
     assert notebook.names["run"].model is notebook.names["second"]
 
 
+def test_nnl_use_loads_a_bundled_model_as_lm(notebook: Any) -> None:
+    del notebook.names["lm"]
+    notebook.ran("%nnl use tiny")
+    notebook.ran(f'%%trace "{PROMPT}"\nlogits = lm.logits')
+
+    assert notebook.names["run"].model is notebook.names["lm"]
+
+
+@pytest.mark.parametrize("line", ["%nnl", "%nnl use", "%nnl use tiny --at x", "%nnl fly"])
+def test_nnl_says_what_it_takes(notebook: Any, line: str) -> None:
+    error, _ = shown_error(notebook, line)
+
+    assert isinstance(error, LabError)
+    assert (error.code, bool(error.hint)) == ("magic-usage", True)
+
+
 def shown_error(notebook: Any, text: str) -> tuple[BaseException, str]:
     """The error of a cell, and what the notebook shows of it."""
     cell = notebook.cell(text)

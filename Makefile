@@ -1,0 +1,95 @@
+# What a person types. Needs Python 3.11+, make and git; everything else goes into .venv.
+# Stamps in .venv remember what is installed, so a second run is quick.
+
+TORCH   := 2.13.0
+VENV    := .venv
+BIN     := $(VENV)/bin
+NEEDS   := pyproject.toml .ci/constraints.txt
+ARGS    ?=
+
+# The first interpreter that is new enough; `make PYTHON=/path/to/python3.12 lab` to choose another.
+PYTHON  ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null 2>&1 && \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && \
+	echo $$p && break; done)
+
+PIP     := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint .ci/constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install lab demo test check format docs bench clean
+
+help:
+	@echo 'make lab       start a server and JupyterLab at the quickstart, and print the URL'
+	@echo 'make test      everything that must hold: laws, notebooks, types, style'
+	@echo 'make demo      run the quickstart here and on a server; say how far apart they are'
+	@echo 'make install   only create .venv and install'
+	@echo 'make check     style, types and room rules: the quick part of make test'
+	@echo 'make format    let ruff mend style and imports'
+	@echo 'make docs      build the documentation into docs/_build/html'
+	@echo 'make bench     what a trace costs beside hand-written hooks'
+	@echo 'make clean     remove .venv and everything that was built'
+	@echo 'Options for the command behind a word: make test ARGS="-k lens", make lab ARGS="--port 9000"'
+
+# --- the environment ----------------------------------------------------------------------
+
+$(VENV)/.created:
+	@test -n "$(PYTHON)" || { echo 'make: no Python 3.11 or newer found; install one, or say make PYTHON=/path/to/python3'; exit 1; }
+	@echo 'make: creating $(VENV) with $(PYTHON)'
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo 'make: this Python cannot create environments; on Debian and Ubuntu: apt install python3-venv'; exit 1; }
+	@touch $@
+
+# torch first and alone: by far the largest, and the same build whatever else is asked for.
+$(VENV)/.torch-$(TORCH): $(VENV)/.created
+	@echo 'make: installing torch $(TORCH) (large; once)'
+	@$(INSTALL) torch==$(TORCH)
+	@touch $@
+
+$(VENV)/.lab: $(VENV)/.torch-$(TORCH) $(NEEDS)
+	@echo 'make: installing nnsight-lab, JupyterLab and the server'
+	@$(INSTALL) --editable '.[lab]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.torch-$(TORCH) $(NEEDS)
+	@echo 'make: installing nnsight-lab and what the tests need'
+	@$(INSTALL) --editable '.[test]'
+	@touch $@ $(VENV)/.lab
+
+$(VENV)/.docs: $(VENV)/.lab $(NEEDS)
+	@echo 'make: installing the documentation tools'
+	@$(INSTALL) --editable '.[docs]'
+	@touch $@
+
+install: $(VENV)/.lab
+
+# --- the words ----------------------------------------------------------------------------
+
+lab: $(VENV)/.lab
+	@$(BIN)/nnsight-lab lab $(ARGS)
+
+demo: $(VENV)/.lab
+	@$(BIN)/nnsight-lab demo $(ARGS)
+
+test: $(VENV)/.test
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.test
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+	@$(BIN)/mypy
+
+format: $(VENV)/.test
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+docs: $(VENV)/.docs
+	@$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html $(ARGS)
+	@echo 'make: the documentation is at docs/_build/html/index.html'
+
+bench: $(VENV)/.lab
+	@$(BIN)/python tests/benchmarks/trace_overhead.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist docs/_build nnsight-lab-demo.html .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find nnsight_lab server tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
