@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from nnsight_lab.jupyter.static import RAMP, heatmap_svg
+from nnsight_lab.jupyter.static import DIVERGING, RAMP, heatmap_svg
 from nnsight_lab.recipes import AttentionPattern, LogitLens, attention_pattern, logit_lens
 
 if TYPE_CHECKING:
@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["LabFigure", "RunFigures", "attention_figure", "heatmap_figure", "lens_figure"]
 
-_SCALE = [
-    [place / (len(RAMP) - 1), f"rgb{colour}"] for place, colour in enumerate(RAMP)
-]  # the same colours as the SVG
+
+def _scale(ramp: tuple[tuple[int, int, int], ...]) -> list[list[Any]]:
+    """The colours of the SVG, as Plotly writes them."""
+    return [[place / (len(ramp) - 1), f"rgb{colour}"] for place, colour in enumerate(ramp)]
+
+
+_SCALE = _scale(RAMP)
 _PLOTLY_MIME = "application/vnd.plotly.v1+json"
 
 
@@ -95,13 +99,13 @@ def lens_figure(lens: LogitLens) -> LabFigure:
     figure = LabFigure(
         go.Heatmap(
             z=best, x=columns, y=lens.layers, text=_escaped(words), hovertext=hover,
-            texttemplate="%{text}", textfont={"size": 12}, hoverinfo="text", colorscale=_SCALE, zmin=0, zmax=1,
+            texttemplate="%{text}", textfont={"size": 11}, hoverinfo="text", colorscale=_SCALE, zmin=0, zmax=1,
             colorbar={"title": "probability", "thickness": 12}, xgap=1, ygap=1,
         ),
         svg=svg,
     )  # fmt: skip
     figure.update_layout(
-        title=title, height=120 + 32 * len(lens.layers), width=200 + 84 * len(columns),
+        title=title, height=120 + 32 * len(lens.layers), width=200 + 64 * len(columns),
         xaxis=_token_axis(columns, lens.tokens), yaxis={"title": "layer", "type": "category"},
         margin={"l": 60, "r": 20, "t": 50, "b": 50}, template="plotly_white",
     )  # fmt: skip
@@ -172,15 +176,15 @@ def heatmap_figure(
     """
     numbers = values.tolist() if hasattr(values, "tolist") else [list(row) for row in values]
     largest = max((abs(number) for row in numbers for number in row), default=1.0) or 1.0
-    texts = [[f"{number:.2f}" for number in row] for row in numbers]
+    texts = [[f"{number:.2f}".replace("-0.00", "0.00") for number in row] for row in numbers]
     svg = heatmap_svg(
-        [[(number / largest + 1) / 2 for number in row] for row in numbers],
-        rows=rows, columns=columns, texts=texts, title=title, cell=(60, 24),
+        numbers, rows=rows, columns=columns, texts=texts, title=title, cell=(60, 24),
+        low=-largest, top=largest, ramp=DIVERGING,
     )  # fmt: skip
     places = _numbered(columns)
     figure = LabFigure(
         go.Heatmap(
-            z=numbers, x=places, y=rows, zmid=0, colorscale="RdBu", xgap=1, ygap=1,
+            z=numbers, x=places, y=rows, zmid=0, colorscale=_scale(DIVERGING), xgap=1, ygap=1,
             colorbar={"title": colour_title, "thickness": 12},
             hovertemplate="%{y}, %{x}<br>%{z:.3f}<extra></extra>",
         ),
