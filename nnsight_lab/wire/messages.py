@@ -1,0 +1,224 @@
+"""The control messages: one frozen dataclass each, and the union of what each side may say.
+
+    client → server    Hello  ListModels  GetCard  Submit  Cancel
+    server → client    Welcome  Models  Card  Accepted  Queued  Started  Saved  Failed  Done  Error
+
+Plain data only: how they are written is in `codec.py`, when they may be said in
+`connection.py`, and the bytes that follow `Submit`, `Card` and `Saved` in `frames.py`.
+`job` and `ask` are numbers the client chooses, rising from 1. `seq` counts a job's events from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+from nnsight_lab.ir.literals import Arg
+
+__all__ = [
+    "PROTOCOL",
+    "Accepted",
+    "Cancel",
+    "Card",
+    "ClientMessage",
+    "Done",
+    "Error",
+    "Failed",
+    "GetCard",
+    "Hello",
+    "ListModels",
+    "Message",
+    "ModelSummary",
+    "Models",
+    "Queued",
+    "Saved",
+    "ServerMessage",
+    "Started",
+    "Submit",
+    "TensorHead",
+    "Welcome",
+]
+
+PROTOCOL = 1
+"""The version of the protocol this package speaks."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """A served model in one line: enough to choose by, without its tree."""
+
+    name: str
+    architecture: str
+    dtype: str
+    engine: str
+    device: str
+    layers: int
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorHead:
+    """A tensor that follows in binary frames: its stream number, dtype name and shape."""
+
+    stream: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first message of a client. versions: package versions by name, for the log."""
+
+    kind: ClassVar[str] = "hello"
+    protocol: int
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ListModels:
+    """Which models are served now?"""
+
+    kind: ClassVar[str] = "list_models"
+    ask: int
+
+
+@dataclass(frozen=True, slots=True)
+class GetCard:
+    """Send the card of one model."""
+
+    kind: ClassVar[str] = "get_card"
+    ask: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Run a graph, whose `graph_bytes` bytes follow. rows: prompts as token ids.
+
+    key: chosen once by the client, the same when it submits again after a lost connection.
+    """
+
+    kind: ClassVar[str] = "submit"
+    job: int
+    model: str
+    graph_bytes: int
+    rows: tuple[tuple[int, ...], ...]
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stop a job, queued or running. Its last event tells how it ended."""
+
+    kind: ClassVar[str] = "cancel"
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The answer to `Hello`. graph_bytes: the largest graph this server takes."""
+
+    kind: ClassVar[str] = "welcome"
+    protocol: int
+    versions: Mapping[str, str]
+    models: tuple[ModelSummary, ...]
+    graph_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The answer to `ListModels`."""
+
+    kind: ClassVar[str] = "models"
+    ask: int
+    models: tuple[ModelSummary, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """The answer to `GetCard`: a card of `size` bytes of JSON follows (`trees.py`)."""
+
+    kind: ClassVar[str] = "card"
+    ask: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The job passed every check."""
+
+    kind: ClassVar[str] = "accepted"
+    job: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The job waits behind `place` others."""
+
+    kind: ClassVar[str] = "queued"
+    job: int
+    seq: int
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The job runs."""
+
+    kind: ClassVar[str] = "started"
+    job: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A saved value: its structure, in which `%i` stands for the i-th of `tensors`.
+
+    The elements of each tensor follow in binary frames under its stream number.
+    """
+
+    kind: ClassVar[str] = "saved"
+    job: int
+    seq: int
+    name: str
+    structure: Arg
+    tensors: tuple[TensorHead, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The job ended with an error. error: as `LabError.to_plain` writes it."""
+
+    kind: ClassVar[str] = "failed"
+    job: int
+    seq: int
+    error: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The job ended well. seconds: time by stage."""
+
+    kind: ClassVar[str] = "done"
+    job: int
+    seq: int
+    seconds: Mapping[str, float]
+    sent_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """An ask that cannot be answered or, when `ask` is None, a message that cannot be read."""
+
+    kind: ClassVar[str] = "error"
+    ask: int | None
+    error: Mapping[str, Any]
+
+
+ClientMessage: TypeAlias = Hello | ListModels | GetCard | Submit | Cancel
+ServerMessage: TypeAlias = (
+    Welcome | Models | Card | Accepted | Queued | Started | Saved | Failed | Done | Error
+)
+Message: TypeAlias = ClientMessage | ServerMessage
