@@ -1,0 +1,133 @@
+"""`nl.connect`: a lab's server, and its models as the same objects one has at home.
+
+A `Lab` holds a connection and no weights. What a model can do is in `language_model.py`; how a
+run gets there and back is in `executors/remote.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
+
+from nnsight_lab.errors import ModelNotFound
+from nnsight_lab.executors.remote import RemoteExecutor
+from nnsight_lab.executors.remote_client import LabClient
+from nnsight_lab.settings import Settings
+from nnsight_lab.wire import ModelSummary
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from nnsight_lab.models.language_model import LanguageModel
+
+__all__ = ["Lab", "LabModel", "LabModels", "connect"]
+
+
+def connect(
+    url: str | None = None, token: str | None = None, *, settings: Settings | None = None
+) -> Lab:
+    """The lab's server at `url`, connected and let in.
+
+    url, token: as the server printed them; by default `NNSIGHT_LAB_SERVER`, `NNSIGHT_LAB_TOKEN`.
+
+        lab = nl.connect("http://127.0.0.1:8765", token="…")
+        lm = lab.model("tiny")
+
+    Raises:
+        ServerUnreachable: nothing answers there.
+        AuthFailed: the token is missing or wrong.
+    """
+    settings = settings or Settings.from_environment()
+    settings = replace(
+        settings,
+        server=settings.server if url is None else url,
+        token=settings.token if token is None else token,
+    )
+    client = LabClient(settings.server, settings.token, settings)
+    client.link()
+    return Lab(client, settings)
+
+
+class LabModel:
+    """A served model in one line; `lab.model(name)` is the model itself."""
+
+    def __init__(self, summary: ModelSummary) -> None:
+        self.name = summary.name
+        self.architecture = summary.architecture
+        self.dtype = summary.dtype
+        self.engine = summary.engine
+        self.device = summary.device
+        self.layers = summary.layers
+        self.parameters = summary.parameters
+
+    def __repr__(self) -> str:
+        size = f"{self.parameters / 1e6:.1f}M parameters"
+        what = f"{self.architecture}, {self.layers} layers, {size}, {self.dtype}"
+        return f"<{self.name}: {what}, {self.engine} on {self.device}>"
+
+
+class LabModels(list[LabModel]):
+    """The models of a server, printed one a line."""
+
+    def __repr__(self) -> str:
+        return "\n".join(map(repr, self)) or "<no models>"
+
+
+class Lab:
+    """A lab's server. Closes with `close()` or a `with` block; runs open it again."""
+
+    def __init__(self, client: LabClient, settings: Settings) -> None:
+        self.client = client
+        self._settings = settings
+
+    @property
+    def url(self) -> str:
+        """Where the server is."""
+        return self.client.url
+
+    def models(self) -> LabModels:
+        """What is served now, each with its `.name`."""
+        return LabModels(map(LabModel, self.client.models()))
+
+    def model(self, name: str) -> LanguageModel:
+        """A served model, to trace with as if it were here.
+
+        Raises:
+            ModelNotFound: no model of that name is served; the nearest is offered.
+        """
+        from nnsight_lab.models.language_model import LanguageModel
+
+        executor = RemoteExecutor(self.client, str(name))
+        try:
+            executor.card()
+        except ModelNotFound:
+            raise self._not_found(str(name)) from None
+        return LanguageModel.from_executor(executor, self._settings)
+
+    def _not_found(self, name: str) -> ModelNotFound:
+        names = [model.name for model in self.models()]
+        near = difflib.get_close_matches(name, names, 1, 0.4)
+        nearest = f"Nearest: {near[0]!r}. " if near else ""
+        served = ", ".join(map(repr, names)) or "nothing"
+        return ModelNotFound(
+            f"No model {name!r} at {self.url}.", hint=f"{nearest}Served there: {served}."
+        )
+
+    def close(self) -> None:
+        """End the connection; runs under way fail with `ConnectionLost`."""
+        self.client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Lab at {self.url}>"

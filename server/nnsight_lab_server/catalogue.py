@@ -1,0 +1,97 @@
+"""The models a server offers: by name, with their workers, states and cards.
+
+Names resolve here and only here; a client never gives a path or a revision.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+
+from nnsight_lab.contract import ModelCard
+from nnsight_lab.errors import EngineFailed, ModelNotFound
+from nnsight_lab.wire import ModelSummary, encode_card
+from nnsight_lab_server.config import ServedModel
+from nnsight_lab_server.jobs import ModelState, ModelWorker
+
+__all__ = ["Catalogue"]
+
+
+class Catalogue:
+    """One worker per model."""
+
+    def __init__(self, models: tuple[ServedModel, ...], *, queued: int) -> None:
+        self._workers = {
+            model.name: ModelWorker(model.name, model.load, queued=queued) for model in models
+        }
+        if len(self._workers) != len(models):
+            raise ValueError("two models have one name")
+        self._cards: dict[str, bytes] = {}
+
+    def __iter__(self) -> Iterator[ModelWorker]:
+        return iter(self._workers.values())
+
+    def start(self) -> None:
+        """Begin to load every model."""
+        for worker in self:
+            worker.start()
+
+    def stop(self) -> None:
+        """Cancel all jobs and let every model go."""
+        for worker in self:
+            worker.stop()
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model can take jobs."""
+        return all(worker.state is ModelState.READY for worker in self)
+
+    def states(self) -> dict[str, str]:
+        """The state of each model, by name."""
+        return {worker.name: worker.state.value for worker in self}
+
+    def find(self, name: str) -> tuple[ModelWorker, ModelCard]:
+        """The worker and card of a model that is ready.
+
+        Raises:
+            ModelNotFound: no model of that name is served; the nearest is offered.
+            EngineFailed: it is still loading, or could not be loaded.
+        """
+        worker = self._workers.get(name)
+        if worker is None:
+            near = difflib.get_close_matches(name, self._workers, 1, 0.4)
+            nearest = f"Nearest: {near[0]!r}. " if near else ""
+            served = ", ".join(map(repr, self._workers))
+            raise ModelNotFound(
+                f"No model {name[:200]!r} on this server.", hint=f"{nearest}Served: {served}."
+            )
+        if worker.state is not ModelState.READY or worker.engine is None:
+            raise EngineFailed(
+                f"The model {name!r} is {worker.state.value}.", hint="Try again in a while."
+            )
+        return worker, worker.engine.card()
+
+    def card_bytes(self, name: str) -> bytes:
+        """The encoded card of a model that is ready. Raises as `find`."""
+        _, card = self.find(name)
+        if name not in self._cards:
+            self._cards[name] = encode_card(card)
+        return self._cards[name]
+
+    def summaries(self) -> tuple[ModelSummary, ...]:
+        """The models that are ready, each in one line."""
+        engines = (worker.engine for worker in self if worker.state is ModelState.READY)
+        return tuple(_summary(engine.card()) for engine in engines if engine is not None)
+
+
+def _summary(card: ModelCard) -> ModelSummary:
+    able = card.capabilities
+    return ModelSummary(
+        name=card.name,
+        architecture=card.architecture,
+        dtype=card.dtype,
+        engine=able.engine,
+        device=able.device,
+        layers=card.layers,
+        parameters=card.parameters,
+    )

@@ -1,0 +1,65 @@
+"""What a server is started with: its models, its token, its limits. Frozen, passed in, no globals.
+
+Tests make a `ServerConfig` with small limits and engines of their own; `serve.py` makes the one
+of the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from nnsight_lab import ir
+from nnsight_lab.wire import WireLimits
+from nnsight_lab_server.auth import TokenAuth
+from nnsight_lab_server.engines.base import Engine
+
+__all__ = ["ServedModel", "ServerConfig", "ServerLimits"]
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """How much one server will do for its clients.
+
+    graph: how large a graph may be; checked while it is read.
+    prompt_tokens, prompts, batch_tokens: of one job; the last counts padding.
+    saved_bytes: what one job may send back. working_bytes: all its values together.
+    queued: jobs that may wait for one model.
+    backlog_bytes: unsent results of one client after which its next job waits.
+    stall_s: how long a client may read nothing before its connection ends.
+    connections: clients at once.
+    """
+
+    wire: WireLimits = field(default_factory=WireLimits)
+    graph: ir.Limits = field(default_factory=lambda: ir.Limits(nodes=50_000))
+    prompt_tokens: int = 32_768
+    prompts: int = 1_024
+    batch_tokens: int = 262_144
+    saved_bytes: int = 512 * _MIB
+    working_bytes: int = 16_384 * _MIB
+    queued: int = 256
+    backlog_bytes: int = 64 * _MIB
+    stall_s: float = 60.0
+    connections: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model to serve: the name clients know it by, and how to load its engine.
+
+    load: called once, on the thread that will run the model.
+    """
+
+    name: str
+    load: Callable[[], Engine]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Everything `create_app` needs."""
+
+    models: tuple[ServedModel, ...]
+    auth: TokenAuth
+    limits: ServerLimits = field(default_factory=ServerLimits)

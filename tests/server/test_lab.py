@@ -1,0 +1,98 @@
+"""Laws of `nl.connect`: a lab's models are the same objects to trace with, and hold no weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import nnsight_lab as nl
+from nnsight_lab.errors import AuthFailed, ModelNotFound, ServerUnreachable
+from tests.server.lab_server import TOKEN, Serving
+
+PROMPT = "The capital of France is"
+
+
+def test_a_lab_lists_its_models(lab: Serving) -> None:
+    with nl.connect(lab.url, TOKEN) as connected:
+        models = connected.models()
+
+    assert [model.name for model in models] == ["tiny"]
+    assert "LlamaForCausalLM" in repr(models)
+    assert repr(connected) == f"<Lab at {lab.url}>"
+
+
+def test_by_default_it_goes_where_the_environment_says(
+    lab: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NNSIGHT_LAB_SERVER", lab.url)
+    monkeypatch.setenv("NNSIGHT_LAB_TOKEN", TOKEN)
+
+    with nl.connect() as connected:
+        assert connected.url == lab.url
+        assert connected.models()
+
+
+def test_a_proxy_in_the_environment_is_not_used(
+    lab: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+
+    with nl.connect(lab.url, TOKEN) as connected:
+        assert connected.models()
+
+
+def test_the_same_program_gives_the_same_numbers_here_and_there(lab: Serving) -> None:
+    here = nl.LanguageModel("tiny")
+    with nl.connect(lab.url, TOKEN) as connected:
+        there = connected.model("tiny")
+        found = []
+        for lm in (here, there):
+            with lm.trace([PROMPT, "When Mary and John went to the store"]):
+                hidden = lm.layers[2].output
+                hidden[:, -1] += 2.0
+                logits = lm.logits.save()
+                pattern = lm.layers[4].attn.pattern.save()
+            found.append((logits, pattern))
+        with there.trace(PROMPT):
+            clean = there.logits.save()
+
+    (logits, pattern), (logits_there, pattern_there) = found
+    assert torch.equal(logits_there, logits)
+    assert torch.equal(pattern_there, pattern)
+    assert not torch.allclose(clean[0, -1], logits[0, -1])
+
+
+def test_a_remote_model_has_a_tokenizer_and_no_weights(lab: Serving) -> None:
+    with nl.connect(lab.url, TOKEN) as connected:
+        lm = connected.model("tiny")
+        tokens = lm.tokenizer(PROMPT).input_ids
+
+    assert tokens == nl.LanguageModel("tiny").tokenizer(PROMPT).input_ids
+    assert not hasattr(lm.executor, "module")
+
+
+def test_an_unknown_model_is_refused_with_the_nearest_and_the_list(lab: Serving) -> None:
+    with nl.connect(lab.url, TOKEN) as connected, pytest.raises(ModelNotFound) as refused:
+        connected.model("tinny")
+
+    assert "Nearest: 'tiny'" in refused.value.hint
+    assert "Served there: 'tiny'" in refused.value.hint
+
+
+def test_a_wrong_token_is_seen_at_once(lab: Serving) -> None:
+    with pytest.raises(AuthFailed):
+        nl.connect(lab.url, "wrong")
+
+
+def test_a_server_that_is_not_there_is_seen_at_once() -> None:
+    with pytest.raises(ServerUnreachable):
+        nl.connect("http://127.0.0.1:1")
+
+
+def test_a_closed_lab_opens_again_with_the_next_call(lab: Serving) -> None:
+    connected = nl.connect(lab.url, TOKEN)
+    connected.close()
+
+    assert connected.models()
+    connected.close()
