@@ -1,0 +1,9 @@
+"""`python -m nnsight_lab.cli` is `nnsight-lab`, also where no script is installed."""
+
+import sys
+
+from nnsight_lab.cli import main
+
+__all__: list[str] = []
+
+sys.exit(main())
