@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import linecache
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 __all__ = [
     "AddressNotFound",
@@ -112,7 +112,7 @@ class LabError(Exception):
         lines.append(f"  [{self.code}]")
         return "\n".join(lines)
 
-    def at(self, where: SourceLine | None) -> LabError:
+    def at(self, where: SourceLine | None) -> Self:
         """The same error, tied to a source line if it had none."""
         if self.where is None:
             self.where = where

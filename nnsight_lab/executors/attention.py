@@ -58,11 +58,12 @@ def _attend(base: str) -> Callable[..., Any]:
         eager = _plain("eager", module)
         output, pattern = eager(module, query, key, value, attention_mask, **kwargs)
         edited = listener.on_point(pattern_point, pattern)
-        if edited is pattern:
-            return output, pattern
-        groups = query.shape[1] // value.shape[1]
-        heads = value.repeat_interleave(groups, dim=1) if groups > 1 else value
-        return torch.matmul(edited.to(heads.dtype), heads).transpose(1, 2).contiguous(), edited
+        if edited is not pattern:
+            groups = query.shape[1] // value.shape[1]
+            heads = value.repeat_interleave(groups, dim=1) if groups > 1 else value
+            output = torch.matmul(edited.to(heads.dtype), heads).transpose(1, 2).contiguous()
+        # Only eager attention hands its pattern on, so only there does the module see one.
+        return output, edited if base == "eager" else None
 
     return attention
 

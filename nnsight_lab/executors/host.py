@@ -9,6 +9,7 @@ however it ends. Calls of a module that a graph makes itself (`apply`) are silen
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -32,6 +33,7 @@ class TorchHost:
         self._module = module
         self._standard = dict(standard or {})
         self._silent = False
+        self._thread = threading.get_ident()
 
     @property
     def device(self) -> torch.device:
@@ -58,7 +60,8 @@ class TorchHost:
 
     @contextmanager
     def attached(self, points: set[HookPoint], on_point: OnPoint) -> Iterator[None]:
-        """Hear of `points` while the block runs."""
+        """Hear of `points` while the block runs, in this thread: others use the model as it is."""
+        self._thread = threading.get_ident()
         by_path: dict[str, set[str]] = {}
         for point in points:
             by_path.setdefault(point.path, set()).add(point.stage)
@@ -77,16 +80,19 @@ class TorchHost:
         module = self._module.get_submodule(path)
         calls: Counter[str] = Counter()
 
+        def deaf() -> bool:
+            return self._silent or threading.get_ident() != self._thread
+
         def before(_: Any, args: Any, kwargs: Any) -> Any:
             point = HookPoint("before", path, calls["before"])
-            if self._silent:
+            if deaf():
                 return None
             calls["before"] += 1
             return on_point(point, (args, kwargs)) if point in points else None
 
         def after(_: Any, args: Any, output: Any) -> Any:
             point = HookPoint("after", path, calls["after"])
-            if self._silent:
+            if deaf():
                 return None
             calls["after"] += 1
             return on_point(point, output) if point in points else None
@@ -95,4 +101,3 @@ class TorchHost:
             yield module.register_forward_pre_hook(before, with_kwargs=True)
         if "after" in stages:
             yield module.register_forward_hook(after)
-

@@ -44,9 +44,7 @@ def _names_hint(settings: Settings) -> str:
     return f"Give a bundled name ({bundled}), a folder, or a Hugging Face id."
 
 
-def load_model(
-    name: str, settings: Settings, **options: Any
-) -> tuple[torch.nn.Module, Any]:
+def load_model(name: str, settings: Settings, **options: Any) -> tuple[torch.nn.Module, Any]:
     """The model, in evaluation mode, and its tokenizer.
 
     options: passed on to `AutoModelForCausalLM.from_pretrained` (`dtype`, `device_map`, …).
@@ -62,9 +60,9 @@ def load_model(
         with _quiet_loading():
             tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local)
             model = AutoModelForCausalLM.from_pretrained(where, local_files_only=local, **options)
-    except (OSError, ValueError, KeyError) as exc:
+    except Exception as exc:  # a seam: whatever a broken or missing file makes a loader raise
         raise ModelNotFound(
-            f"No model {name!r} could be loaded: {str(exc).splitlines()[0]}",
+            f"No model {name!r} could be loaded: {[*str(exc).splitlines(), ''][0]}",
             hint=_names_hint(settings),
         ) from exc
     module: torch.nn.Module = model.eval()

@@ -7,10 +7,12 @@ with positions counted from each prompt's own first token, so a batch gives what
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -41,12 +43,15 @@ from nnsight_lab.kernels.tensors import dtype_name
 from nnsight_lab.passes import check_graph, check_inputs, schedule
 from nnsight_lab.passes.schedule import Schedule
 from nnsight_lab.runtime import Interleaver
+from nnsight_lab.runtime.values import copied
 from nnsight_lab.settings import Settings
 
 __all__ = ["LocalExecutor", "load_local"]
 
 _SMALL = ((2, 5), (3, 7))
 """Two small (batch, pos), with no factor in common, to learn how axes follow the prompt."""
+_SMALLER = ((5, 1), (3, 2))
+"""The same for models whose context is shorter than that; of one position, both get one."""
 _SCHEDULES_KEPT = 64
 
 
@@ -83,6 +88,7 @@ class LocalExecutor:
         self._cancelled: set[str] = set()
         self._one_at_a_time = threading.RLock()
         self._card: ModelCard | None = None
+        self._takes_positions = "position_ids" in inspect.signature(module.forward).parameters
 
     def card(self) -> ModelCard:
         """The model described; measures it on first use."""
@@ -130,7 +136,7 @@ class LocalExecutor:
                 self._forward(request, measured, plan, emit)
         except LabError as exc:
             emit(Failed(exc))
-        except Exception as exc:  # the seam between models' own code and ours
+        except Exception as exc:  # noqa: BLE001 - a seam: a model's own code may raise anything
             failure = EngineFailed(f"{self.name} stopped: {type(exc).__name__}: {exc}")
             failure.__cause__ = exc
             emit(Failed(failure))
@@ -146,22 +152,20 @@ class LocalExecutor:
 
     def _plan(self, request: RunRequest, measured: Measured) -> Schedule:
         key = (request.graph.key, id(measured), _shape_key(request.inputs))
-        if key not in self._schedules:
+        plan = self._schedules.get(key)
+        if plan is None:
             check_graph(request.graph, measured.tree, request.inputs)
-            self._schedules[key] = schedule(request.graph, measured.tree)
-            while len(self._schedules) > _SCHEDULES_KEPT:
-                self._schedules.popitem(last=False)
-        return self._schedules[key]
+            plan = self._schedules[key] = schedule(request.graph, measured.tree)
+            with self._one_at_a_time:
+                while len(self._schedules) > _SCHEDULES_KEPT:
+                    self._schedules.popitem(last=False)
+        return plan
 
-    def _forward(
-        self, request: RunRequest, measured: Measured, plan: Schedule, emit: Emit
-    ) -> None:
+    def _forward(self, request: RunRequest, measured: Measured, plan: Schedule, emit: Emit) -> None:
         host = TorchHost(self.module, dict(measured.tree.standard))
         run = Interleaver(plan, host, lambda name, value: emit(Saved(name, value)))
         wanted = {
-            point: moment
-            for point, moment in measured.moments.items()
-            if moment in plan.moments
+            point: moment for point, moment in measured.moments.items() if moment in plan.moments
         }
 
         def on_point(point: HookPoint, value: Any) -> Any:
@@ -177,12 +181,24 @@ class LocalExecutor:
                 raise _Enough
             return value
 
-        with torch.no_grad():
+        with torch.no_grad(), self._evaluating():
             run.begin()
             if wanted:
                 with host.attached(set(wanted), on_point):
                     self._call_model(request.inputs)
         run.end()
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """A language model runs without dropout; one that is being trained goes on training."""
+        training = [part for part in self.module.modules() if part.training and self._language]
+        for part in training:
+            part.training = False
+        try:
+            yield
+        finally:
+            for part in training:
+                part.training = True
 
     def _call_model(self, inputs: Inputs) -> None:
         try:
@@ -201,18 +217,24 @@ class LocalExecutor:
         pad = getattr(self.tokenizer, "pad_token_id", None) or 0
         ids = [[pad] * (width - len(row)) + list(row) for row in inputs.rows]
         given = {"input_ids": torch.tensor(ids, device=device)}
-        if any(len(row) != width for row in inputs.rows):
-            mask = [[0] * (width - len(row)) + [1] * len(row) for row in inputs.rows]
-            given["attention_mask"] = torch.tensor(mask, device=device)
-            positions = given["attention_mask"].cumsum(-1) - 1
-            given["position_ids"] = positions.clamp(min=0)
+        mask = torch.tensor(
+            [[0] * (width - len(row)) + [1] * len(row) for row in inputs.rows], device=device
+        )
+        if not bool(mask.all()):
+            given["attention_mask"] = mask
+        if self._takes_positions:
+            # Always given, so that what follows from them is [batch, pos, …] padded or not.
+            given["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
         return given
 
     def _measured_for(self, inputs: Inputs) -> Measured:
-        key = "tokens" if isinstance(inputs, TokenRows) else _shape_key(inputs)
+        key: Any = "tokens"
+        if isinstance(inputs, ModuleInputs):
+            key = (_shape_key(inputs), self.module.training)
         if key not in self._measured:
             with self._one_at_a_time:
-                self._measured[key] = self._measure(inputs)
+                if key not in self._measured:
+                    self._measured[key] = self._measure(inputs)
         return self._measured[key]
 
     def _measure(self, inputs: Inputs) -> Measured:
@@ -221,24 +243,27 @@ class LocalExecutor:
         family = family_of(self.module)
         standard = standard_bindings(self.module, family) if family else ()
         names = standard_modules(self.module, family) if family else ()
-        runs = {size: self._small_run(*size) for size in _SMALL}
-        return measure(self.module, runs, standard, names)
+        context = self._config_number("max_position_embeddings")
+        sizes = _SMALL if not context or context >= _SMALL[-1][1] else _SMALLER
+        short = [(batch, min(pos, context or pos)) for batch, pos in sizes]
+        runs = {size: self._small_run(*size) for size in short}
+        with self._evaluating():
+            return measure(self.module, runs, standard, names)
 
     def _small_run(self, batch: int, pos: int) -> Callable[[], None]:
-        row = tuple(range(1, pos + 1))
+        vocab = self._config_number("vocab_size") or pos + 1
+        row = tuple(place % vocab for place in range(1, pos + 1))
         return lambda: self._call_model(TokenRows((row,) * batch))
 
     def _measure_module(self, inputs: ModuleInputs) -> Measured:
         """Watch a forward pass without data where that works, with the real inputs where not."""
-        try:
+        with suppress(Exception):  # a seam: any module's own code may refuse tensors without data
             return measure(self.module, {(1, 1): lambda: _without_data(self.module, inputs)})
-        except Exception:  # a seam: any module's own code may refuse tensors without data
-            pass
         try:
-            return measure(self.module, {(1, 1): lambda: self._call_model(inputs)})
+            return measure(self.module, {(1, 1): lambda: _without_traces(self.module, inputs)})
         except Exception as exc:
             raise BadInput(
-                f"{self.name} cannot run on these inputs: {str(exc).splitlines()[0]}",
+                f"{self.name} cannot run on these inputs: {[*str(exc).splitlines(), ''][0]}",
                 hint=f"Call the module by itself with the same inputs: {self.name}(…).",
             ) from exc
 
@@ -252,22 +277,20 @@ def _without_data(module: torch.nn.Module, inputs: ModuleInputs) -> None:
     torch.func.functional_call(module, weights, args, kwargs)
 
 
+def _without_traces(module: torch.nn.Module, inputs: ModuleInputs) -> None:
+    """Run on the real inputs; buffers, inputs and random numbers are as before afterwards."""
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    args, kwargs = copied(inputs.args), copied(dict(inputs.kwargs))
+    with torch.random.fork_rng(devices=[]):
+        torch.func.functional_call(module, buffers, args, kwargs)
+
+
 def _shape_key(inputs: Inputs) -> Any:
     """Inputs of the same key reach the same sites with the same shapes."""
     if isinstance(inputs, TokenRows):
         return inputs.batch, inputs.pos
-    described: list[str] = []
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        described.append(f"{tensor.dtype}{tuple(tensor.shape)}")
-        return tensor
+    def shape(tensor: torch.Tensor) -> str:
+        return f"{tensor.dtype}{tuple(tensor.shape)}"
 
-    plain = map_tensors((inputs.args, dict(inputs.kwargs)), note)
-    kinds = [repr(item) for item in (*plain[0], *plain[1].items()) if not _is_tensor(item)]
-    return tuple(described), tuple(kinds)
-
-
-def _is_tensor(item: Any) -> bool:
-    return isinstance(item, torch.Tensor) or (
-        isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], torch.Tensor)
-    )
+    return repr(map_tensors((inputs.args, dict(inputs.kwargs)), shape))

@@ -52,15 +52,15 @@ class Measured:
     moments: Mapping[HookPoint, int]
 
 
-def spec_of(value: Any) -> Spec:
+def _spec_of(value: Any) -> Spec:
     """The spec of a real value, every axis fixed."""
     if isinstance(value, torch.Tensor):
         dims = tuple(Dim(SizeForm.FIXED, size) for size in value.shape)
         return TensorSpec(dtype_name(value.dtype), dims)
     if isinstance(value, tuple | list):
-        return TupleSpec(tuple(spec_of(item) for item in value))
+        return TupleSpec(tuple(_spec_of(item) for item in value))
     if isinstance(value, Mapping):
-        return DictSpec(tuple((str(key), spec_of(item)) for key, item in value.items()))
+        return DictSpec(tuple((str(key), _spec_of(item)) for key, item in value.items()))
     return OpaqueSpec(type(value).__name__)
 
 
@@ -79,7 +79,7 @@ def watch(
     def note(point: HookPoint, value: Any) -> Any:
         order.append(point)
         for binding in (*_own_bindings(point), *extra.get(point, ())):
-            specs[binding.address] = spec_of(binding.take(value))
+            specs[binding.address] = _spec_of(binding.take(value))
             bindings[binding.address] = binding
         return value
 
@@ -122,7 +122,7 @@ def module_cards(module: torch.nn.Module) -> tuple[ModuleCard, ...]:
     cards = []
     for path, child in module.named_modules():
         own = (*child.named_parameters(recurse=False), *child.named_buffers(recurse=False))
-        weights = ((name, spec_of(value)) for name, value in own)
+        weights = ((name, _spec_of(value)) for name, value in own)
         kept = tuple((name, spec) for name, spec in weights if isinstance(spec, TensorSpec))
         cards.append(ModuleCard(path, type(child).__name__, kept))
     return tuple(cards)
@@ -164,10 +164,11 @@ def _twins(seen: Watched, standard: tuple[Binding, ...]) -> list[tuple[Address, 
         port = "input" if binding.point.stage == "before" else "output"
         own = Address(binding.point.path, port, binding.point.call)
         tensor = isinstance(seen.specs.get(own), TensorSpec)
-        if binding.plain and tensor and own != binding.address and not taken[own]:
-            if binding.address in seen.specs and binding.point.stage in ("before", "after"):
-                taken[own] += 1
-                pairs.append((own, binding.address))
+        free = tensor and own != binding.address and not taken[own]
+        there = binding.address in seen.specs and binding.point.stage in ("before", "after")
+        if binding.plain and free and there:
+            taken[own] += 1
+            pairs.append((own, binding.address))
     return pairs
 
 

@@ -43,6 +43,7 @@ class Limits:
     outputs: int = 20_000
     argument_depth: int = 16
     text: int = 4_096
+    items: int = 8_000_000
 
 
 def encode(graph: Any, *, sources: bool = True) -> bytes:
@@ -52,8 +53,7 @@ def encode(graph: Any, *, sources: bool = True) -> bytes:
         "nodes": [_node_to_plain(node, blobs, sources) for node in graph.nodes],
         "outputs": [[output.name, output.node] for output in graph.outputs],
     }
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    body = text.encode("utf-8", "surrogatepass")
+    body = json.dumps(header, separators=(",", ":"), allow_nan=False).encode("ascii")
     return b"".join([_HEAD.pack(_MAGIC, SCHEMA, 0, len(body)), body, *blobs])
 
 
@@ -124,8 +124,11 @@ def _read_header(data: bytes, limits: Limits) -> tuple[dict[str, Any], int]:
     end = _HEAD.size + length
     if length > limits.header_bytes or end > len(data):
         raise BadBytes(f"The graph's header claims {length} bytes, which are not there.")
+    body = bytes(data[_HEAD.size : end])
+    if sum(map(body.count, (b",", b"[", b"{"))) > limits.items:
+        raise LimitExceeded("The graph's header holds more items than a graph may have.")
     try:
-        header = json.loads(data[_HEAD.size : end].decode("utf-8"), parse_constant=_no_constant)
+        header = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as exc:
         raise BadBytes("The graph's header is not JSON.") from exc
     if not isinstance(header, dict) or set(header) != {"nodes", "outputs"}:
@@ -183,6 +186,8 @@ class _Reader:
         shape = tuple(_int(size) for size in _list(plain["shape"]))
         if dtype not in DTYPE_SIZES or len(shape) > 64:
             raise BadBytes(f"A constant of dtype {dtype!r} with {len(shape)} axes in a graph.")
+        if prod(max(size, 1) for size in shape) > 2**62:
+            raise BadBytes("A constant has more elements than memory has addresses.")
         end = self.offset + prod(shape) * DTYPE_SIZES[dtype]
         if end > len(self.data):
             raise BadBytes("A constant claims more bytes than the graph has.")
@@ -230,9 +235,7 @@ class _Reader:
             case other:
                 raise BadBytes(f"A node of unknown kind {str(other)[:40]!r}.", node=id)
 
-    def outputs(
-        self, plain: list[Any], nodes: tuple[Node, ...]
-    ) -> tuple[tuple[str, int], ...]:
+    def outputs(self, plain: list[Any], nodes: tuple[Node, ...]) -> tuple[tuple[str, int], ...]:
         if len(plain) > self.limits.outputs:
             raise LimitExceeded(f"A graph that saves {len(plain)} values.")
         pairs = tuple((self.text(name), _int(node)) for name, node in map(_list, plain))

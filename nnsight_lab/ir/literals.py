@@ -119,6 +119,6 @@ class TensorData:
 
 Arg: TypeAlias = (
     "Ref | Name | Special | SliceArg | ListArg | DictArg | tuple[Arg, ...] "
-    "| None | bool | int | float | complex | str | EllipsisType"
+    "| bool | int | float | complex | str | EllipsisType | None"
 )
 """Anything that may stand in an argument place."""

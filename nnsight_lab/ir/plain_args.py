@@ -7,6 +7,7 @@ tag, so a bare JSON list never stands for anything: `["t", 1, 2]` is `(1, 2)`, `
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from nnsight_lab.errors import BadBytes, LimitExceeded
@@ -14,7 +15,7 @@ from nnsight_lab.ir.literals import Arg, DictArg, ListArg, Name, Ref, SliceArg, 
 
 __all__ = ["from_plain_arg", "to_plain_arg"]
 
-NAME_KINDS = frozenset({"dtype", "device", "layout", "memory_format"})
+_NAME_KINDS = frozenset({"dtype", "layout", "memory_format"})
 _SPECIALS = frozenset({"nan", "inf", "-inf"})
 _BIGGEST_INT = 2**63
 
@@ -22,6 +23,8 @@ _BIGGEST_INT = 2**63
 def to_plain_arg(arg: Arg) -> Any:
     """An argument as JSON-ready data."""
     match arg:
+        case float() if not math.isfinite(arg):
+            return ["f", str(arg)]
         case None | bool() | int() | float() | str():
             return arg
         case Ref(id=id):
@@ -37,7 +40,7 @@ def to_plain_arg(arg: Arg) -> Any:
         case DictArg(items=pairs):
             return ["d", *([key, to_plain_arg(value)] for key, value in pairs)]
         case complex():
-            return ["c", arg.real, arg.imag]
+            return ["c", to_plain_arg(arg.real), to_plain_arg(arg.imag)]
         case tuple() as items:
             return ["t", *map(to_plain_arg, items)]
         case _:
@@ -48,6 +51,8 @@ def from_plain_arg(plain: Any, depth: int) -> Arg:
     """The argument that `to_plain_arg` wrote, from data that may come from anybody."""
     if depth < 0:
         raise LimitExceeded("An argument in the graph is nested too deeply.")
+    if isinstance(plain, float) and not math.isfinite(plain):
+        raise BadBytes("A number in the graph is too large for a float.")
     if plain is None or isinstance(plain, (bool, float)):
         return plain
     if isinstance(plain, (int, str)):
@@ -69,12 +74,12 @@ def _tagged(tag: Any, rest: list[Any], depth: int) -> Arg:
     match tag, rest:
         case "r", [int() as id] if type(id) is int and id >= 0:
             return Ref(id)
-        case "n", [str() as kind, str() as name] if kind in NAME_KINDS and len(name) < 64:
+        case "n", [str() as kind, str() as name] if kind in _NAME_KINDS and len(name) < 64:
             return Name(kind, name)
         case "f", [str() as name] if name in _SPECIALS:
             return Special(name)
-        case "c", [float() | int() as real, float() | int() as imag]:
-            return complex(real, imag)
+        case "c", [real, imag]:
+            return complex(_part(real), _part(imag))
         case "e", []:
             return Ellipsis
         case "s", [start, stop, step]:
@@ -90,6 +95,15 @@ def _tagged(tag: Any, rest: list[Any], depth: int) -> Arg:
         case "d", pairs:
             return DictArg(tuple(_pair(pair, depth) for pair in pairs))
     raise BadBytes("An argument in the graph is of no known form.")
+
+
+def _part(plain: Any) -> float:
+    match plain:
+        case float() | int():
+            return float(_bounded(plain) if isinstance(plain, int) else plain)
+        case ["f", str() as name] if name in _SPECIALS:
+            return float(name)
+    raise BadBytes("A complex number in the graph has a part that is no number.")
 
 
 def _pair(pair: Any, depth: int) -> tuple[str, Arg]:

@@ -10,12 +10,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from nnsight_lab.errors import OpNotAllowed
 from nnsight_lab.ir.literals import Arg, DictArg, ListArg, Name, Ref, SliceArg, Special
 
-__all__ = ["from_python", "to_python"]
+__all__ = ["from_python", "to_python", "without_numpy"]
 
 _NAMED: dict[str, type] = {
     "dtype": torch.dtype,
@@ -46,9 +47,7 @@ def to_python(arg: Arg, value_of: Callable[[int], Any]) -> Any:
 
 
 def _object(kind: str, name: str) -> Any:
-    if kind == "device":
-        return torch.device(name)
-    found = getattr(torch, name.removeprefix("torch."), None)
+    found = vars(torch).get(name.removeprefix("torch."))
     if not isinstance(found, _NAMED.get(kind, ())):
         raise OpNotAllowed(f"torch has no {kind} called {name!r}.")
     return found
@@ -82,8 +81,6 @@ def from_python(value: Any, ref: Callable[[Any], Ref | None]) -> Arg:
             return DictArg(tuple(pairs))
         case range():
             return ListArg(tuple(value))
-        case torch.device():
-            return Name("device", str(value))
     for kind, cls in _NAMED.items():
         if isinstance(value, cls):
             return Name(kind, str(value))
@@ -91,3 +88,22 @@ def from_python(value: Any, ref: Callable[[Any], Ref | None]) -> Arg:
         f"A {type(value).__name__} cannot be part of a graph.",
         hint="Pass tensors, numbers, strings, slices, or recorded values.",
     )
+
+
+def without_numpy(value: Any) -> Any:
+    """Numpy's numbers as Python's and its arrays as tensors, wherever they stand."""
+    match value:
+        case np.generic():
+            return value.item()
+        case np.ndarray() if value.dtype.kind in "biufc":
+            return torch.tensor(value)
+        case slice():
+            return slice(*map(without_numpy, (value.start, value.stop, value.step)))
+        case list():
+            return [without_numpy(item) for item in value]
+        case tuple() if type(value) is tuple:
+            return tuple(without_numpy(item) for item in value)
+        case dict():
+            return {key: without_numpy(item) for key, item in value.items()}
+        case _:
+            return value

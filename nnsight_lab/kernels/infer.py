@@ -7,12 +7,12 @@ follows from it. What is plainly wrong raises, with torch's own words, before an
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 
-from nnsight_lab.errors import ShapeMismatch
-from nnsight_lab.kernels.table import kernel
+from nnsight_lab.errors import LabError, LimitExceeded, OpNotAllowed, ShapeMismatch
+from nnsight_lab.kernels.table import is_inplace, kernel, written_arguments
 
 __all__ = ["Unknown", "infer_call", "is_alias", "map_tensors", "meta_like"]
 
@@ -20,9 +20,9 @@ __all__ = ["Unknown", "infer_call", "is_alias", "map_tensors", "meta_like"]
 class Unknown:
     """The shape of a value that only a run can tell."""
 
-    _only: Unknown | None = None
+    _only: Self | None = None
 
-    def __new__(cls) -> Unknown:
+    def __new__(cls) -> Self:
         if cls._only is None:
             cls._only = super().__new__(cls)
         return cls._only
@@ -43,7 +43,17 @@ _VALUE_DEPENDENT = (
     "FakeTensor",
     "'Meta' backend",
 )
-_DEVICE_MOVES = frozenset({"Tensor.cpu", "Tensor.to"})
+_ONE_BY_ONE = frozenset(
+    "unbind unbind_copy chunk split split_copy split_with_sizes split_with_sizes_copy tensor_split "
+    "hsplit vsplit dsplit unsafe_chunk unsafe_split unsafe_split_with_sizes".split()
+)
+_LONGEST_APART = 2**16
+"""Operations that give one tensor an entry, and the longest axis they may take apart."""
+_ONE_DTYPE = frozenset(
+    "matmul __matmul__ __rmatmul__ mm mv addmm addmv linear conv1d conv2d conv3d cdist".split()
+)
+_ALONG_AXIS = frozenset("softmax log_softmax softmin sort argsort".split())
+_KEEPS_SHAPE = frozenset({"lab.assign", "lab.set_item"})
 
 
 def map_tensors(value: Any, change: Any) -> Any:
@@ -76,14 +86,37 @@ def _holds_unknown(value: Any) -> bool:
     return False
 
 
-def _without_device(op: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """A move to a device keeps the shape; leave the device out and keep the dtype."""
-    if op == "Tensor.cpu":
-        return args[:1], {}
-    devices = (torch.device, str)
-    kept = tuple(arg for arg in args[1:] if not isinstance(arg, devices))
-    named = {key: value for key, value in kwargs.items() if key != "device"}
-    return (args[0], *kept), named
+def _check_call(op: str, args: Any, kwargs: Any) -> None:
+    """Refuse arguments that would reach beyond the result, whoever wrote the graph."""
+    if kwargs.get("device") is not None or (op == "Tensor.to" and any(map(_is_device, args[1:]))):
+        raise OpNotAllowed(
+            f"{op} names a device; values stay where the model is.", hint="Leave the device out."
+        )
+    for name in written_arguments(op, args, kwargs):
+        raise OpNotAllowed(
+            f"{op} with {name}= would write into a tensor a graph does not own.",
+            hint="Assign the result instead: h[:] = torch.relu(h).",
+        )
+    whole = args[0] if args else None
+    longest = max(whole.shape, default=0) if isinstance(whole, torch.Tensor) else 0
+    if op.rsplit(".", 1)[-1] in _ONE_BY_ONE and longest > _LONGEST_APART:
+        raise LimitExceeded(
+            f"{op} would give more than {_LONGEST_APART} tensors.", hint="Index what you need."
+        )
+
+
+def _check_steps(whole: Any, steps: Any) -> None:
+    """The view an edit goes through is made of calls too."""
+    for step in steps if isinstance(steps, tuple | list) else ():
+        match step:
+            case (str() as op, tuple() as args, dict() as kwargs):
+                _check_call(op, (whole, *args), kwargs)
+            case _:
+                raise OpNotAllowed("An edit in the graph goes through a step of no known form.")
+
+
+def _is_device(arg: Any) -> bool:
+    return isinstance(arg, str | torch.device)
 
 
 def infer_call(op: str, args: Any, kwargs: Any) -> Any:
@@ -91,24 +124,62 @@ def infer_call(op: str, args: Any, kwargs: Any) -> Any:
 
     Raises:
         ShapeMismatch: torch refuses these shapes or dtypes.
-        OpNotAllowed: `op` is not in the op table.
+        OpNotAllowed: `op` is not in the op table, or would change more than its result.
+        LimitExceeded: it would give an absurd number of tensors.
     """
     function = kernel(op)
-    if _holds_unknown(args) or _holds_unknown(kwargs):
-        return Unknown()
-    if op in _DEVICE_MOVES:
-        args, kwargs = _without_device(op, args, kwargs)
-        if op == "Tensor.cpu" or (len(args) == 1 and not kwargs):
-            return args[0]
+    _check_call(op, args, kwargs)
+    whole = args[0] if args else None
+    if op in _KEEPS_SHAPE and len(args) > 1:
+        _check_steps(whole, args[1])
+    opaque = args[1:] if op == "operator.getitem" and _is_container(whole) else args
+    if _holds_unknown(opaque) or _holds_unknown(kwargs):
+        return _unknown(op, args)
     try:
-        return function(*args, **kwargs)
+        _check_what_meta_lets_pass(op, args, kwargs)
+        return _answered(function(*args, **kwargs))
+    except LabError:
+        raise
     except NotImplementedError:
-        return Unknown()
-    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AssertionError) as exc:
+        return _unknown(op, args)
+    except Exception as exc:  # a seam: a graph from anybody may hand torch anything
         words = str(exc)
         if any(sign in words for sign in _VALUE_DEPENDENT):
-            return Unknown()
-        raise ShapeMismatch(_refusal(op, (*args, *kwargs.values()), words)) from exc
+            return _unknown(op, args)
+        raise ShapeMismatch(
+            _refusal(op, (*args, *kwargs.values()), words),
+            hint="Shapes are known while recording: print(value.shape) shows them.",
+        ) from exc
+
+
+def _answered(result: Any) -> Any:
+    if result is NotImplemented:
+        raise TypeError("it does not take these together")
+    return result
+
+
+def _check_what_meta_lets_pass(op: str, args: Any, kwargs: Any) -> None:
+    """Mistakes that torch finds on tensors with data only. Raises as torch would."""
+    tail = op.rsplit(".", 1)[-1]
+    tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+    if tail in _ONE_DTYPE and len({tensor.dtype for tensor in tensors}) > 1:
+        raise ValueError("it takes tensors of one dtype")
+    axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    if tail in _ALONG_AXIS and tensors and type(axis) is int:
+        axes = max(tensors[0].dim(), 1)
+        if not -axes <= axis < axes:
+            raise IndexError(f"there is no axis {axis}")
+
+
+def _is_container(value: Any) -> bool:
+    """Whether a value's items may be taken though some of them are unknown."""
+    return isinstance(value, tuple | list | dict)
+
+
+def _unknown(op: str, args: Any) -> Any:
+    """What is known when values are needed: an edit has the shape of what it edits."""
+    keeps = op in _KEEPS_SHAPE or is_inplace(op)
+    return args[0] if keeps and args else Unknown()
 
 
 def _refusal(op: str, args: Any, words: str) -> str:

@@ -8,6 +8,7 @@ a node never changes the value of another.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -18,7 +19,7 @@ from torch.overrides import get_overridable_functions, resolve_name
 from nnsight_lab.errors import OpNotAllowed
 from nnsight_lab.ir.ops import is_op, nearest_ops
 
-__all__ = ["is_inplace", "kernel", "op_name", "refused", "torch_op_names"]
+__all__ = ["is_inplace", "kernel", "op_name", "refused", "torch_op_names", "written_arguments"]
 
 _PROPERTY = ".__get__"
 
@@ -70,6 +71,32 @@ _INPLACE_DUNDERS = frozenset(
         "truediv", "xor",
     )
 )  # fmt: skip
+
+
+_UPDATE_THEIR_ARGUMENTS = frozenset(
+    f"{home}.{name}" for home in ("torch", "torch.nn.functional")
+    for name in ("batch_norm", "instance_norm")
+)  # fmt: skip
+"""Operations whose running statistics are arguments they write to; they get copies."""
+_WRITING_PARAMETERS = ("out", "inplace", "max_norm")
+
+
+@cache
+def _places_of_writing(op: str) -> dict[str, int]:
+    """Where a function written in Python takes the parameters that make it write."""
+    try:
+        names = list(inspect.signature(kernel(op)).parameters)
+    except (TypeError, ValueError):
+        return {}
+    return {name: names.index(name) for name in _WRITING_PARAMETERS if name in names}
+
+
+def written_arguments(op: str, args: Any, kwargs: Any) -> list[str]:
+    """The arguments by which this call would write into a tensor it was given: `inplace`."""
+    named = {name: kwargs.get(name) for name in _WRITING_PARAMETERS}
+    placed = {name: args[at] for name, at in _places_of_writing(op).items() if at < len(args)}
+    given = (named | placed).items()
+    return [name for name, value in given if value is not None and value is not False]
 
 
 def refused(op: str) -> OpNotAllowed:
@@ -139,6 +166,16 @@ def _on_copy(method: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def _on_copies(function: Callable[..., Any]) -> Callable[..., Any]:
+    def own(value: Any) -> Any:
+        return value.clone() if isinstance(value, torch.Tensor) else value
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return function(*map(own, args), **{key: own(value) for key, value in kwargs.items()})
+
+    return run
+
+
 _LAB: dict[str, Callable[..., Any]] = {
     "operator.getitem": lambda value, key: value[key],
     "lab.assign": _assign,
@@ -163,4 +200,6 @@ def kernel(op: str) -> Callable[..., Any]:
         target = getattr(target, part)
     if not callable(target):
         return lambda tensor: getattr(tensor, path[-1])
+    if op in _UPDATE_THEIR_ARGUMENTS:
+        return _on_copies(target)
     return _on_copy(target) if is_inplace(op) else target

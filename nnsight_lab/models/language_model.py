@@ -16,7 +16,7 @@ from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.passes import check_inputs
 from nnsight_lab.settings import Settings
 from nnsight_lab.tracing import Tracer
-from nnsight_lab.tracing.source import user_line
+from nnsight_lab.tracing.source import for_the_user
 
 __all__ = ["LanguageModel"]
 
@@ -49,18 +49,19 @@ class LanguageModel(TracedModel):
     ) -> None:
         settings = settings or Settings.from_environment()
         if isinstance(model, torch.nn.Module):
-            executor: Executor = LocalExecutor(model.eval(), tokenizer, name=_name_of(model))
+            executor: Executor = LocalExecutor(model, tokenizer, name=_name_of(model))
         else:
-            executor = load_local(str(model), settings, **options)
+            try:
+                executor = load_local(str(model), settings, **options)
+            except LabError as exc:
+                raise for_the_user(exc) from exc.__cause__
         self._set_up(executor, settings)
 
     @classmethod
-    def from_executor(
-        cls, executor: Executor, settings: Settings | None = None
-    ) -> LanguageModel:
+    def from_executor(cls, executor: Executor, settings: Settings | None = None) -> LanguageModel:
         """A model whose runs are carried out by `executor`, e.g. on a server."""
         model = cls.__new__(cls)
-        model._set_up(executor, settings or Settings.from_environment())
+        model._set_up(executor, settings or Settings.from_environment())  # noqa: SLF001
         return model
 
     def _set_up(self, executor: Executor, settings: Settings) -> None:
@@ -104,7 +105,7 @@ class LanguageModel(TracedModel):
             rows = prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
             check_inputs(self.card, rows)
         except LabError as exc:
-            raise exc.at(user_line()) from None
+            raise for_the_user(exc) from None
         return self._tracer(rows, prompt, execute=execute)
 
     def run(self, graph: Graph, prompt: Any, *, on_event: Emit | None = None) -> Run:
@@ -115,8 +116,11 @@ class LanguageModel(TracedModel):
         Raises:
             LabError: whatever is wrong with the graph, the prompt, or the run.
         """
-        rows = prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
-        return self.run_inputs(graph, rows, prompt, on_event)
+        try:
+            rows = prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
+            return self.run_inputs(graph, rows, prompt, on_event)
+        except LabError as exc:
+            raise for_the_user(exc) from exc.__cause__
 
     def __repr__(self) -> str:
         card = self.card
@@ -129,4 +133,3 @@ class LanguageModel(TracedModel):
 def _name_of(model: torch.nn.Module) -> str:
     config = getattr(model, "config", None)
     return str(getattr(config, "name_or_path", "") or type(model).__name__)
-

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from nnsight_lab.contract import TokenRows
@@ -25,18 +26,12 @@ def rows_of(prompt: Any, tokenizer: Any) -> TokenRows:
     match prompt:
         case str():
             rows = [_encoded(prompt, tokenizer)]
-        case torch.Tensor():
-            rows = _rows_of_tensor(prompt)
         case Mapping():
             rows = _rows_of_mapping(prompt)
-        case Sequence() if prompt and all(isinstance(item, str) for item in prompt):
+        case list() | tuple() if prompt and all(isinstance(item, str) for item in prompt):
             rows = [_encoded(text, tokenizer) for text in prompt]
-        case Sequence() if prompt and all(isinstance(item, int) for item in prompt):
-            rows = [tuple(prompt)]
-        case Sequence() if prompt and all(isinstance(item, Sequence) for item in prompt):
-            rows = [tuple(int(id) for id in row) for row in prompt]
-        case Sequence() | None if not prompt:
-            rows = []
+        case torch.Tensor() | np.ndarray() | list() | tuple() | None:
+            rows = _rows_of_ids(prompt)
         case _:
             raise BadInput(
                 f"A {type(prompt).__name__} is not a prompt.",
@@ -58,28 +53,59 @@ def _encoded(text: str, tokenizer: Any) -> tuple[int, ...]:
     return tuple(tokenizer(text)["input_ids"])
 
 
-def _rows_of_tensor(ids: torch.Tensor) -> list[tuple[int, ...]]:
-    if ids.dtype.is_floating_point or ids.dim() not in (1, 2):
+def _rows_of_ids(ids: Any, what: str = "Token ids") -> list[tuple[int, ...]]:
+    """One row, or a list of rows that may differ in length."""
+    plain = ids.tolist() if isinstance(ids, torch.Tensor | np.ndarray) else ids
+    if not isinstance(plain, list | tuple) or not plain:
+        rows = [] if plain in (None, [], ()) else [plain]
+    elif all(isinstance(row, list | tuple | torch.Tensor | np.ndarray) for row in plain):
+        rows = [row.tolist() if hasattr(row, "tolist") else row for row in plain]
+    else:
+        rows = [plain]
+    if not all(isinstance(row, list | tuple) and all(map(_is_whole, row)) for row in rows):
         raise BadInput(
-            f"Token ids are whole numbers [pos] or [batch, pos], not {ids.dtype}{list(ids.shape)}.",
-            hint="lm.tokenizer(text, return_tensors='pt') gives such ids.",
+            f"{what} are whole numbers, [pos] or [batch, pos].",
+            hint="lm.tokenizer(text) gives such ids; a prompt may also be text or texts.",
         )
-    return [tuple(row) for row in (ids if ids.dim() == 2 else ids[None]).tolist()]
+    return [tuple(map(int, row)) for row in rows]
+
+
+def _is_whole(id: Any) -> bool:
+    return isinstance(id, int | np.integer)
+
+
+_KNOWN_FIELDS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
 
 
 def _rows_of_mapping(given: Mapping[str, Any]) -> list[tuple[int, ...]]:
-    if "input_ids" not in given:
-        raise BadInput("A mapping needs input_ids.", hint="lm.tokenizer(text) gives one.")
-    ids = torch.as_tensor(given["input_ids"])
-    rows = _rows_of_tensor(ids)
-    mask = given.get("attention_mask")
-    if mask is None:
+    unknown = sorted(set(given) - _KNOWN_FIELDS)
+    if "input_ids" not in given or unknown:
+        what = f"it cannot have {unknown[0]!r}" if unknown else "it needs input_ids"
+        raise BadInput(
+            f"A mapping is a prompt as a tokenizer gives it; {what}.",
+            hint="lm.tokenizer(text) gives one.",
+        )
+    rows = _rows_of_ids(given["input_ids"])
+    if given.get("attention_mask") is None:
         return rows
-    kept = _rows_of_tensor(torch.as_tensor(mask))
-    return [
-        tuple(id for id, keep in zip(row, keeps, strict=True) if keep)
-        for row, keeps in zip(rows, kept, strict=True)
-    ]
+    masks = _rows_of_ids(given["attention_mask"], "Masks")
+    if [len(row) for row in rows] != [len(mask) for mask in masks]:
+        raise BadInput(
+            "attention_mask has another shape than input_ids.",
+            hint="lm.tokenizer(texts) gives both.",
+        )
+    return [_kept(row, mask) for row, mask in zip(rows, masks, strict=True)]
+
+
+def _kept(row: tuple[int, ...], mask: tuple[int, ...]) -> tuple[int, ...]:
+    """A row without its padding, which stands before or after the prompt."""
+    places = [place for place, keep in enumerate(mask) if keep]
+    if places and places[-1] - places[0] + 1 != len(places):
+        raise BadInput(
+            "attention_mask hides positions inside a prompt.",
+            hint="Only padding is masked; edit the pattern to hide a position.",
+        )
+    return tuple(row[place] for place in places)
 
 
 def visible_token(tokenizer: Any, id: int) -> str:

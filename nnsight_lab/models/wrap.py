@@ -7,13 +7,14 @@ from typing import Any
 import torch
 
 from nnsight_lab.contract import Emit, ModuleInputs
-from nnsight_lab.errors import BadInput
+from nnsight_lab.errors import BadInput, LabError
 from nnsight_lab.executors.local import LocalExecutor
 from nnsight_lab.executors.measure import module_cards
 from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.models.run import Run
 from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.tracing import Tracer
+from nnsight_lab.tracing.source import for_the_user, user_line
 from nnsight_lab.tracing.tracer import open_recorder
 
 __all__ = ["WrappedModule", "wrap"]
@@ -22,9 +23,9 @@ __all__ = ["WrappedModule", "wrap"]
 class WrappedModule(TracedModel):
     """Any torch module, traced in this process.
 
-        net = wrap(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU()))
-        with net.trace(torch.ones(1, 4)):
-            hidden = net[0].output.save()
+    net = wrap(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU()))
+    with net.trace(torch.ones(1, 4)):
+        hidden = net[0].output.save()
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
@@ -44,12 +45,17 @@ class WrappedModule(TracedModel):
         Raises:
             BadInput: the module cannot run on these arguments.
         """
-        inputs = _inputs(args, kwargs)
-        return self._tracer(inputs, args, execute=execute)
+        try:
+            return self._tracer(_inputs(args, kwargs), args, execute=execute)
+        except LabError as exc:
+            raise for_the_user(exc) from exc.__cause__
 
     def run(self, graph: Graph, *args: Any, on_event: Emit | None = None, **kwargs: Any) -> Run:
         """Run a recorded graph again, on these arguments."""
-        return self.run_inputs(graph, _inputs(args, kwargs), args, on_event)
+        try:
+            return self.run_inputs(graph, _inputs(args, kwargs), args, on_event)
+        except LabError as exc:
+            raise for_the_user(exc) from exc.__cause__
 
     def __getitem__(self, index: int | str) -> Any:
         return self._envoy[index]
@@ -76,5 +82,8 @@ def wrap(module: torch.nn.Module) -> WrappedModule:
     Nothing is changed on the module: hooks stand only while a run is under way.
     """
     if not isinstance(module, torch.nn.Module):
-        raise BadInput(f"A {type(module).__name__} is not a torch module.")
+        raise BadInput(
+            f"A {type(module).__name__} is not a torch module.",
+            hint="Give an instance of torch.nn.Module.",
+        ).at(user_line())
     return WrappedModule(module)

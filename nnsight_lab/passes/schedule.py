@@ -12,7 +12,7 @@ import difflib
 from collections import defaultdict
 from dataclasses import dataclass
 
-from nnsight_lab.errors import AddressNotFound, WriteTooEarly
+from nnsight_lab.errors import AddressNotFound, NotSupported, WriteTooEarly
 from nnsight_lab.ir import Address, Graph, ModuleTree, NodeId, Read, Write
 from nnsight_lab.ir.nodes import dependencies
 
@@ -86,8 +86,10 @@ def schedule(graph: Graph, tree: ModuleTree) -> Schedule:
     Raises:
         AddressNotFound: a read or write names a place the model does not reach.
         WriteTooEarly: a write needs a value the model makes after that place.
+        NotSupported: a place is edited under one name and used under another.
     """
     when = _moments_of_nodes(graph, tree)
+    _check_one_name_a_place(graph, tree, when)
     last_use = dict(when)
     for node in graph.nodes:
         for other in dependencies(node):
@@ -128,6 +130,25 @@ def _conflict(
     assert latest is not None, "a value with a moment depends on a read"
     line = f"read at {latest.where}" if latest.where else f"node %{latest.id}"
     return too_early(address, str(latest.address), line)
+
+
+def _check_one_name_a_place(graph: Graph, tree: ModuleTree, when: dict[NodeId, int]) -> None:
+    """A module's own input or output holds all there is at its moment, other names parts of it.
+
+    An edit under one name is not seen under another, so a graph that mixes them is refused.
+    """
+    edited = {when[node.id]: node for node in graph.writes()}
+    for node in graph.nodes:
+        if not isinstance(node, Read | Write) or when[node.id] not in edited:
+            continue
+        write = edited[when[node.id]]
+        own = (address.path in tree.by_path for address in (node.address, write.address))
+        if node.address != write.address and any(own):
+            raise NotSupported(
+                f"{node.address} and {write.address} are two names of one place, which is edited.",
+                hint="Use the same name to read it and to edit it.",
+                node=write.id,
+            ).at(write.where)
 
 
 def _grouped(

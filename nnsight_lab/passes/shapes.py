@@ -80,18 +80,27 @@ def infer_apply(tree: ModuleTree, path: str, given: Any, batch: int, pos: int) -
         return out
     if not given.dtype.is_floating_point or into.shape[:-1] != out.shape[:-1]:
         return Unknown()
+    if given.shape[-1] != into.shape[-1] and not _maps_last_axis(tree, place, into.shape[-1]):
+        return Unknown()
     if given.shape[-1] != into.shape[-1]:
         raise ShapeMismatch(
-            f"{path or 'The model'} takes [..., {into.shape[-1]}], not {describe(given)}."
+            f"{path or 'The model'} takes [..., {into.shape[-1]}], not {describe(given)}.",
+            hint="Reshape the value, or call the module that takes it.",
         )
     return given.new_empty((*given.shape[:-1], out.shape[-1]))
 
 
+def _maps_last_axis(tree: ModuleTree, place: str, size: int) -> bool:
+    """Whether a module's own weights are a vector or matrix over its input's last axis."""
+    card = tree.by_path.get(place)
+    dims = [spec.dims for _, spec in (card.weights if card else ())]
+    sizes = (axis.size(1, 1) for axes in dims if len(axes) <= 2 for axis in axes)
+    return all(len(axes) <= 2 for axes in dims) and size in sizes
+
+
 def _site_meta(tree: ModuleTree, place: str, port: str, batch: int, pos: int) -> Any:
     address = Address(place, port)
-    site = tree.by_address.get(address) or tree.by_address.get(
-        tree.one_name.get(address, address)
-    )
+    site = tree.by_address.get(address) or tree.by_address.get(tree.one_name.get(address, address))
     return Unknown() if site is None else meta_of_spec(site.spec, batch, pos)
 
 

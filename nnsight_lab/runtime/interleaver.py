@@ -15,11 +15,11 @@ from collections.abc import Callable
 from typing import Any
 
 from nnsight_lab.errors import LabError, NeverReached, OpFailed
-from nnsight_lab.ir import Address, Apply, Call, Constant, NodeId, Weight
+from nnsight_lab.ir import Address, Apply, Call, Constant, NodeId, Read, Weight, Write
 from nnsight_lab.kernels import kernel, tensor_from_data, to_python
 from nnsight_lab.passes.schedule import BEFORE, Moment, Schedule
 from nnsight_lab.runtime.host import Host
-from nnsight_lab.runtime.values import Values
+from nnsight_lab.runtime.values import Values, copied, in_order
 
 __all__ = ["Interleaver"]
 
@@ -55,9 +55,10 @@ class Interleaver:
         if here is None or moment not in self._pending:
             return {}
         for node in here.reads:
-            self._values[node.id] = read(node.address)
+            self._values[node.id] = in_order(read(node.address))
         self._compute(here)
-        writes = {node.address: self._values[node.value] for node in here.writes}
+        # The model may change what it is handed (an in-place activation), so it gets a copy.
+        writes = {node.address: copied(self._values[node.value]) for node in here.writes}
         self._values.forget(here.drops)
         self._pending.discard(moment)
         return writes
@@ -70,7 +71,7 @@ class Interleaver:
         """
         for moment in sorted(self._pending):
             here = self._schedule.moments[moment]
-            node = (*here.reads, *here.writes)[0]
+            node: Read | Write = here.reads[0] if here.reads else here.writes[0]
             raise NeverReached(
                 f"The forward pass ended without reaching {node.address}.",
                 hint="On these inputs the model does not run that module.",
@@ -95,13 +96,13 @@ class Interleaver:
                 case Constant(value=value):
                     return tensor_from_data(value).to(self._host.device)
                 case Weight(path=path, name=name):
-                    weight = self._host.weight(path, name).detach()
+                    weight = in_order(self._host.weight(path, name).detach())
                     self._values.own_forever(weight)
                     return weight
                 case Call(op=op, args=args, kwargs=kwargs):
                     return kernel(op)(*self._python(args), **self._named(kwargs))
                 case Apply(path=path, args=args, kwargs=kwargs):
-                    return self._host.apply(path, self._python(args), self._named(kwargs))
+                    return in_order(self._host.apply(path, self._python(args), self._named(kwargs)))
         except LabError as exc:
             exc.node = id
             raise exc.at(node.where)

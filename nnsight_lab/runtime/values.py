@@ -14,7 +14,21 @@ import torch
 from nnsight_lab.ir import NodeId
 from nnsight_lab.kernels.infer import map_tensors
 
-__all__ = ["Values"]
+__all__ = ["Values", "copied", "in_order"]
+
+
+def in_order(value: Any) -> Any:
+    """A value with its memory in the order of its axes, as the recorder took it to be.
+
+    Whether `reshape` is a view or a copy, and so whether a write through it is seen, then does
+    not depend on how the model happened to make the value.
+    """
+    return map_tensors(value, lambda tensor: tensor.contiguous())
+
+
+def copied(value: Any) -> Any:
+    """A value that shares no memory with anything."""
+    return map_tensors(value, lambda tensor: tensor.clone())
 
 
 def _storages(value: Any) -> set[int]:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from nnsight_lab.errors import SourceLine
 from nnsight_lab.ir import Address, NodeId
 
-__all__ = ["Cell", "Step", "Value"]
+__all__ = ["Cell", "Step", "Value", "same_key"]
 
 Step: TypeAlias = tuple[str, tuple[Any, ...], dict[str, Any]]
 """One view operation on the way from a cell to a view: op, further arguments, named ones."""
@@ -37,10 +37,22 @@ class Value:
 class Cell:
     """A place that holds a value and may be edited; `address` when it is a place in the model.
 
-    version counts the edits. edited: the line of the last one.
+    version counts the edits. edited: the line of the last one. weight: the name of the parameter
+    it holds, which no trace may edit.
     """
 
     value: Value
     address: Address | None = None
     version: int = 0
     edited: SourceLine | None = None
+    weight: str = ""
+
+
+def same_key(one: Any, other: Any) -> bool:
+    """Whether two index keys are the same literals; keys that hold values never are."""
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(same_key, one, other))
+    if isinstance(one, slice) and isinstance(other, slice):
+        return (one.start, one.stop, one.step) == (other.start, other.stop, other.step)
+    plain = (int, str, type(None), type(Ellipsis))
+    return isinstance(one, plain) and type(one) is type(other) and one == other

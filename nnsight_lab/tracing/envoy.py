@@ -37,7 +37,7 @@ class Envoy:
         object.__setattr__(self, "_recorder", recorder)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name.startswith("_repr_") or name.startswith("_ipython_"):
+        if name.startswith(("__", "_repr_", "_ipython_")):
             raise AttributeError(name)
         tree = self._tree()
         if name in self._ports(tree):

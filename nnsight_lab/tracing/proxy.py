@@ -13,21 +13,26 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nnsight_lab.errors import AddressNotFound, NotSaved, OpNotAllowed, ValueNotKnown
-from nnsight_lab.ir.ops import is_op, nearest_ops
+from nnsight_lab.errors import LabError, NotSaved, OpNotAllowed, ValueNotKnown
+from nnsight_lab.ir.ops import is_op
 from nnsight_lab.kernels.infer import is_alias
-from nnsight_lab.kernels.table import is_inplace, op_name, refused
+from nnsight_lab.kernels.table import is_inplace, kernel, op_name, refused
 from nnsight_lab.passes.shapes import describe
-from nnsight_lab.tracing.cells import Cell, Step, Value
+from nnsight_lab.tracing.cells import Cell, Step, Value, same_key
+from nnsight_lab.tracing.operators import (
+    CONCRETE,
+    NUMBERS,
+    OPERATORS,
+    TRANSPOSED,
+    needs_number,
+    no_attribute,
+)
 from nnsight_lab.tracing.source import user_line
 
 if TYPE_CHECKING:
     from nnsight_lab.tracing.recorder import Recorder
 
 __all__ = ["Proxy"]
-
-_CONCRETE = frozenset({"shape", "dtype", "ndim", "itemsize", "nbytes", "layout"})
-_TRANSPOSED = frozenset({"T", "mT", "H", "mH", "real", "imag"})
 
 
 class Proxy:
@@ -39,6 +44,7 @@ class Proxy:
 
     __slots__ = ("_cell", "_pin", "_saved", "_seen", "_steps", "_value", "recorder")
     __hash__ = object.__hash__
+    __array_ufunc__ = None  # `numpy.float32(2) * h` is ours to record
 
     def __init__(self, recorder: Recorder, cell: Cell, steps: tuple[Step, ...] = ()) -> None:
         self.recorder = recorder
@@ -77,8 +83,8 @@ class Proxy:
         if self._cell is not base._cell or self._pin is not None or not self._steps:
             return False
         op, args, _ = self._steps[-1]
-        same_key = op == "operator.getitem" and (args[0] is key or _same_key(args[0], key))
-        return same_key and self._steps[:-1] == base._steps
+        same = op == "operator.getitem" and (args[0] is key or same_key(args[0], key))
+        return same and self._steps[:-1] == base._steps
 
     def viewed_by(self, step: Step, value: Value) -> Proxy:
         """A view of what this proxy views, one step further."""
@@ -94,6 +100,11 @@ class Proxy:
         return self._saved
 
     @property
+    def came_back(self) -> bool:
+        """Whether the block has ended and this value was saved: from then on it is its tensor."""
+        return self._saved is not None and self._saved.node in self.recorder.results
+
+    @property
     def value(self) -> Any:
         """After the block: the saved tensor.
 
@@ -102,10 +113,7 @@ class Proxy:
         """
         results = self.recorder.results
         if self._saved is None or self._saved.node not in results:
-            raise NotSaved(
-                "This value was not saved, so it did not come back.",
-                hint="Call .save() on it inside the block.",
-            ).at(user_line())
+            raise _not_saved("This value was not saved, so it did not come back.")
         return results[self._saved.node]
 
     def save(self) -> Proxy:
@@ -115,29 +123,24 @@ class Proxy:
         holds a real tensor, and so does the name of the value it was called on.
         """
         if not self.recorder.open:
-            self._ended()
+            raise _not_saved("This value belongs to a block that has ended, and was not saved.")
         value = self.now()
         pinned = Proxy(self.recorder, self._cell, self._steps)
         pinned._pin = value
-        for proxy in (self, pinned):
-            proxy._saved = value
-            self.recorder.note_saved(proxy)
+        self._saved = pinned._saved = value
+        self.recorder.note_saved(self)
+        self.recorder.note_saved(pinned)
         return pinned
-
-    def _ended(self) -> None:
-        raise NotSaved(
-            "This value belongs to a block that has ended, and was not saved.",
-            hint="Call .save() on it inside the block.",
-        ).at(user_line())
-
-    # Recording
 
     def _call(self, op: str, *args: Any, **kwargs: Any) -> Any:
         return _record(self.recorder, op, args, kwargs)
 
+    def unpin(self) -> None:
+        """An edit through a saved value goes to the place itself, as it is now."""
+        self._pin = None
+
     def edit_in_place(self, new: Any) -> None:
         """Put `new` (a recorded result) in place of what this proxy views."""
-        self._pin = None
         if self._steps:
             steps = tuple(self._steps)
             base = Proxy(self.recorder, self._cell)
@@ -159,27 +162,30 @@ class Proxy:
                 hint="Record the copy: use torch.index_put, or write into a recorded value.",
             ).at(user_line())
         if op == "Tensor.__getitem__":
-            return _record(recorder, "operator.getitem", args, kwargs or {})
-        if op in ("Tensor.to", "Tensor.cpu", "Tensor.cuda"):
-            return getattr(args[0], op.removeprefix("Tensor."))(*args[1:], **(kwargs or {}))
+            op = "operator.getitem"
         return _record(recorder, op, args, kwargs or {})
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)
+        if self.came_back:
+            return getattr(self.value, name)
         meta = self.now().meta
         if isinstance(meta, dict) and name in meta:
             return self[name]
-        if isinstance(meta, tuple) and name in getattr(meta, "_fields", ()):
-            return self[meta._fields.index(name)]
-        if name.startswith("__") and name.endswith("__"):
-            raise AttributeError(name)
+        if isinstance(meta, dict) and name in ("keys", "values", "items"):
+            return getattr({key: self[key] for key in meta}, name)
+        fields: tuple[str, ...] = getattr(meta, "_fields", ())
+        if name in fields:
+            return self[fields.index(name)]
         if name in _ON_MODEL_DEVICE:
             return _ON_MODEL_DEVICE[name](self)
-        if name in _CONCRETE:
+        if name in CONCRETE:
             return getattr(self._known(name), name)
-        if name in _TRANSPOSED:
+        if name in TRANSPOSED:
             return self._call(f"Tensor.{name}", self)
         if not is_op(f"Tensor.{name}"):
-            raise _no_attribute(name)
+            raise no_attribute(name)
         return lambda *args, **kwargs: self._call(f"Tensor.{name}", self, *args, **kwargs)
 
     def _known(self, asked: str) -> torch.Tensor:
@@ -195,7 +201,10 @@ class Proxy:
         return self._call("operator.getitem", self, key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._pin = None
+        if self.came_back:
+            self.value[key] = _after(value)
+            return
+        self.unpin()
         if isinstance(value, Proxy) and value.views(self, key):
             return  # `h[k] += v` has already edited h through its view
         base = Proxy(self.recorder, self._cell)
@@ -203,9 +212,32 @@ class Proxy:
         self.recorder.edit(self._cell, new)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter([self[index] for index in range(len(self))])
+        meta = self.now().meta
+        keys = meta if isinstance(meta, dict) else [self[index] for index in range(len(self))]
+        return iter(keys)
+
+    def __contains__(self, item: object) -> bool:
+        meta = self.now().meta
+        if self.came_back or isinstance(meta, dict):
+            return item in (self.value if self.came_back else meta)
+        raise needs_number("`in`")
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self.clone()
+
+    def __copy__(self) -> Proxy:
+        return self
+
+    def __format__(self, spec: str) -> str:
+        if self.came_back:
+            return format(self.value, spec)
+        if spec:
+            raise needs_number("A format")
+        return str(self)
 
     def __len__(self) -> int:
+        if self.came_back:
+            return len(self.value)
         meta = self.now().meta
         if isinstance(meta, tuple | list | dict):
             return len(meta)
@@ -215,21 +247,15 @@ class Proxy:
         return shape[0]
 
     def __repr__(self) -> str:
-        if self._saved is not None and self._saved.node in self.recorder.results:
-            return repr(self.recorder.results[self._saved.node])
+        if self.came_back:
+            return repr(self.value)
         where = f" at {self._cell.address}" if self._cell.address is not None else ""
         state = "" if self.recorder.open else ", not saved"
         return f"<recorded {describe(self.now().meta)}{where}{state}>"
 
 
-def _same_key(one: Any, other: Any) -> bool:
-    """Whether two index keys are the same literals; keys that hold values never are."""
-    if isinstance(one, tuple) and isinstance(other, tuple):
-        return len(one) == len(other) and all(map(_same_key, one, other))
-    if isinstance(one, slice) and isinstance(other, slice):
-        return (one.start, one.stop, one.step) == (other.start, other.stop, other.step)
-    plain = (int, str, type(None), type(Ellipsis))
-    return isinstance(one, plain) and type(one) is type(other) and one == other
+def _not_saved(message: str) -> LabError:
+    return NotSaved(message, hint="Call .save() on it inside the block.").at(user_line())
 
 
 def _recorder_in(values: Any) -> Recorder:
@@ -250,6 +276,12 @@ def _record(recorder: Recorder, op: str, args: tuple[Any, ...], kwargs: dict[str
     """Record one operation and give what Python expects of it: a value, a tuple, a size."""
     if not is_op(op):
         raise refused(op).at(user_line())
+    if not recorder.open:
+        return kernel(op)(*_after(args), **_after(kwargs))
+    if not args and "input" in kwargs:  # torch.relu(input=h)
+        args, kwargs = (kwargs["input"],), {k: v for k, v in kwargs.items() if k != "input"}
+    if kwargs.get("device") is not None:
+        kwargs = {key: value for key, value in kwargs.items() if key != "device"}
     if is_inplace(op):
         return _record_inplace(recorder, op, args, kwargs)
     result = recorder.call(op, args, kwargs)
@@ -258,6 +290,21 @@ def _record(recorder: Recorder, op: str, args: tuple[Any, ...], kwargs: dict[str
     base = args[0] if args and isinstance(args[0], Proxy) else None
     step: Step = (op, args[1:], kwargs)
     return _wrapped(recorder, result, base, step)
+
+
+def _after(value: Any) -> Any:
+    """What a value is once its block has ended: its tensor, wherever it stands in containers.
+
+    Raises:
+        NotSaved: it was not saved.
+    """
+    if isinstance(value, Proxy):
+        return value.value
+    if isinstance(value, tuple | list):
+        return type(value)(map(_after, value))
+    if isinstance(value, dict):
+        return {key: _after(item) for key, item in value.items()}
+    return value
 
 
 def _record_inplace(
@@ -269,6 +316,7 @@ def _record_inplace(
             f"{op} would write a recorded value into a real tensor.",
             hint="Use the form without the underscore; it gives a recorded value.",
         ).at(user_line())
+    target.unpin()
     target.edit_in_place(recorder.call(op, args, kwargs))
     return target
 
@@ -310,29 +358,6 @@ def _unpacked(recorder: Recorder, result: Value, base: Proxy | None, step: Step)
     return type(meta)(items)
 
 
-def _no_attribute(name: str) -> Exception:
-    if name in _NEEDS_NUMBER:
-        return _needs_number(f".{name}()" if name != "__array__" else "numpy")
-    if hasattr(torch.Tensor, name):
-        return refused(f"Tensor.{name}").at(user_line())
-    near = nearest_ops(f"Tensor.{name}", 1)
-    return AddressNotFound(
-        f"A recorded value has no {name!r}.", hint=f"Nearest: {near[0]}." if near else ""
-    ).at(user_line())
-
-
-_NEEDS_NUMBER = frozenset({"item", "tolist", "numpy", "__array__", "allclose", "equal"})
-
-
-def _needs_number(what: str) -> ValueNotKnown:
-    error = ValueNotKnown(
-        f"{what} needs the value itself, which is only there when the model runs.",
-        hint="Save it and look after the block, or use torch.where to choose between values.",
-    )
-    error.at(user_line())
-    return error
-
-
 def _moved(proxy: Proxy, *args: Any, **kwargs: Any) -> Any:
     """`.to(...)`: values stay on the model's device, so only a dtype is recorded."""
     if args and isinstance(args[0], Proxy):
@@ -352,28 +377,6 @@ _ON_MODEL_DEVICE: dict[str, Any] = {
 }
 """Values live where the model is; constants from here are taken there. Moves change nothing."""
 
-_OPERATORS = {
-    "__add__": "add", "__sub__": "sub", "__mul__": "mul", "__truediv__": "div",
-    "__matmul__": "matmul", "__pow__": "pow", "__neg__": "neg", "__pos__": "positive",
-    "__abs__": "abs", "__lt__": "lt", "__le__": "le", "__gt__": "gt", "__ge__": "ge",
-    "__eq__": "eq", "__ne__": "ne", "__iadd__": "add_", "__isub__": "sub_",
-    "__imul__": "mul_", "__itruediv__": "div_",
-} | {
-    name: name
-    for name in (
-        "__and__", "__or__", "__xor__", "__invert__", "__lshift__", "__rshift__", "__mod__",
-        "__floordiv__", "__radd__", "__rsub__", "__rmul__", "__rtruediv__", "__rfloordiv__",
-        "__rmatmul__", "__rpow__", "__rmod__", "__rand__", "__ror__", "__rxor__", "__iand__",
-        "__ior__", "__ixor__", "__ipow__", "__imod__", "__ifloordiv__", "__ilshift__",
-        "__irshift__", "__rlshift__", "__rrshift__",
-    )
-}  # fmt: skip
-_NUMBERS = {
-    "__bool__": "A condition", "__int__": "int()", "__float__": "float()",
-    "__complex__": "complex()", "__index__": "An index", "__contains__": "`in`",
-    "__array__": "numpy",
-}  # fmt: skip
-
 
 def _operator(op: str) -> Any:
     def operate(self: Proxy, *args: Any) -> Any:
@@ -382,14 +385,16 @@ def _operator(op: str) -> Any:
     return operate
 
 
-def _number(what: str) -> Any:
-    def refuse(self: Proxy, *args: Any, **kwargs: Any) -> Any:
-        raise _needs_number(what)
+def _number(name: str, what: str) -> Any:
+    def convert(self: Proxy, *args: Any, **kwargs: Any) -> Any:
+        if self.came_back:
+            return getattr(self.value, name)(*args, **kwargs)
+        raise needs_number(what)
 
-    return refuse
+    return convert
 
 
-for _name, _op in _OPERATORS.items():
+for _name, _op in OPERATORS.items():
     setattr(Proxy, _name, _operator(_op))
-for _name, _what in _NUMBERS.items():
-    setattr(Proxy, _name, _number(_what))
+for _name, _what in NUMBERS.items():
+    setattr(Proxy, _name, _number(_name, _what))

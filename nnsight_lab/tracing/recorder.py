@@ -14,6 +14,7 @@ from nnsight_lab.errors import (
     LabError,
     NotSaved,
     OpNotAllowed,
+    ShapeMismatch,
     SourceLine,
 )
 from nnsight_lab.ir import (
@@ -32,6 +33,7 @@ from nnsight_lab.ir import (
     Write,
 )
 from nnsight_lab.kernels import Unknown, from_python, infer_call, tensor_to_data
+from nnsight_lab.kernels.arguments import without_numpy
 from nnsight_lab.passes.check import check_fits
 from nnsight_lab.passes.live import drop_dead_nodes
 from nnsight_lab.passes.schedule import BEFORE, find_moment, too_early
@@ -81,7 +83,26 @@ class Recorder:
         cell = self._cell(address)
         if isinstance(value, Proxy) and value.is_whole(cell):
             return
-        self.edit(cell, self.value_of(value, like=cell.value.meta))
+        held = cell.value.meta
+        if isinstance(value, tuple | list) and isinstance(held, tuple | list):
+            self._write_items(Proxy(self, cell), value, len(held))
+        else:
+            self.edit(cell, self.value_of(value, like=held))
+
+    def _write_items(self, whole: Proxy, items: tuple[Any, ...] | list[Any], count: int) -> None:
+        """`module.output = (new, *rest)`: each item that is not what was there before."""
+        if len(items) != count:
+            raise ShapeMismatch(
+                f"{whole!r} has {count} items; {len(items)} cannot replace them.",
+                hint="Write one item: module.output[0] = value.",
+            ).at(user_line())
+        new = {
+            place: Proxy(self, Cell(self.value_of(item)))
+            for place, item in enumerate(items)
+            if item is not None and not (isinstance(item, Proxy) and item.views(whole, place))
+        }
+        for place, item in new.items():
+            whole[place] = item
 
     def edit(self, cell: Cell, new: Value) -> None:
         """Give a cell a new value, checking that a place in the model can take it.
@@ -91,6 +112,11 @@ class Recorder:
             WriteTooEarly: the value is made after the model has passed the place.
         """
         where = user_line()
+        if cell.weight:
+            raise OpNotAllowed(
+                f"{cell.weight} is a parameter of the model; a trace does not edit those.",
+                hint="Edit the module's output, or a .clone() of the parameter.",
+            ).at(where)
         if cell.address is not None:
             self._at(where, check_fits, str(cell.address), cell.value.meta, new.meta)
             if new.moment > cell.value.moment:
@@ -108,7 +134,7 @@ class Recorder:
         if (path, name) not in self._weights:
             node = Weight(id=len(self._nodes), path=path, name=name, where=user_line())
             self._weights[path, name] = self._add(node, meta, BEFORE)
-        return Proxy(self, Cell(self._weights[path, name]))
+        return Proxy(self, Cell(self._weights[path, name], weight=f"{path}.{name}".strip(".")))
 
     def apply(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Proxy:
         """Call a module out of its order: `lm.lm_head(lm.norm(h))`."""
@@ -131,6 +157,7 @@ class Recorder:
             OpNotAllowed: the operation or an argument cannot be part of a graph.
         """
         where = user_line()
+        args, kwargs = without_numpy(args), without_numpy(kwargs)
         plain_args, plain_kwargs, needs = self._at(where, self._prepared, args, kwargs)
         metas = [_meta_argument(arg, self) for arg in args]
         named = {key: _meta_argument(value, self) for key, value in kwargs.items()}
@@ -162,13 +189,14 @@ class Recorder:
 
     def constant(self, tensor: torch.Tensor) -> Value:
         """A real tensor as part of the graph; the same tensor twice is one constant."""
-        key = (id(tensor), tensor._version)
+        key = (id(tensor), -1 if tensor.is_inference() else tensor._version)
         if key not in self._constants:
             where = user_line()
             try:
                 data = tensor_to_data(tensor)
-            except ValueError as exc:
-                raise OpNotAllowed(f"{exc}.", hint="Make it dense first.").at(where) from exc
+            except (ValueError, NotImplementedError) as exc:
+                hint = "Only dense tensors with values can be part of a graph."
+                raise OpNotAllowed(f"{exc}.", hint=hint).at(where) from exc
             node = Constant(id=len(self._nodes), value=data, where=where)
             meta = tensor.detach().to("meta")
             self._constants[key] = self._add(node, meta, BEFORE), tensor
@@ -205,11 +233,6 @@ class Recorder:
             needs.append(self.value_of(item))
             return Ref(needs[-1].node)
 
-        if kwargs.get("out") is not None or kwargs.get("inplace"):
-            raise OpNotAllowed(
-                "out= and inplace=True write into tensors a graph does not own.",
-                hint="Assign the result instead: h[:] = torch.relu(h).",
-            )
         plain = tuple(from_python(arg, ref) for arg in args)
         return plain, {key: from_python(value, ref) for key, value in kwargs.items()}, needs
 
@@ -286,5 +309,3 @@ def _holds_tensor(meta: Any) -> bool:
     if isinstance(meta, dict):
         return any(map(_holds_tensor, meta.values()))
     return False
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -11,10 +12,17 @@ import torch
 
 from nnsight_lab.errors import LabError, SourceLine
 
-__all__ = ["forget_cause", "is_ours", "shorten_traceback", "user_frame", "user_line"]
+__all__ = [
+    "for_the_user",
+    "forget_cause",
+    "is_ours",
+    "shorten_traceback",
+    "user_frame",
+    "user_line",
+]
 
-_PACKAGE = str(Path(__file__).parents[1])
-_TORCH = str(Path(torch.__file__).parent)
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
+_TORCH = str(Path(torch.__file__).parent) + os.sep
 _SKIPPED = (_PACKAGE, _TORCH)
 
 
@@ -60,10 +68,28 @@ def _cell_number(file: str) -> int | None:
 
 
 def forget_cause(exc: BaseException) -> None:
-    """Keep what an error of ours was caused by, but not the frames behind it, in place."""
+    """Keep what an error of ours was caused by, with the user's own frames only, in place."""
     for behind in (exc.__cause__, exc.__context__):
         if behind is not None and isinstance(exc, LabError):
-            behind.__traceback__ = None
+            behind.__traceback__ = _frames_of_the_user(behind.__traceback__)
+
+
+def _frames_of_the_user(trace: TracebackType | None) -> TracebackType | None:
+    kept: list[TracebackType] = []
+    while trace is not None:
+        if not _is_skipped(trace.tb_frame.f_code.co_filename):
+            kept.append(trace)
+        trace = trace.tb_next
+    found: TracebackType | None = None
+    for step in reversed(kept):
+        found = TracebackType(found, step.tb_frame, step.tb_lasti, step.tb_lineno)
+    return found
+
+
+def for_the_user(exc: LabError) -> LabError:
+    """An error as it leaves the package: at the user's line, without the frames it came through."""
+    forget_cause(exc)
+    return exc.at(user_line()).with_traceback(None)
 
 
 def shorten_traceback(exc: BaseException) -> None:

@@ -1,9 +1,9 @@
 """The `with` block: opens a recording, and at its end checks, runs, and fills in the saved names.
 
-    with lm.trace("The capital of France is") as tracer:
-        logits = lm.logits.save()
-    tracer.graph      # the experiment, as data
-    tracer.run        # its run
+with lm.trace("The capital of France is") as tracer:
+    logits = lm.logits.save()
+tracer.graph      # the experiment, as data
+tracer.run        # its run
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nnsight_lab.tracing.names import (
     variables_of,
 )
 from nnsight_lab.tracing.recorder import Recorder
-from nnsight_lab.tracing.source import shorten_traceback, user_line
+from nnsight_lab.tracing.source import for_the_user, shorten_traceback, user_line
 
 __all__ = ["Tracer", "open_recorder"]
 
@@ -143,7 +143,7 @@ class Tracer(Generic[RunT]):
         try:
             self.finish(variables_of(frame), partial(assign_in_frame, frame))
         except LabError as error:
-            failure = error.with_traceback(None)
+            failure = for_the_user(error)
         if failure is not None:
             raise failure
 

@@ -181,7 +181,7 @@ class Serving:
         headers = {"Authorization": f"Bearer {token}"}
         url = f"ws://127.0.0.1:{self.port}/ws"
         options = {"compression": None, "proxy": None, "max_size": None, **options}
-        with connect(url, additional_headers=headers, **options) as socket:
+        with connect(url, additional_headers=headers, close_timeout=0.2, **options) as socket:
             yield socket
 
 

@@ -181,6 +181,44 @@ def test_the_next_call_after_a_lost_connection_connects_anew(lab: Serving) -> No
     client.close()
 
 
+class SlowSocket:
+    """A socket whose first message leaves last, if anybody else's may pass it."""
+
+    def __init__(self, socket: Socket) -> None:
+        self.socket = socket
+        self.sent: list[int] = []
+        self.first = threading.Event()
+        self.passed = threading.Event()
+
+    def send(self, message: str) -> None:
+        if not self.first.is_set():
+            self.first.set()
+            self.passed.wait(0.5)
+        self.socket.send(message)
+        self.sent.append(json.loads(message)["ask"])
+        self.passed.set()
+
+    def recv(self) -> str | bytes:
+        return self.socket.recv()
+
+
+def test_numbers_reach_the_server_in_the_order_they_were_given_out(lab: Serving) -> None:
+    client = lab.client()
+    link = client.link()
+    slow = SlowSocket(link._socket)
+    link._socket = slow
+    first = threading.Thread(target=client.models)
+    first.start()
+    assert slow.first.wait(WAIT_S)
+    client.models()
+    first.join()
+    link._socket = slow.socket
+
+    assert slow.sent == sorted(slow.sent)
+    assert client.link() is link
+    client.close()
+
+
 def test_deflate_is_off_even_for_a_client_that_offers_it(lab: Serving) -> None:
     with lab.socket(compression="deflate") as socket:
         assert socket.request is not None
@@ -201,8 +239,10 @@ def test_our_client_does_not_offer_deflate(lab: Serving) -> None:
     client.close()
 
 
-def test_the_token_reaches_no_log(caplog: pytest.LogCaptureFixture) -> None:
-    """Not even with every logger of the process at its most talkative."""
+def test_the_token_reaches_no_log(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Not even with the root logger at its most talkative; uvicorn writes to stderr by itself."""
     caplog.set_level(logging.DEBUG)
     with serving(("tiny", tiny_engine)) as running:
         client = running.client()
@@ -210,7 +250,8 @@ def test_the_token_reaches_no_log(caplog: pytest.LogCaptureFixture) -> None:
         shown = [repr(client), repr(client.link()), repr(vars(client.link()))]
         client.close()
 
-    assert TOKEN not in caplog.text
+    said = capfd.readouterr()
+    assert TOKEN not in caplog.text + said.out + said.err
     assert TOKEN not in "".join(shown)
 
 
@@ -285,6 +326,7 @@ def test_more_clients_than_the_limit_are_sent_away() -> None:
         first.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_process_opens_a_connection_of_its_own(lab: Serving) -> None:
     client = lab.client()
     link = client.link()

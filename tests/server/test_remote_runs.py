@@ -21,7 +21,6 @@ from tests.server.lab_server import (
     reads,
     request_for,
     serving,
-    tiny_engine,
     values_of,
 )
 
@@ -115,21 +114,29 @@ def test_events_come_in_order(remote: RemoteExecutor) -> None:
 
 
 def test_a_value_arrives_while_the_forward_pass_still_runs() -> None:
-    gated = GatedEngine(tiny_engine())
+    model = load_local("tiny")
+    gated = GatedEngine(TransformersEngine("tiny", model))
     gated.before.set()
+    reached: list[str] = []
+    for name in ("model.layers.0", "model.layers.1", "lm_head"):
+        module = model.module.get_submodule(name)
+        module.register_forward_pre_hook(lambda *_, name=name: reached.append(name))
 
     with serving(("tiny", lambda: gated)) as running:
         client = running.client()
+        gated.card()
+        reached.clear()
         run = Run(RemoteExecutor(client, "tiny"), request_for(reads("layers.0.output", "logits")))
         first = run.wait_for(Saved)
         # The pass stands at layer 0 and cannot go on before we open the door.
-        finished, heard = list(gated.finished), list(run.events)
+        so_far, heard = list(reached), list(run.events)
         gated.open()
         run.end()
         client.close()
 
     assert first.name == "layers.0.output"
-    assert finished == []
+    assert so_far == ["model.layers.0"]
+    assert reached == ["model.layers.0", "model.layers.1", "lm_head"]
     assert sum(isinstance(event, Saved) for event in heard) == 1
     assert [event.name for event in run.events if isinstance(event, Saved)][1] == "logits"
 
@@ -162,7 +169,7 @@ def test_two_clients_at_once_get_only_their_own_values(lab: Serving, local: Loca
 
 def test_many_jobs_share_one_connection(client: LabClient, local: LocalExecutor) -> None:
     graph = reads("logits")
-    rows = [((i + 3, i + 4),) for i in range(4)]
+    rows = [((i + 3, i + 4),) for i in range(8)]
     alone = [values_of(local, request_for(graph, row))["logits"] for row in rows]
     there: dict[int, torch.Tensor] = {}
     executor = RemoteExecutor(client, "tiny")
@@ -172,10 +179,10 @@ def test_many_jobs_share_one_connection(client: LabClient, local: LocalExecutor)
             there[index] = values_of(executor, request_for(graph, rows[index]))["logits"]
 
     link = client.link()
-    run_threads(work, 4)
+    run_threads(work, 8)
 
     assert client.link() is link
-    assert all(torch.equal(there[index], alone[index]) for index in range(4))
+    assert all(torch.equal(there[index], alone[index]) for index in range(8))
 
 
 def run_threads(work: object, count: int) -> None:

@@ -1,0 +1,71 @@
+"""What Python's operators, conversions and attributes mean on a recorded value: tables, refusals.
+
+Data only; `proxy.py` turns the tables into methods. What is not here and not in the op table is
+refused, with the nearest thing that is allowed.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from nnsight_lab.errors import AddressNotFound, LabError, ValueNotKnown
+from nnsight_lab.ir.ops import nearest_ops
+from nnsight_lab.kernels.table import refused
+from nnsight_lab.tracing.source import user_line
+
+__all__ = ["CONCRETE", "NUMBERS", "OPERATORS", "TRANSPOSED", "needs_number", "no_attribute"]
+
+CONCRETE = frozenset({"shape", "dtype", "ndim", "itemsize", "nbytes", "layout"})
+"""Attributes that are known while recording."""
+
+TRANSPOSED = frozenset({"T", "mT", "H", "mH", "real", "imag"})
+"""Attributes that are operations."""
+
+OPERATORS = {
+    "__add__": "add", "__sub__": "sub", "__mul__": "mul", "__truediv__": "div",
+    "__matmul__": "matmul", "__pow__": "pow", "__neg__": "neg", "__pos__": "positive",
+    "__abs__": "abs", "__lt__": "lt", "__le__": "le", "__gt__": "gt", "__ge__": "ge",
+    "__eq__": "eq", "__ne__": "ne", "__iadd__": "add_", "__isub__": "sub_",
+    "__imul__": "mul_", "__itruediv__": "div_",
+} | {
+    name: name
+    for name in (
+        "__and__", "__or__", "__xor__", "__invert__", "__lshift__", "__rshift__", "__mod__",
+        "__floordiv__", "__radd__", "__rsub__", "__rmul__", "__rtruediv__", "__rfloordiv__",
+        "__rmatmul__", "__rpow__", "__rmod__", "__rand__", "__ror__", "__rxor__", "__iand__",
+        "__ior__", "__ixor__", "__ipow__", "__imod__", "__ifloordiv__", "__ilshift__",
+        "__irshift__", "__rlshift__", "__rrshift__",
+    )
+}  # fmt: skip
+"""Python's operators, and the tensor method each is."""
+
+NUMBERS = {
+    "__bool__": "A condition", "__int__": "int()", "__float__": "float()",
+    "__complex__": "complex()", "__index__": "An index", "__array__": "numpy",
+    "__round__": "round()", "__reduce_ex__": "Pickling",
+}  # fmt: skip
+"""Conversions that need the number itself, in the words of the refusal."""
+
+_METHODS_OF_NUMBERS = frozenset({"item", "tolist", "numpy", "allclose", "equal"})
+
+
+def needs_number(what: str) -> ValueNotKnown:
+    """The refusal of something that needs the value at once."""
+    error = ValueNotKnown(
+        f"{what} needs the value itself, which is only there when the model runs.",
+        hint="Save it and look after the block, or use torch.where to choose between values.",
+    )
+    error.at(user_line())
+    return error
+
+
+def no_attribute(name: str) -> LabError:
+    """The refusal of an attribute that a recorded value does not have."""
+    if name in _METHODS_OF_NUMBERS:
+        return needs_number(f".{name}()")
+    if hasattr(torch.Tensor, name):
+        return refused(f"Tensor.{name}").at(user_line())
+    near = nearest_ops(f"Tensor.{name}", 1)
+    return AddressNotFound(
+        f"A recorded value has no {name!r}.", hint=f"Nearest: {near[0]}." if near else ""
+    ).at(user_line())

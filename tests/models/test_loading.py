@@ -1,0 +1,139 @@
+"""What a language model is made from, and what it accepts as a prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import nnsight_lab as nl
+from nnsight_lab.contract import TokenRows
+from nnsight_lab.models.prompts import rows_of
+from tests.support.fixtures import IDS
+from tests.support.hooks import forward
+from tests.support.small_models import SmallModel, small_gpt2, small_llama, word_tokenizer
+from tests.support.tensors import assert_exactly, assert_same
+
+TOKENIZER = word_tokenizer()
+
+
+def _logits(lm: nl.LanguageModel, prompt: Any) -> torch.Tensor:
+    with lm.trace(prompt):
+        logits = lm.logits.save()
+    assert type(logits) is torch.Tensor
+    return logits
+
+
+def test_a_folder_and_a_loaded_model_are_the_same_model(family: SmallModel, tmp_path: Path) -> None:
+    family.module.save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    from_folder = nl.LanguageModel(str(tmp_path))
+    loaded = nl.LanguageModel(family.module, tokenizer=TOKENIZER)
+
+    expected = forward(family.module, IDS)
+    assert_exactly(_logits(from_folder, IDS), expected)
+    assert_exactly(_logits(loaded, IDS), expected)
+    assert_exactly(_logits(from_folder, "w4 w16 w2"), forward(family.module, [[5, 17, 3]]))
+    assert loaded.module is family.module
+    assert loaded.tokenizer is TOKENIZER
+    assert from_folder.card.layers == loaded.card.layers == 3
+
+
+def test_every_form_of_a_prompt_is_the_same_prompt(llama: SmallModel) -> None:
+    """Text, ids, tensors, arrays, and what a tokenizer returns."""
+    lm = nl.LanguageModel(llama.module, tokenizer=TOKENIZER)
+    text, ids = "w4 w16 w2", [5, 17, 3]
+    expected = forward(llama.module, [ids])
+    forms = [
+        text, [text], (text,), ids, [ids], (tuple(ids),), torch.tensor(ids), torch.tensor([ids]),
+        torch.tensor(ids, dtype=torch.int32), np.array(ids), [np.int64(id) for id in ids],
+        [torch.tensor(ids)], {"input_ids": ids}, {"input_ids": torch.tensor([ids])},
+        TOKENIZER(text), TOKENIZER(text, return_tensors="pt"), TokenRows((tuple(ids),)),
+    ]  # fmt: skip
+    for form in forms:
+        assert_exactly(_logits(lm, form), expected)
+
+
+def test_a_tokenizers_padding_is_taken_off_again(llama: SmallModel) -> None:
+    """Padded or ragged, on either side, masked positions are not part of a prompt."""
+    texts = ["w4 w16 w2", "w9"]
+    rows = ((5, 17, 3), (10,))
+    assert rows_of(TOKENIZER(texts), TOKENIZER).rows == rows
+    for side in ("left", "right"):
+        padded = TOKENIZER(texts, padding=True, padding_side=side, return_tensors="pt")
+        assert padded.input_ids.shape == (2, 3)
+        assert rows_of(padded, TOKENIZER).rows == rows
+
+
+BAD_PROMPTS: dict[str, Any] = {
+    "empty text": "", "no texts": [], "an empty text among texts": ["w1", ""], "nothing": None,
+    "an empty row": [[1], []], "an empty tensor": torch.zeros(0, dtype=torch.long),
+    "text and ids": ["w1", [1]], "words": [["w1", "w2"]], "fractions": [[1.5]],
+    "float tensor": torch.ones(3), "three axes": torch.ones(1, 2, 3, dtype=torch.long),
+    "nested too deep": [[[1]]], "a scalar tensor": torch.tensor(3), "bytes": b"w1",
+    "a number": 5, "a set": {1, 2}, "an object": object(), "a mapping without ids": {"text": "a"},
+    "another mask shape": {"input_ids": [1, 2], "attention_mask": [1]},
+    "a mask with a hole": {"input_ids": [1, 2, 3], "attention_mask": [1, 0, 1]},
+    "all masked": {"input_ids": [1], "attention_mask": [0]},
+    "positions of its own": {"input_ids": [1], "position_ids": [4]},
+    "an id too large": [61], "a negative id": [-1], "too long": [1] * 65,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_PROMPTS)
+def test_what_is_no_prompt_is_refused_before_anything_is_recorded(
+    name: str, llama: SmallModel
+) -> None:
+    lm = nl.LanguageModel(llama.module, tokenizer=TOKENIZER)
+    with pytest.raises(nl.errors.BadInput) as caught:
+        lm.trace(BAD_PROMPTS[name])
+    assert caught.value.code == "bad-input"
+    assert caught.value.where is not None
+    assert caught.value.where.file == __file__
+
+
+def test_text_needs_a_tokenizer(llama: SmallModel) -> None:
+    with pytest.raises(nl.errors.BadInput, match="no tokenizer"):
+        nl.LanguageModel(llama.module).trace("w1")
+
+
+@pytest.mark.parametrize("context", [1, 2, 3, 6, 7])
+def test_models_with_a_tiny_context_or_vocabulary_are_measured(context: int) -> None:
+    """Toy models of a few positions and tokens work like any other."""
+    small = small_gpt2(n_positions=context, vocab_size=3)
+    lm = nl.LanguageModel(small.module)
+    ids = [[0, 2, 1, 1, 0, 2, 2][:context]]
+    with lm.trace(ids * 2):
+        shape, pattern = lm.layers[0].output.shape, lm.layers[0].attn.pattern.shape
+        logits = lm.logits.save()
+    assert tuple(shape) == (2, context, 32)
+    assert tuple(pattern) == (2, 4, context, context)
+    assert_same(logits, forward(small.module, ids * 2))
+
+
+def test_every_dtype_keeps_its_dtype() -> None:
+    lm = nl.LanguageModel(small_llama().module.to(torch.bfloat16))
+    with lm.trace(IDS):
+        kind = lm.layers[1].output.dtype
+        h = lm.layers[1].output.save()
+    assert h.dtype is kind is torch.bfloat16
+    assert lm.card.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "", "  "])
+def test_a_model_that_is_not_there_is_not_found(name: str) -> None:
+    with pytest.raises(nl.errors.ModelNotFound) as caught:
+        nl.LanguageModel(name)
+    assert "tiny" in caught.value.hint
+
+
+def test_a_broken_folder_is_a_model_not_found(tmp_path: Path) -> None:
+    small_llama().module.save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(nl.errors.ModelNotFound):
+        nl.LanguageModel(str(tmp_path))
