@@ -139,7 +139,7 @@ def _by_code() -> dict[str, type[LabError]]:
     queue: list[type[LabError]] = [LabError]
     while queue:
         kind = queue.pop()
-        found[kind.code] = kind
+        found.setdefault(kind.code, kind)
         queue.extend(kind.__subclasses__())
     return found
 

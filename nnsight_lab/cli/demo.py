@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _demo(output: Path, say: Callable[[str], None]) -> float:
-    folder, _ = find_notebooks()
+    folder = find_notebooks()
     say("Starting a server on a free port …")
     with stopping_on_signals(), ChildServer() as server:
         server.wait_ready(say)

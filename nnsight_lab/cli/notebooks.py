@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -17,32 +16,29 @@ QUICKSTART = "01_quickstart.ipynb"
 _COPY = "nnsight-lab-notebooks"
 
 
-def find_notebooks() -> tuple[Path, bool]:
-    """The folder of the notebooks, and whether it is a checkout's own.
+def find_notebooks() -> Path:
+    """The folder of the notebooks as they ship.
 
     Raises:
         NotSupported: this installation has none.
     """
     package = Path(nnsight_lab.__file__).parent
-    for folder, own in ((package.parent / "notebooks", True), (package / "notebooks", False)):
+    for folder in (package.parent / "notebooks", package / "notebooks"):
         if (folder / QUICKSTART).is_file():
-            return folder, own
+            return folder
     raise NotSupported(
         "This installation has no notebooks.", hint="Install from a wheel or a checkout."
     )
 
 
 def working_folder(beside: Path) -> Path:
-    """A folder whose notebooks may be changed: the checkout's, or a copy in `beside`.
+    """A copy of the notebooks in `beside`, to change as one likes; the originals stay clean.
 
     Notebooks that are in the copy already are left as they are.
     """
-    source, own = find_notebooks()
-    if own and os.access(source, os.W_OK):
-        return source
     target = beside / _COPY
     target.mkdir(exist_ok=True)
-    for notebook in sorted(source.glob("*.ipynb")):
+    for notebook in sorted(find_notebooks().glob("*.ipynb")):
         if not (target / notebook.name).exists():
             shutil.copyfile(notebook, target / notebook.name)
     return target

@@ -191,12 +191,14 @@ class TraceMagics(Magics):
         names, options = _options(words, {"--as": "lm"})
         if len(names) != 1:
             raise MagicUsage("Which model?", hint="%nnl use tiny, or %nnl use VARIABLE")
-        found = self._shell.user_ns.get(names[0])
-        if not isinstance(found, TracedModel):
-            found = self.lab.model(names[0]) if self.lab else LanguageModel(names[0])
-            self._shell.user_ns[options["--as"]] = found
-        self.model = found
-        return found
+        named = self._shell.user_ns.get(names[0])
+        if isinstance(named, TracedModel):
+            model = named
+        else:
+            model = self.lab.model(names[0]) if self.lab else LanguageModel(names[0])
+            self._shell.user_ns[options["--as"]] = model
+        self.model = model
+        return model
 
 
 def _options(words: list[str], options: dict[str, str]) -> tuple[list[str], dict[str, str]]:

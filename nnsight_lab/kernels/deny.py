@@ -190,6 +190,9 @@ DENIED: dict[str, tuple[str, ...]] = {
         "torch.nn.functional.handle_torch_function",
         "torch.nn.functional.assert_int_or_pair",
     ),
+    "takes time that grows with a number in the graph, whatever the tensor's size": (
+        "torch.special.*_polynomial_*",
+    ),
 }
 """Reason to patterns."""
 

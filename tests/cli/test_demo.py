@@ -96,7 +96,7 @@ def test_the_last_line_and_the_status_agree_with_the_notebook(
     says = f"print('largest difference: {difference}')"
     book = notebook(("", ASKS_THE_SERVER), ("difference", says), ("", then))
     nbformat.write(book, tmp_path / notebooks.QUICKSTART)
-    monkeypatch.setattr(demo, "find_notebooks", lambda: (tmp_path, True))
+    monkeypatch.setattr(demo, "find_notebooks", lambda: tmp_path)
     output = tmp_path / "out" / "demo.html"
 
     status = demo.run(argparse.Namespace(output=output))
@@ -108,14 +108,14 @@ def test_the_last_line_and_the_status_agree_with_the_notebook(
     assert says.split("'")[1] in output.read_text(encoding="utf-8")
 
 
-def test_notebooks_of_an_installation_are_copied_and_kept(
+def test_notebooks_are_copied_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = tmp_path / "installed"
     installed.mkdir()
     for name in (notebooks.QUICKSTART, "02_more.ipynb"):
         (installed / name).write_text("new", encoding="utf-8")
-    monkeypatch.setattr(notebooks, "find_notebooks", lambda: (installed, False))
+    monkeypatch.setattr(notebooks, "find_notebooks", lambda: installed)
 
     folder = notebooks.working_folder(tmp_path)
     (folder / notebooks.QUICKSTART).write_text("mine", encoding="utf-8")
@@ -126,8 +126,9 @@ def test_notebooks_of_an_installation_are_copied_and_kept(
     assert (folder / "02_more.ipynb").read_text(encoding="utf-8") == "new"
 
 
-def test_a_checkout_is_worked_in_where_it_is() -> None:
-    folder, own = notebooks.find_notebooks()
+def test_a_checkouts_own_notebooks_are_found(tmp_path: Path) -> None:
+    """They are copied like any others, so that work in them leaves the checkout as it was."""
+    own = Path(__file__).parents[2] / "notebooks"
 
-    assert own
-    assert notebooks.working_folder(Path("unused")) == folder
+    assert notebooks.find_notebooks() == own
+    assert notebooks.working_folder(tmp_path) != own

@@ -139,7 +139,8 @@ def test_codes_are_unique_words() -> None:
     while queue:
         kind = queue.pop()
         codes.append(kind.code)
-        queue.extend(kind.__subclasses__())
+        own = (sub for sub in kind.__subclasses__() if sub.__module__ == errors.__name__)
+        queue.extend(own)
     assert len(codes) == len(set(codes))
     assert all(code == code.lower() and " " not in code for code in codes)
 
