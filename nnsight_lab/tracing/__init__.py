@@ -1,12 +1,14 @@
 """How Python becomes a graph.
 
-    tracer.py    the `with` block: records, runs at its end, fills in the saved names
-    envoy.py     `lm.layers[2].attn`: names to addresses
-    proxy.py     recorded values, which behave like tensors without data
-    cells.py     what a recorded value stands for, so that edits reach all its views
-    recorder.py  writes nodes, infers shapes, refuses what cannot be
-    source.py    the user's own line
-    names.py     which variable holds which saved value
+    tracer.py         the `with` block: records, runs at its end, fills in the saved names
+    envoy.py          `lm.layers[2].attn`: names to addresses
+    proxy.py          recorded values, which behave like tensors without data
+    operators.py      what Python's operators and conversions mean on a recorded value
+    cells.py          what a recorded value stands for, so that edits reach all its views
+    recorder.py       writes nodes, infers shapes, refuses what cannot be
+    source.py         the user's own line
+    names.py          which variable holds which saved value
+    einops_values.py  lets einops take recorded values for tensors
 
 Torch is known here, but no model class and no executor: shapes come from a `ModuleTree`.
 """

@@ -122,7 +122,8 @@ class Envoy:
     def _ports(self, tree: ModuleTree) -> tuple[str, ...]:
         own = tree.ports.get(self._path, ())
         below = tree.ports.get(module_path(tree, self._path), ())
-        return tuple(dict.fromkeys((*own, *below)))
+        there = (port for port in below if _is_there(tree, Address(self._path, port)))
+        return tuple(dict.fromkeys((*own, *there)))
 
     def _child(self, tree: ModuleTree, name: str) -> Envoy | None:
         for base in (self._path, module_path(tree, self._path)):
@@ -142,11 +143,20 @@ class Envoy:
         near = difflib.get_close_matches(name, self._names(tree), 1, 0.5)
         here = self._path or "the model"
         where: SourceLine | None = user_line()
+        hint = f"Did you mean {near[0]!r}?" if near else f"It has {_listed(self._names(tree))}."
+        if name in _STANDARD and _is_there(tree, Address("", "logits")):
+            hint += " print(lm.names) says which standard names this model lacks, and why."
         return AddressNotFound(
-            f"{here} has no module or value {name!r}.",
-            hint=f"Did you mean {near[0]!r}?" if near else f"It has {_listed(self._names(tree))}.",
-            where=where,
+            f"{here} has no module or value {name!r}.", hint=hint, where=where
         )
+
+
+_STANDARD = frozenset("embed layers attn q k v z pattern mlp neurons norm lm_head".split())
+"""Names most models have, so that a model without one is asked for it."""
+
+
+def _is_there(tree: ModuleTree, address: Address) -> bool:
+    return _one(tree, address) in tree.by_address
 
 
 def _one(tree: ModuleTree, address: Address) -> Address:

@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 from nnsight_lab.errors import GraphError, LabError, SourceLine
 from nnsight_lab.ir import Graph, NodeId
 from nnsight_lab.passes.live import drop_dead_nodes
+from nnsight_lab.tracing.einops_values import teach_einops
 from nnsight_lab.tracing.names import (
     assign_in_frame,
     filled,
@@ -96,6 +97,7 @@ class Tracer(Generic[RunT]):
                 "A trace on this model is already open.",
                 hint="End it first, or give both prompts to one trace.",
             ).at(self._begun_at)
+        teach_einops()
         self._token = _open.set((*_open.get(), (self._owner, self._recorder)))
 
     def stop(self) -> None:

@@ -274,6 +274,29 @@ def test_modules_can_be_called_out_of_order(lm: nl.LanguageModel, family: SmallM
     assert_exactly(unchanged, forward(module, IDS))
 
 
+def test_calling_a_module_is_not_taken_for_the_models_own_call(
+    lm: nl.LanguageModel, family: SmallModel
+) -> None:
+    """The module's place in the pass is read and edited when the model itself comes by."""
+    with lm.trace(IDS):
+        lens = lm.norm(lm.layers[0].output).save()
+        own = lm.norm.output.save()
+        given = lm.norm.input.save()
+        lm.norm.output[:, 0] = 0.0
+        logits = lm.logits.save()
+
+    module, block = family.module, family.at(family.block, 0)
+    seen = outputs_seen(module, IDS, family.norm, block)
+    assert_exactly(own, seen[family.norm])
+    assert_exactly(given, inputs_seen(module, IDS, family.norm)[family.norm])
+    norm = module.get_submodule(family.norm)
+    assert_same(lens, norm(tensor_of(seen[block])).detach())
+    plain = forward(module, IDS)
+    assert_same(logits[:, 1:], plain[:, 1:])
+    bias = module.lm_head.bias
+    assert_same(logits[:, 0], torch.zeros(1, 61) if bias is None else bias.detach()[None])
+
+
 def test_shapes_are_known_while_recording(lm: nl.LanguageModel) -> None:
     """`.shape`, `len`, `.dtype` and `size()` are concrete, and are those of the values."""
     with lm.trace([IDS[0], IDS[0][::-1]]):

@@ -274,3 +274,18 @@ def test_what_is_not_saved_does_not_come_back() -> None:
         _ = h.value
     with pytest.raises(nl.errors.NotSaved):
         h.save()
+
+
+def test_an_edit_through_a_saved_name_goes_to_the_place_as_it_is_now() -> None:
+    """Not to the snapshot: edits made in between are not undone."""
+    with net.trace(X):
+        h = net[0].output
+        before = h.save()
+        h += 10.0
+        before += 1.0
+        before[:, 1] *= 2.0
+        there = net[0].output.save()
+    by_hand = FIRST + 11.0
+    by_hand[:, 1] *= 2.0
+    assert_exactly(before, FIRST)
+    assert_exactly(there, by_hand)
