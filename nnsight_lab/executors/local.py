@@ -32,7 +32,8 @@ from nnsight_lab.contract import (
     TokenRows,
 )
 from nnsight_lab.errors import BadInput, Cancelled, EngineFailed, LabError
-from nnsight_lab.executors.families import family_of, standard_bindings, standard_modules
+from nnsight_lab.executors.certify import certified
+from nnsight_lab.executors.families import NameReport, names_in_tree
 from nnsight_lab.executors.host import TorchHost
 from nnsight_lab.executors.loading import load_model, tokenizer_files
 from nnsight_lab.executors.measure import Measured, measure
@@ -88,6 +89,7 @@ class LocalExecutor:
         self._cancelled: set[str] = set()
         self._one_at_a_time = threading.RLock()
         self._card: ModelCard | None = None
+        self._names: NameReport | None = None
         self._takes_positions = "position_ids" in inspect.signature(module.forward).parameters
 
     def card(self) -> ModelCard:
@@ -98,7 +100,7 @@ class LocalExecutor:
 
     def _make_card(self) -> ModelCard:
         first = next(self.module.parameters(), torch.empty(0))
-        features = {"trace", "apply", "local"} | ({"tokens"} if self._language else set())
+        features = {"trace", "apply", "gradient", "local"} | ({"tokens"} if self._language else set())
         tree = self._measured_for(TokenRows(((0,),))).tree if self._language else ModuleTree(())
         return ModelCard(
             name=self.name,
@@ -112,6 +114,12 @@ class LocalExecutor:
             vocab=self._config_number("vocab_size"),
             tokenizer=tokenizer_files(self.tokenizer),
         )
+
+    @property
+    def names(self) -> NameReport:
+        """Which standard names this model has; checked when it is first measured."""
+        tree = self.card().tree
+        return self._names or names_in_tree(tree, type(self.module).__name__)
 
     def _config_number(self, name: str) -> int:
         config: Any = getattr(self.module, "config", None)
@@ -181,12 +189,12 @@ class LocalExecutor:
                 raise _Enough
             return value
 
-        with torch.no_grad(), self._evaluating():
+        with torch.set_grad_enabled(bool(plan.gradients)), self._evaluating():
             run.begin()
             if wanted:
                 with host.attached(set(wanted), on_point):
                     self._call_model(request.inputs)
-        run.end()
+            run.end()
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -240,15 +248,13 @@ class LocalExecutor:
     def _measure(self, inputs: Inputs) -> Measured:
         if isinstance(inputs, ModuleInputs):
             return self._measure_module(inputs)
-        family = family_of(self.module)
-        standard = standard_bindings(self.module, family) if family else ()
-        names = standard_modules(self.module, family) if family else ()
         context = self._config_number("max_position_embeddings")
         sizes = _SMALL if not context or context >= _SMALL[-1][1] else _SMALLER
         short = [(batch, min(pos, context or pos)) for batch, pos in sizes]
         runs = {size: self._small_run(*size) for size in short}
         with self._evaluating():
-            return measure(self.module, runs, standard, names)
+            measured, self._names = certified(self.module, runs)
+        return measured
 
     def _small_run(self, batch: int, pos: int) -> Callable[[], None]:
         vocab = self._config_number("vocab_size") or pos + 1

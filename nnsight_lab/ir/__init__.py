@@ -16,7 +16,7 @@ from nnsight_lab.ir.address import Address
 from nnsight_lab.ir.codec import Limits
 from nnsight_lab.ir.graph import SCHEMA, Graph, Output
 from nnsight_lab.ir.literals import DictArg, ListArg, Name, Ref, SliceArg, Special, TensorData
-from nnsight_lab.ir.nodes import Apply, Call, Constant, Node, NodeId, Read, Weight, Write
+from nnsight_lab.ir.nodes import Apply, Call, Constant, Gradient, Node, NodeId, Read, Weight, Write
 from nnsight_lab.ir.tree import (
     DictSpec,
     Dim,
@@ -39,6 +39,7 @@ __all__ = [
     "DictArg",
     "DictSpec",
     "Dim",
+    "Gradient",
     "Graph",
     "Limits",
     "ListArg",

@@ -22,7 +22,17 @@ from typing import Any
 from nnsight_lab.errors import BadBytes, LimitExceeded, OpNotAllowed, SourceLine
 from nnsight_lab.ir.address import Address
 from nnsight_lab.ir.literals import DTYPE_SIZES, TensorData
-from nnsight_lab.ir.nodes import Apply, Call, Constant, Node, Read, Weight, Write, dependencies
+from nnsight_lab.ir.nodes import (
+    Apply,
+    Call,
+    Constant,
+    Gradient,
+    Node,
+    Read,
+    Weight,
+    Write,
+    dependencies,
+)
 from nnsight_lab.ir.ops import is_op, nearest_ops
 from nnsight_lab.ir.plain_args import from_plain_arg, to_plain_arg
 
@@ -72,6 +82,8 @@ def _node_to_plain(node: Node, blobs: list[bytes], sources: bool) -> dict[str, A
             plain = {"kind": "call", "op": op, **_args_to_plain(args, kwargs)}
         case Apply(path=path, args=args, kwargs=kwargs):
             plain = {"kind": "apply", "path": path, **_args_to_plain(args, kwargs)}
+        case Gradient(of=of, at=at):
+            plain = {"kind": "gradient", "of": of, "value": at}
         case Weight(path=path, name=name):
             plain = {"kind": "weight", "path": path, "name": name}
     if sources and node.where is not None:
@@ -229,6 +241,9 @@ class _Reader:
                 return Call(id=id, op=op, where=where, **self.args(plain))
             case "apply":
                 return Apply(id=id, path=self.text(plain["path"]), where=where, **self.args(plain))
+            case "gradient":
+                of, place = _int(plain["of"]), _int(plain["value"])
+                return Gradient(id=id, of=of, at=place, where=where)
             case "weight":
                 path, name = self.text(plain["path"]), self.text(plain["name"])
                 return Weight(id=id, path=path, name=name, where=where)

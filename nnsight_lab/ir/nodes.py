@@ -19,6 +19,7 @@ __all__ = [
     "Apply",
     "Call",
     "Constant",
+    "Gradient",
     "Node",
     "NodeId",
     "Read",
@@ -94,7 +95,17 @@ class Weight:
     where: SourceLine | None = field(default=None, compare=False)
 
 
-Node: TypeAlias = Constant | Read | Write | Call | Apply | Weight
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gradient:
+    """The gradient of the scalar `of` with respect to `at`, after the forward pass."""
+
+    id: NodeId
+    of: NodeId
+    at: NodeId
+    where: SourceLine | None = field(default=None, compare=False)
+
+
+Node: TypeAlias = Constant | Read | Write | Call | Apply | Weight | Gradient
 
 
 def argument_refs(arg: Arg) -> Iterator[NodeId]:
@@ -124,6 +135,8 @@ def dependencies(node: Node) -> tuple[NodeId, ...]:
             return tuple(found)
         case Write(value=value):
             return (value,)
+        case Gradient(of=of, at=at):
+            return (of, at)
         case _:
             return ()
 
@@ -153,5 +166,7 @@ def with_new_ids(node: Node, new_ids: Mapping[NodeId, NodeId]) -> Node:
             return replace(node, id=new_ids[node.id], args=args, kwargs=kwargs)
         case Write():
             return replace(node, id=new_ids[node.id], value=new_ids[node.value])
+        case Gradient():
+            return replace(node, id=new_ids[node.id], of=new_ids[node.of], at=new_ids[node.at])
         case _:
             return replace(node, id=new_ids[node.id])

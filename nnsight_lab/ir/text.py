@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nnsight_lab.ir.literals import Arg, DictArg, ListArg, SliceArg
-from nnsight_lab.ir.nodes import Apply, Call, Constant, Node, Read, Weight, Write
+from nnsight_lab.ir.nodes import Apply, Call, Constant, Gradient, Node, Read, Weight, Write
 
 if TYPE_CHECKING:
     from nnsight_lab.ir.graph import Graph
@@ -90,6 +90,8 @@ def node_to_text(node: Node) -> str:
             return _call_text(op, node)
         case Apply(path=path):
             return _call_text(f"apply {path or 'model'}", node)
+        case Gradient(of=of, at=at):
+            return f"gradient of %{of} at %{at}"
         case Weight(path=path, name=name):
             return f"weight {path}.{name}" if path else f"weight {name}"
 

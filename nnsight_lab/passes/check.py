@@ -13,7 +13,18 @@ import torch
 
 from nnsight_lab.contract import Inputs, ModelCard, TokenRows
 from nnsight_lab.errors import AddressNotFound, BadInput, LabError, NotSupported, ShapeMismatch
-from nnsight_lab.ir import Apply, Call, Constant, Graph, ModuleTree, Node, Read, Weight, Write
+from nnsight_lab.ir import (
+    Apply,
+    Call,
+    Constant,
+    Gradient,
+    Graph,
+    ModuleTree,
+    Node,
+    Read,
+    Weight,
+    Write,
+)
 from nnsight_lab.kernels import Unknown, infer_call, to_python
 from nnsight_lab.passes.schedule import schedule
 from nnsight_lab.passes.shapes import (
@@ -25,7 +36,14 @@ from nnsight_lab.passes.shapes import (
     weight_meta,
 )
 
-__all__ = ["GraphCost", "check_fits", "check_graph", "check_inputs", "infer_node"]
+__all__ = [
+    "GraphCost",
+    "check_differentiable",
+    "check_fits",
+    "check_graph",
+    "check_inputs",
+    "infer_node",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +131,29 @@ def infer_node(node: Node, metas: list[Any], tree: ModuleTree, batch: int, pos: 
             if meta is None:
                 raise AddressNotFound(f"The model has no parameter {path}.{name}.")
             return meta
+        case Gradient(of=of, at=at):
+            check_differentiable(metas[of], metas[at])
+            return metas[at]
+
+
+def check_differentiable(loss: Any, at: Any) -> None:
+    """A gradient is of one real number, with respect to real numbers.
+
+    Raises:
+        ShapeMismatch: it is not.
+    """
+    if isinstance(loss, torch.Tensor) and (loss.numel() != 1 or not loss.is_floating_point()):
+        raise ShapeMismatch(
+            f"A gradient is of a single number, not of {describe(loss)}.",
+            hint="Sum or index it first: logits[0, -1, token].backward().",
+        )
+    if not isinstance(at, torch.Tensor | Unknown) or (
+        isinstance(at, torch.Tensor) and not at.is_floating_point()
+    ):
+        raise ShapeMismatch(
+            f"There is no gradient with respect to {describe(at)}.",
+            hint="Take it at a tensor of floating-point numbers.",
+        )
 
 
 def _python_args(node: Call | Apply, metas: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

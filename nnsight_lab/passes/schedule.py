@@ -13,13 +13,16 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from nnsight_lab.errors import AddressNotFound, NotSupported, WriteTooEarly
-from nnsight_lab.ir import Address, Graph, ModuleTree, NodeId, Read, Write
+from nnsight_lab.ir import Address, Gradient, Graph, ModuleTree, NodeId, Read, Write
 from nnsight_lab.ir.nodes import dependencies
 
-__all__ = ["BEFORE", "Moment", "Schedule", "find_moment", "schedule", "too_early"]
+__all__ = ["AFTER", "BEFORE", "Moment", "Schedule", "find_moment", "schedule", "too_early"]
 
 BEFORE = -1
 """The moment of what needs nothing from the model."""
+
+AFTER = 2**62
+"""The moment of gradients and what needs them: the forward pass is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,11 @@ class Schedule:
 
     graph: Graph
     moments: dict[int, Moment]
+
+    @property
+    def gradients(self) -> tuple[Gradient, ...]:
+        """The gradients the graph takes; without any, nothing needs to be kept for them."""
+        return tuple(node for node in self.graph.nodes if isinstance(node, Gradient))
 
     @property
     def last(self) -> int:
@@ -109,6 +117,8 @@ def _moments_of_nodes(graph: Graph, tree: ModuleTree) -> dict[NodeId, int]:
                     when[node.id] = find_moment(tree, address)
                     if ready > when[node.id]:
                         raise _conflict(graph, when, address, value)
+                case Gradient():
+                    when[node.id] = AFTER
                 case _:
                     when[node.id] = ready
         except (AddressNotFound, WriteTooEarly) as exc:
@@ -124,6 +134,8 @@ def _conflict(
     stack, latest = [value], None
     while stack:
         node = graph[stack.pop()]
+        if isinstance(node, Gradient):
+            return too_early(address, "a gradient", f"taken at {node.where or f'node %{node.id}'}")
         if isinstance(node, Read) and (latest is None or when[node.id] > when[latest.id]):
             latest = node
         stack.extend(dependencies(node))

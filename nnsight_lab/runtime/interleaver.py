@@ -15,9 +15,10 @@ from collections.abc import Callable
 from typing import Any
 
 from nnsight_lab.errors import LabError, NeverReached, OpFailed
-from nnsight_lab.ir import Address, Apply, Call, Constant, NodeId, Read, Weight, Write
+from nnsight_lab.ir import Address, Apply, Call, Constant, Gradient, NodeId, Read, Weight, Write
 from nnsight_lab.kernels import kernel, tensor_from_data, to_python
-from nnsight_lab.passes.schedule import BEFORE, Moment, Schedule
+from nnsight_lab.passes.schedule import AFTER, BEFORE, Moment, Schedule
+from nnsight_lab.runtime.gradients import Gradients
 from nnsight_lab.runtime.host import Host
 from nnsight_lab.runtime.values import Values, copied, in_order
 
@@ -35,7 +36,8 @@ class Interleaver:
         self._host = host
         self._on_saved = on_saved
         self._values = Values()
-        self._pending = set(schedule.moments) - {BEFORE}
+        self._gradients = Gradients(schedule.gradients)
+        self._pending = set(schedule.moments) - {BEFORE, AFTER}
 
     @property
     def finished(self) -> bool:
@@ -54,11 +56,16 @@ class Interleaver:
         here = self._schedule.moments.get(moment)
         if here is None or moment not in self._pending:
             return {}
+        writes: dict[Address, Any] = {}
         for node in here.reads:
-            self._values[node.id] = in_order(read(node.address))
+            value = in_order(read(node.address))
+            if self._gradients.wanted_at(node.id):
+                # What a gradient is taken at must be what the model goes on with.
+                value = writes[node.address] = self._gradients.followed(value)
+            self._values[node.id] = value
         self._compute(here)
         # The model may change what it is handed (an in-place activation), so it gets a copy.
-        writes = {node.address: copied(self._values[node.value]) for node in here.writes}
+        writes |= {node.address: copied(self._values[node.value]) for node in here.writes}
         self._values.forget(here.drops)
         self._pending.discard(moment)
         return writes
@@ -77,6 +84,9 @@ class Interleaver:
                 hint="On these inputs the model does not run that module.",
                 node=node.id,
             ).at(node.where)
+        after = self._schedule.moments.get(AFTER)
+        if after is not None:
+            self._compute(after)
 
     def _compute(self, here: Moment) -> None:
         for id in here.steps:
@@ -85,9 +95,9 @@ class Interleaver:
         dropped = set(here.drops)
         saved = [node for _, node in here.outputs]
         lasting = [id for id in (*reads, *here.steps) if id not in dropped]
-        self._values.keep(saved, lasting, reads)
+        self._values.keep(saved, lasting, reads, self._gradients.active)
         for name, node in here.outputs:
-            self._on_saved(name, self._values[node])
+            self._on_saved(name, self._gradients.let_go(self._values[node]))
 
     def _evaluate(self, id: NodeId) -> Any:
         node = self._graph[id]
@@ -95,6 +105,10 @@ class Interleaver:
             match node:
                 case Constant(value=value):
                     return tensor_from_data(value).to(self._host.device)
+                case Gradient():
+                    return self._gradients.taken(node, self._values)
+                case Weight(path=path, name=name) if self._gradients.wanted_at(id):
+                    return self._host.weight(path, name)
                 case Weight(path=path, name=name):
                     weight = in_order(self._host.weight(path, name).detach())
                     self._values.own_forever(weight)

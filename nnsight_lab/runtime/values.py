@@ -71,9 +71,18 @@ class Values:
         self._weights |= _storages(weight)
 
     def keep(
-        self, saved: Iterable[NodeId], lasting: Iterable[NodeId], reads: Iterable[NodeId]
+        self,
+        saved: Iterable[NodeId],
+        lasting: Iterable[NodeId],
+        reads: Iterable[NodeId],
+        as_they_are: bool = False,
     ) -> None:
-        """Copy what shares memory with the model: saved values, and those that outlive reads."""
+        """Copy what shares memory with the model: saved values, and those that outlive reads.
+
+        as_they_are: gradients are taken, so values must stay the ones autograd has seen.
+        """
+        if as_they_are:
+            return
         read_now: set[int] = set()
         for node in reads:
             read_now |= _storages(self._values[node])

@@ -37,15 +37,15 @@ class Value:
 class Cell:
     """A place that holds a value and may be edited; `address` when it is a place in the model.
 
-    version counts the edits. edited: the line of the last one. weight: the name of the parameter
-    it holds, which no trace may edit.
+    version counts the edits. edited: the line of the last one. fixed: why it may not be edited,
+    when it may not: it holds a parameter, or a gradient.
     """
 
     value: Value
     address: Address | None = None
     version: int = 0
     edited: SourceLine | None = None
-    weight: str = ""
+    fixed: str = ""
 
 
 def same_key(one: Any, other: Any) -> bool:

@@ -146,12 +146,12 @@ class Envoy:
         hint = f"Did you mean {near[0]!r}?" if near else f"It has {_listed(self._names(tree))}."
         if name in _STANDARD and _is_there(tree, Address("", "logits")):
             hint += " print(lm.names) says which standard names this model lacks, and why."
-        return AddressNotFound(
-            f"{here} has no module or value {name!r}.", hint=hint, where=where
-        )
+        return AddressNotFound(f"{here} has no module or value {name!r}.", hint=hint, where=where)
 
 
-_STANDARD = frozenset("embed layers attn q k v z pattern mlp neurons norm lm_head".split())
+_STANDARD = frozenset(
+    "embed layers input output attn q k v z pattern mlp neurons norm lm_head".split()
+)
 """Names most models have, so that a model without one is asked for it."""
 
 

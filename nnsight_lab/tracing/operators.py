@@ -1,10 +1,13 @@
 """What Python's operators, conversions and attributes mean on a recorded value: tables, refusals.
 
-Data only; `proxy.py` turns the tables into methods. What is not here and not in the op table is
+`give_operators` turns the tables into methods of the recorded value. What is not here and not in the op table is
 refused, with the nearest thing that is allowed.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -13,7 +16,16 @@ from nnsight_lab.ir.ops import nearest_ops
 from nnsight_lab.kernels.table import refused
 from nnsight_lab.tracing.source import user_line
 
-__all__ = ["CONCRETE", "NUMBERS", "OPERATORS", "TRANSPOSED", "needs_number", "no_attribute"]
+__all__ = [
+    "CONCRETE",
+    "GRADIENTS_ARE_READ",
+    "NUMBERS",
+    "OPERATORS",
+    "TRANSPOSED",
+    "give_operators",
+    "needs_number",
+    "no_attribute",
+]
 
 CONCRETE = frozenset({"shape", "dtype", "ndim", "itemsize", "nbytes", "layout"})
 """Attributes that are known while recording."""
@@ -46,6 +58,8 @@ NUMBERS = {
 }  # fmt: skip
 """Conversions that need the number itself, in the words of the refusal."""
 
+GRADIENTS_ARE_READ = "A gradient is read; editing it on its way back is not possible yet."
+
 _METHODS_OF_NUMBERS = frozenset({"item", "tolist", "numpy", "allclose", "equal"})
 
 
@@ -69,3 +83,27 @@ def no_attribute(name: str) -> LabError:
     return AddressNotFound(
         f"A recorded value has no {name!r}.", hint=f"Nearest: {near[0]}." if near else ""
     ).at(user_line())
+
+
+def give_operators(recorded: type, record: Callable[..., Any]) -> None:
+    """Give a class Python's operators, which record, and conversions, which need the number."""
+    for name, op in OPERATORS.items():
+        setattr(recorded, name, _operator(op, record))
+    for name, what in NUMBERS.items():
+        setattr(recorded, name, _number(name, what))
+
+
+def _operator(op: str, record: Callable[..., Any]) -> Any:
+    def operate(self: Any, *args: Any) -> Any:
+        return record(self.recorder, f"Tensor.{op}", (self, *args), {})
+
+    return operate
+
+
+def _number(name: str, what: str) -> Any:
+    def convert(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.came_back:
+            return getattr(self.value, name)(*args, **kwargs)
+        raise needs_number(what)
+
+    return convert

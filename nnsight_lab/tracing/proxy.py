@@ -8,6 +8,7 @@ number at once (`if h > 0:`, `float(h)`) is refused with the line and a way roun
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,9 @@ from nnsight_lab.passes.shapes import describe
 from nnsight_lab.tracing.cells import Cell, Step, Value, same_key
 from nnsight_lab.tracing.operators import (
     CONCRETE,
-    NUMBERS,
-    OPERATORS,
+    GRADIENTS_ARE_READ,
     TRANSPOSED,
+    give_operators,
     needs_number,
     no_attribute,
 )
@@ -134,6 +135,22 @@ class Proxy:
 
     def _call(self, op: str, *args: Any, **kwargs: Any) -> Any:
         return _record(self.recorder, op, args, kwargs)
+
+    def backward(self) -> AbstractContextManager[None]:
+        """Go back from this number: from here on `.grad` is its gradient, in a `with` or not.
+
+        The weights' own `.grad` stays as it is. A second call starts anew, and adds nothing up.
+        """
+        return self.recorder.backward(self.now())
+
+    @property
+    def grad(self) -> Any:
+        """The gradient at this value, of the number last gone back from. It can only be read."""
+        return self.value.grad if self.came_back else self.recorder.gradient(self.now())
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        raise OpNotAllowed(GRADIENTS_ARE_READ, hint="Edit the value, or the gradient afterwards.")
 
     def unpin(self) -> None:
         """An edit through a saved value goes to the place itself, as it is now."""
@@ -377,24 +394,4 @@ _ON_MODEL_DEVICE: dict[str, Any] = {
 }
 """Values live where the model is; constants from here are taken there. Moves change nothing."""
 
-
-def _operator(op: str) -> Any:
-    def operate(self: Proxy, *args: Any) -> Any:
-        return _record(self.recorder, f"Tensor.{op}", (self, *args), {})
-
-    return operate
-
-
-def _number(name: str, what: str) -> Any:
-    def convert(self: Proxy, *args: Any, **kwargs: Any) -> Any:
-        if self.came_back:
-            return getattr(self.value, name)(*args, **kwargs)
-        raise needs_number(what)
-
-    return convert
-
-
-for _name, _op in OPERATORS.items():
-    setattr(Proxy, _name, _operator(_op))
-for _name, _what in NUMBERS.items():
-    setattr(Proxy, _name, _number(_name, _what))
+give_operators(Proxy, _record)

@@ -6,11 +6,13 @@ tree and from running operations on tensors without data.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
 from nnsight_lab.errors import (
+    GraphError,
     LabError,
     NotSaved,
     OpNotAllowed,
@@ -22,6 +24,7 @@ from nnsight_lab.ir import (
     Apply,
     Call,
     Constant,
+    Gradient,
     Graph,
     ModuleTree,
     Node,
@@ -34,11 +37,12 @@ from nnsight_lab.ir import (
 )
 from nnsight_lab.kernels import Unknown, from_python, infer_call, tensor_to_data
 from nnsight_lab.kernels.arguments import without_numpy
-from nnsight_lab.passes.check import check_fits
+from nnsight_lab.passes.check import check_differentiable, check_fits
 from nnsight_lab.passes.live import drop_dead_nodes
-from nnsight_lab.passes.schedule import BEFORE, find_moment, too_early
+from nnsight_lab.passes.schedule import AFTER, BEFORE, find_moment, too_early
 from nnsight_lab.passes.shapes import infer_apply, meta_of_spec, weight_meta
 from nnsight_lab.tracing.cells import Cell, Value
+from nnsight_lab.tracing.operators import GRADIENTS_ARE_READ
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.source import user_line
 
@@ -60,6 +64,8 @@ class Recorder:
         self._constants: dict[tuple[int, int], tuple[Value, Any]] = {}
         self._weights: dict[tuple[str, str], Value] = {}
         self._saved: list[Proxy] = []
+        self._loss: Value | None = None
+        self._gradients: dict[tuple[NodeId, NodeId], Value] = {}
 
     # Places in the model
 
@@ -112,11 +118,10 @@ class Recorder:
             WriteTooEarly: the value is made after the model has passed the place.
         """
         where = user_line()
-        if cell.weight:
-            raise OpNotAllowed(
-                f"{cell.weight} is a parameter of the model; a trace does not edit those.",
-                hint="Edit the module's output, or a .clone() of the parameter.",
-            ).at(where)
+        if cell.fixed:
+            raise OpNotAllowed(cell.fixed, hint="Edit a .clone() of it, or a module's output.").at(
+                where
+            )
         if cell.address is not None:
             self._at(where, check_fits, str(cell.address), cell.value.meta, new.meta)
             if new.moment > cell.value.moment:
@@ -134,7 +139,9 @@ class Recorder:
         if (path, name) not in self._weights:
             node = Weight(id=len(self._nodes), path=path, name=name, where=user_line())
             self._weights[path, name] = self._add(node, meta, BEFORE)
-        return Proxy(self, Cell(self._weights[path, name], weight=f"{path}.{name}".strip(".")))
+        full = f"{path}.{name}".strip(".")
+        fixed = f"{full} is a parameter of the model; a trace does not edit those."
+        return Proxy(self, Cell(self._weights[path, name], fixed=fixed))
 
     def apply(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Proxy:
         """Call a module out of its order: `lm.lm_head(lm.norm(h))`."""
@@ -172,6 +179,36 @@ class Recorder:
             where=where,
         )
         return self._add(node, meta, *self._latest(needs))
+
+    def backward(self, loss: Value) -> AbstractContextManager[None]:
+        """From here on, `.grad` is the gradient of this loss.
+
+        Raises:
+            ShapeMismatch: it is not a single real number.
+        """
+        self._at(user_line(), check_differentiable, loss.meta, loss.meta)
+        self._loss = loss
+        return nullcontext()
+
+    def gradient(self, at: Value) -> Proxy:
+        """The gradient of the last loss with respect to a value; the same node each time.
+
+        Raises:
+            GraphError: nothing was gone back through yet.
+        """
+        where = user_line()
+        loss = self._loss
+        if loss is None:
+            raise GraphError(
+                "There is no gradient before a backward pass.",
+                hint="with loss.backward(): gradient = h.grad.save()",
+            ).at(where)
+        self._at(where, check_differentiable, loss.meta, at.meta)
+        key = (loss.node, at.node)
+        if key not in self._gradients:
+            node = Gradient(id=len(self._nodes), of=loss.node, at=at.node, where=where)
+            self._gradients[key] = self._add(node, at.meta, AFTER, f"a gradient ({where})")
+        return Proxy(self, Cell(self._gradients[key], fixed=GRADIENTS_ARE_READ))
 
     def value_of(self, value: Any, like: Any = None) -> Value:
         """A recorded value as it is now, or a tensor or number as a constant like `like`."""

@@ -11,7 +11,7 @@ from nnsight_lab.contract import Accepted, Done, Queued, RunEvent, Saved, Starte
 from nnsight_lab.executors.local import LocalExecutor, load_local
 from nnsight_lab.executors.remote import RemoteExecutor
 from nnsight_lab.executors.remote_client import LabClient
-from nnsight_lab.ir import Address, Call, Graph, Output, Read, Ref, Write
+from nnsight_lab.ir import Address, Call, Gradient, Graph, Output, Read, Ref, Write
 from nnsight_lab.settings import Settings
 from nnsight_lab_server.engines.transformers_engine import TransformersEngine
 from tests.server.lab_server import (
@@ -38,6 +38,24 @@ def test_a_remote_run_gives_what_a_local_one_gives(
     for name in PLACES:
         assert there[name].dtype == here[name].dtype
         assert torch.equal(there[name], here[name]), name
+
+
+def test_a_gradient_is_the_same_there(remote: RemoteExecutor, local: LocalExecutor) -> None:
+    hidden = Address("layers.2")
+    graph = Graph(
+        (
+            Read(id=0, address=hidden),
+            Read(id=1, address=Address("", "logits")),
+            Call(id=2, op="operator.getitem", args=(Ref(1), (0, -1, 7))),
+            Gradient(id=3, of=2, at=0),
+        ),
+        (Output("gradient", 3),),
+    )
+
+    here, there = values_of(local, request_for(graph)), values_of(remote, request_for(graph))
+
+    assert torch.equal(there["gradient"], here["gradient"])
+    assert there["gradient"].abs().sum() > 0
 
 
 def test_an_edit_has_the_same_effect_there(remote: RemoteExecutor, local: LocalExecutor) -> None:
