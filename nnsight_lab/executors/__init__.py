@@ -5,8 +5,10 @@
     host.py       hooks on a torch module, attached for one run
     sites.py      which hook serves which address, and how to take and put its value
     attention.py  q, k, v and pattern, from inside the attention call
+    inside.py     values a module's own code keeps to itself
     families/     standard names of each model family
     measure.py    a model's module tree, by running it once on very small inputs
+    certify.py    standard names, checked on the model itself when it loads
     remote.py     RemoteExecutor: the lab's server
 
 No notebooks, no vLLM, nothing about how graphs are recorded.

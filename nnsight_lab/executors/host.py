@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from nnsight_lab.executors.attention import listening
+from nnsight_lab.executors.inside import INSIDE, overhearing
 from nnsight_lab.executors.sites import HookPoint
 
 __all__ = ["OnPoint", "TorchHost"]
@@ -64,15 +65,25 @@ class TorchHost:
         self._thread = threading.get_ident()
         by_path: dict[str, set[str]] = {}
         for point in points:
-            by_path.setdefault(point.path, set()).add(point.stage)
+            if point.stage in ("before", "after"):
+                by_path.setdefault(point.path, set()).add(point.stage)
         with ExitStack() as stack:
             for path, stages in by_path.items():
                 for handle in self._hooks(path, stages, points, on_point):
                     stack.callback(handle.remove)
             inside = {point for point in points if point.stage in ("attention", "pattern")}
             if inside:
-                stack.enter_context(listening(self._module, inside, on_point))
+                stack.enter_context(listening(self._module, inside, self._unless_deaf(on_point)))
+            hidden = {point for point in points if point.stage in INSIDE}
+            if hidden:
+                stack.enter_context(overhearing(self._module, hidden, on_point, self._deaf))
             yield
+
+    def _deaf(self) -> bool:
+        return self._silent or threading.get_ident() != self._thread
+
+    def _unless_deaf(self, on_point: OnPoint) -> OnPoint:
+        return lambda point, value: value if self._deaf() else on_point(point, value)
 
     def _hooks(
         self, path: str, stages: set[str], points: set[HookPoint], on_point: OnPoint
@@ -80,8 +91,7 @@ class TorchHost:
         module = self._module.get_submodule(path)
         calls: Counter[str] = Counter()
 
-        def deaf() -> bool:
-            return self._silent or threading.get_ident() != self._thread
+        deaf = self._deaf
 
         def before(_: Any, args: Any, kwargs: Any) -> Any:
             point = HookPoint("before", path, calls["before"])

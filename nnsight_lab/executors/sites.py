@@ -27,7 +27,19 @@ __all__ = [
     "whole",
 ]
 
-Stage: TypeAlias = Literal["before", "after", "attention", "pattern"]
+Stage: TypeAlias = Literal[
+    "before",
+    "after",
+    "attention",
+    "pattern",
+    "method",
+    "torch",
+    "torch-pattern",
+    "rows-before",
+    "rows-after",
+]
+"""Of a module's call; of the attention interface (`attention.py`); or inside a module's own code
+(`inside.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +128,7 @@ def logits_of(address: Address, point: HookPoint) -> Binding:
     return Binding(
         address,
         point,
-        lambda output: output[0] if isinstance(output, tuple) else output.logits,
+        lambda output: output[0] if isinstance(output, tuple) else getattr(output, "logits", None),
         _put_logits,
     )
 

@@ -8,6 +8,7 @@ import torch
 
 from nnsight_lab.contract import Emit, Executor, TokenRows
 from nnsight_lab.errors import LabError
+from nnsight_lab.executors.families import NameReport, names_in_tree
 from nnsight_lab.executors.local import LocalExecutor, load_local
 from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.models.prompts import rows_of, tokenizer_from_files, visible_token
@@ -75,6 +76,17 @@ class LanguageModel(TracedModel):
     def tokenizer(self) -> Any:
         """The model's tokenizer, or None."""
         return self._tokenizer
+
+    @property
+    def names(self) -> NameReport:
+        """Which standard names this model has, which not and why; `print(lm.names)`.
+
+        Every name was checked on the model when it was loaded. What has no standard name is
+        reached by module path, as always.
+        """
+        if isinstance(self.executor, LocalExecutor):
+            return self.executor.names
+        return names_in_tree(self.card.tree, self.card.architecture)
 
     def _current_tree(self) -> ModuleTree:
         return self.card.tree

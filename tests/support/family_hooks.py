@@ -58,7 +58,7 @@ class _Inside:
 @contextmanager
 def _through_eager(small: FamilyModel, module: Any, inside: _Inside) -> Iterator[None]:
     home = sys.modules[type(module.get_submodule(small.attn.format(i=0))).__module__]
-    eager = home.eager_attention_forward  # type: ignore[attr-defined]
+    eager = home.eager_attention_forward
 
     def attend(part: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
         query, key, value = inside.qkv(part.layer_idx, query, key, value)
