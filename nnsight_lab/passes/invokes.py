@@ -15,7 +15,7 @@ from nnsight_lab.contract import Inputs, TokenRows
 from nnsight_lab.errors import BadInput, NotSupported
 from nnsight_lab.ir import Dim, Graph, SizeForm, Spec, TensorSpec
 
-__all__ = ["Span", "narrowed", "spans_of", "widened"]
+__all__ = ["Span", "check_separable", "narrowed", "spans_of", "widened"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,11 @@ def _of_axis(dim: Dim, span: Span, where: str) -> slice:
     )
 
 
+def check_separable(spec: Spec, where: str) -> None:
+    """Whether one invoke's part of a place can be told. Raises `NotSupported` where not."""
+    _index(spec, Span(0, 1, 1), where)
+
+
 def narrowed(value: torch.Tensor, spec: Spec, span: Span, where: str) -> torch.Tensor:
     """One invoke's part of a value. Raises `NotSupported` where it cannot be told."""
     return value[_index(spec, span, where)]
@@ -86,4 +91,3 @@ def widened(
     changed = whole.clone()
     changed[_index(spec, span, where)] = new
     return changed
-
