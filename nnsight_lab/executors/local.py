@@ -38,12 +38,14 @@ from nnsight_lab.executors.host import TorchHost
 from nnsight_lab.executors.loading import load_model, tokenizer_files
 from nnsight_lab.executors.measure import Measured, measure
 from nnsight_lab.executors.sites import HookPoint
-from nnsight_lab.ir import Address, ModuleTree
+from nnsight_lab.ir import ModuleTree, Spec
 from nnsight_lab.kernels.infer import map_tensors, meta_like
 from nnsight_lab.kernels.tensors import dtype_name
 from nnsight_lab.passes import check_graph, check_inputs, schedule
+from nnsight_lab.passes.invokes import Span, narrowed, spans_of, widened
 from nnsight_lab.passes.schedule import Schedule
 from nnsight_lab.runtime import Interleaver
+from nnsight_lab.runtime.interleaver import Place
 from nnsight_lab.runtime.values import copied
 from nnsight_lab.settings import Settings
 
@@ -100,7 +102,9 @@ class LocalExecutor:
 
     def _make_card(self) -> ModelCard:
         first = next(self.module.parameters(), torch.empty(0))
-        features = {"trace", "apply", "gradient", "local"} | ({"tokens"} if self._language else set())
+        features = {"trace", "apply", "gradient", "local"} | (
+            {"tokens"} if self._language else set()
+        )
         tree = self._measured_for(TokenRows(((0,),))).tree if self._language else ModuleTree(())
         return ModelCard(
             name=self.name,
@@ -176,15 +180,26 @@ class LocalExecutor:
             point: moment for point, moment in measured.moments.items() if moment in plan.moments
         }
 
+        spans = spans_of(request.graph, request.inputs)
+
+        def part_of(place: Place) -> tuple[Spec, Span, str]:
+            assert place.invoke is not None
+            site = measured.tree.by_address[place.address]
+            return site.spec, spans[place.invoke], str(place.address)
+
         def on_point(point: HookPoint, value: Any) -> Any:
             if request.id in self._cancelled:
                 raise Cancelled("The run was cancelled.")
 
-            def read(address: Address) -> Any:
-                return measured.bindings[address].take(value)
+            def read(place: Place) -> Any:
+                held = measured.bindings[place.address].take(value)
+                return held if place.invoke is None else narrowed(held, *part_of(place))
 
-            for address, new in run.reach(wanted[point], read).items():
-                value = measured.bindings[address].put(value, new)
+            for place, new in run.reach(wanted[point], read):
+                binding = measured.bindings[place.address]
+                if place.invoke is not None:
+                    new = widened(binding.take(value), new, *part_of(place))  # noqa: PLW2901
+                value = binding.put(value, new)
             if run.finished:
                 raise _Enough
             return value

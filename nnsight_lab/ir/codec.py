@@ -4,7 +4,7 @@
            4   u16                schema version
            6   u16                zero
            8   u32                length of the header
-          12   header             UTF-8 JSON: {"nodes": [...], "outputs": [...]}
+          12   header             UTF-8 JSON: {"nodes": [...], "outputs": [...], "invokes": [...]}
            …   tensor bytes       one run after another, in the order of the header
 
 Everything is checked before it is believed: sizes before allocation, ids before use, names
@@ -40,6 +40,7 @@ __all__ = ["SCHEMA", "Limits", "decode", "encode"]
 
 SCHEMA = 1
 _MAGIC = b"NNLG"
+_FIELDS = {"nodes", "outputs", "invokes"}
 _HEAD = struct.Struct("<4sHHI")
 
 
@@ -59,10 +60,12 @@ class Limits:
 def encode(graph: Any, *, sources: bool = True) -> bytes:
     """The bytes of a graph. The same graph always gives the same bytes."""
     blobs: list[bytes] = []
-    header = {
+    header: dict[str, Any] = {
         "nodes": [_node_to_plain(node, blobs, sources) for node in graph.nodes],
         "outputs": [[output.name, output.node] for output in graph.outputs],
     }
+    if graph.invokes:
+        header["invokes"] = list(graph.invokes)
     body = json.dumps(header, separators=(",", ":"), allow_nan=False).encode("ascii")
     return b"".join([_HEAD.pack(_MAGIC, SCHEMA, 0, len(body)), body, *blobs])
 
@@ -102,21 +105,25 @@ def _args_to_plain(args: Any, kwargs: Any) -> dict[str, Any]:
     }
 
 
-def decode(data: bytes, limits: Limits) -> tuple[tuple[Node, ...], tuple[tuple[str, int], ...]]:
-    """Nodes and outputs of the graph in `data`. Raises as `Graph.from_bytes` says."""
+def decode(
+    data: bytes, limits: Limits
+) -> tuple[tuple[Node, ...], tuple[tuple[str, int], ...], tuple[int, ...]]:
+    """Nodes, outputs and invokes of the graph in `data`. Raises as `Graph.from_bytes` says."""
     header, start = _read_header(data, limits)
     try:
         reader = _Reader(data, start, limits)
         plain_nodes = _list(header["nodes"])
         if len(plain_nodes) > limits.nodes:
             raise LimitExceeded(f"A graph of {len(plain_nodes)} nodes; {limits.nodes} may be sent.")
+        invokes = tuple(_int(rows, 1) for rows in _list(header.get("invokes", [])))
+        reader.invokes = len(invokes)
         nodes = tuple(reader.node(index, plain) for index, plain in enumerate(plain_nodes))
         outputs = reader.outputs(_list(header["outputs"]), nodes)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as exc:
         raise BadBytes(f"The graph's header is malformed ({type(exc).__name__}).") from exc
     if reader.offset != len(data):
         raise BadBytes(f"{len(data) - reader.offset} bytes follow the end of the graph.")
-    return nodes, outputs
+    return nodes, outputs, invokes
 
 
 def _read_header(data: bytes, limits: Limits) -> tuple[dict[str, Any], int]:
@@ -143,7 +150,7 @@ def _read_header(data: bytes, limits: Limits) -> tuple[dict[str, Any], int]:
         header = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as exc:
         raise BadBytes("The graph's header is not JSON.") from exc
-    if not isinstance(header, dict) or set(header) != {"nodes", "outputs"}:
+    if not isinstance(header, dict) or set(header) | _FIELDS != _FIELDS:
         raise BadBytes("The graph's header has not the fields of a graph.")
     return header, end
 
@@ -172,6 +179,7 @@ class _Reader:
         self.offset = offset
         self.limits = limits
         self.valueless: set[int] = set()
+        self.invokes = 0
 
     def text(self, value: Any) -> str:
         if not isinstance(value, str):
@@ -228,10 +236,10 @@ class _Reader:
                 return Constant(id=id, value=self.tensor(plain), where=where)
             case "read":
                 at = self.address(plain["at"])
-                return Read(id=id, address=at, invoke=_invoke(plain), where=where)
+                return Read(id=id, address=at, invoke=self.invoke(plain), where=where)
             case "write":
                 at, value = self.address(plain["at"]), _int(plain["value"])
-                return Write(id=id, address=at, value=value, invoke=_invoke(plain), where=where)
+                return Write(id=id, address=at, value=value, invoke=self.invoke(plain), where=where)
             case "call":
                 op = self.text(plain["op"])
                 if not is_op(op):
@@ -250,6 +258,12 @@ class _Reader:
             case other:
                 raise BadBytes(f"A node of unknown kind {str(other)[:40]!r}.", node=id)
 
+    def invoke(self, plain: dict[str, Any]) -> int | None:
+        invoke = None if plain["invoke"] is None else _int(plain["invoke"])
+        if invoke is not None and invoke >= self.invokes:
+            raise BadBytes(f"A node of invoke {invoke} in a graph of {self.invokes} invokes.")
+        return invoke
+
     def outputs(self, plain: list[Any], nodes: tuple[Node, ...]) -> tuple[tuple[str, int], ...]:
         if len(plain) > self.limits.outputs:
             raise LimitExceeded(f"A graph that saves {len(plain)} values.")
@@ -260,7 +274,3 @@ class _Reader:
         if len({name for name, _ in pairs}) != len(pairs):
             raise BadBytes("The graph saves two values under one name.")
         return pairs
-
-
-def _invoke(plain: dict[str, Any]) -> int | None:
-    return None if plain["invoke"] is None else _int(plain["invoke"])

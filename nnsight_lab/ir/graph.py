@@ -35,10 +35,12 @@ class Graph:
 
     nodes: in program order; node `i` has id `i` and refers only to earlier ids.
     outputs: what comes back, by name.
+    invokes: how many rows of the batch each invoke has, in order; empty when there are none.
     """
 
     nodes: tuple[Node, ...]
     outputs: tuple[Output, ...] = ()
+    invokes: tuple[int, ...] = ()
 
     def __getitem__(self, id: NodeId) -> Node:
         return self.nodes[id]
@@ -88,8 +90,8 @@ class Graph:
             OpNotAllowed: an operation is not in the op table.
             LimitExceeded: the graph is larger than `limits` allow.
         """
-        nodes, outputs = codec.decode(data, limits or codec.Limits())
-        return Graph(nodes, tuple(Output(name, node) for name, node in outputs))
+        nodes, outputs, invokes = codec.decode(data, limits or codec.Limits())
+        return Graph(nodes, tuple(Output(name, node) for name, node in outputs), invokes)
 
     def renumbered(self, keep: Iterable[NodeId]) -> Graph:
         """Only the nodes of `keep`, with ids closed up. Their dependencies must be kept too."""
@@ -97,4 +99,4 @@ class Graph:
         new_ids: Mapping[NodeId, NodeId] = {old: new for new, old in enumerate(kept)}
         nodes = tuple(with_new_ids(self.nodes[old], new_ids) for old in kept)
         outputs = tuple(replace(out, node=new_ids[out.node]) for out in self.outputs)
-        return Graph(nodes, outputs)
+        return Graph(nodes, outputs, self.invokes)

@@ -70,15 +70,19 @@ def _steps_text(steps: Arg) -> str:
     return text
 
 
+def _rows_text(invoke: int | None) -> str:
+    return "" if invoke is None else f" of invoke {invoke}"
+
+
 def node_to_text(node: Node) -> str:
     """What a node says, without its number and its line."""
     match node:
         case Constant(value=value):
             return f"const {value.dtype}{list(value.shape)} {value.digest[:8]}"
-        case Read(address=address):
-            return f"read {address}"
-        case Write(address=address, value=value):
-            return f"write {address} <- %{value}"
+        case Read(address=address, invoke=invoke):
+            return f"read {address}{_rows_text(invoke)}"
+        case Write(address=address, value=value, invoke=invoke):
+            return f"write {address}{_rows_text(invoke)} <- %{value}"
         case Call(op="operator.getitem", args=(base, key)) if not node.kwargs:
             return f"{arg_to_text(base)}{_index_text(key)}"
         case Call(op="lab.assign", args=(base, steps, value)):
@@ -100,6 +104,8 @@ def graph_to_text(graph: Graph) -> str:
     """The whole graph, one line a node, then what it saves."""
     width = len(str(max(len(graph.nodes) - 1, 0))) + 1
     lines = [f"graph, schema {_schema()}"]
+    if graph.invokes:
+        lines.append(f"  invokes of {', '.join(map(str, graph.invokes))} rows")
     for node in graph.nodes:
         number = f"%{node.id}".rjust(width)
         head = " " * (width + 2) if isinstance(node, Write) else f"{number} ="

@@ -82,7 +82,9 @@ def begins_at_user(
         yield
     except SyntaxError as exc:
         lines = render(exc, None)
-        error = MagicUsage(f"The cell is not Python: {exc.msg}.", where=replace(cell, line=exc.lineno or 1))
+        error = MagicUsage(
+            f"The cell is not Python: {exc.msg}.", where=replace(cell, line=exc.lineno or 1)
+        )
         error._render_traceback_ = lambda: lines  # type: ignore[attr-defined]
         raise error from None
     except Exception as exc:  # the seam between a cell and the notebook that shows its error

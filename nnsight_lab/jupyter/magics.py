@@ -124,9 +124,7 @@ class TraceMagics(Magics):
     def _tracer(self, model: TracedModel, said: TraceLine) -> Tracer[Run]:
         given = [self._evaluated(prompt) for prompt in said.prompts]
         if not given:
-            raise MagicUsage(
-                "There is no prompt.", hint='%%trace lm "The capital of France is"'
-            )
+            raise MagicUsage("There is no prompt.", hint='%%trace lm "The capital of France is"')
         if isinstance(model, LanguageModel):
             return model.trace(given[0] if len(given) == 1 else given)
         traced: Tracer[Run] = model.trace(*given)
@@ -137,14 +135,14 @@ class TraceMagics(Magics):
     def _carry_out(self, tracer: Tracer[Run], said: TraceLine, body: Body) -> Run:
         space = self._shell.user_ns
         space.pop(LAST, None)
-        tracer.start()
+        tracer.begin()
         try:
             body.run(space)
             for name in body.assigned if said.save is None else said.save:
                 _save(space, name, asked=said.save is not None)
             _save(space, LAST, asked=False)
         finally:
-            tracer.stop()
+            tracer.end()
         names = (*body.assigned, *(said.save or ()), LAST)
         tracer.finish({name: space[name] for name in names if name in space}, space.update)
         space[said.name] = tracer.run

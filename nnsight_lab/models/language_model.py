@@ -16,10 +16,13 @@ from nnsight_lab.models.run import Run
 from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.passes import check_inputs
 from nnsight_lab.settings import Settings
-from nnsight_lab.tracing import Tracer
+from nnsight_lab.tracing import Recorder, Tracer
 from nnsight_lab.tracing.source import for_the_user
 
 __all__ = ["LanguageModel"]
+
+_NO_PROMPT: Any = object()
+"""Told apart from None, which is a mistake where a prompt should be."""
 
 
 class LanguageModel(TracedModel):
@@ -104,21 +107,46 @@ class LanguageModel(TracedModel):
         """One token as text, with whitespace visible: `·` for a space, `↵` for a line end."""
         return visible_token(self.tokenizer, id)
 
-    def trace(self, prompt: Any, *, execute: bool = True) -> Tracer[Run]:
+    def trace(self, prompt: Any = _NO_PROMPT, *, execute: bool = True) -> Tracer[Run]:
         """Record what follows in the `with` block, and run it on `prompt` when the block ends.
 
         prompt: text, a list of texts (a padded batch), token ids, or a mapping with `input_ids`.
+            Without one, each `with tracer.invoke(prompt):` in the block brings its own.
         execute: False only records; `tracer.graph` is the experiment, to run or send later.
 
         Raises:
             BadInput: the prompt is empty or not a prompt.
         """
+        if prompt is _NO_PROMPT:
+            return self._tracer_of_invokes(execute=execute)
         try:
-            rows = prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
-            check_inputs(self.card, rows)
+            rows = self._checked(prompt)
         except LabError as exc:
             raise for_the_user(exc) from None
         return self._tracer(rows, prompt, execute=execute)
+
+    def _checked(self, prompt: Any) -> TokenRows:
+        rows = prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
+        check_inputs(self.card, rows)
+        return rows
+
+    def _tracer_of_invokes(self, *, execute: bool) -> Tracer[Run]:
+        prompts: list[Any] = []
+        rows: list[tuple[int, ...]] = []
+
+        def add_prompt(prompt: Any) -> tuple[int, int]:
+            found = self._checked(prompt)
+            prompts.append(prompt)
+            rows.extend(found.rows)
+            return found.batch, found.pos
+
+        def carry_out(graph: Graph) -> Run:
+            inputs = TokenRows(tuple(rows))
+            check_inputs(self.card, inputs)
+            return self._carry_out(graph, inputs, prompts)
+
+        recorder = Recorder(self.card.tree, 0, 0)
+        return Tracer(self, recorder, carry_out, execute=execute, add_prompt=add_prompt)
 
     def run(self, graph: Graph, prompt: Any, *, on_event: Emit | None = None) -> Run:
         """Run a recorded graph again, on this prompt.

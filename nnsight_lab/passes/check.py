@@ -26,6 +26,7 @@ from nnsight_lab.ir import (
     Write,
 )
 from nnsight_lab.kernels import Unknown, infer_call, to_python
+from nnsight_lab.passes.invokes import check_separable, spans_of
 from nnsight_lab.passes.schedule import schedule
 from nnsight_lab.passes.shapes import (
     bytes_of,
@@ -68,10 +69,16 @@ def check_graph(graph: Graph, tree: ModuleTree, inputs: Inputs) -> GraphCost:
     """
     schedule(graph, tree)
     batch, pos = (inputs.batch, inputs.pos) if isinstance(inputs, TokenRows) else (1, 1)
+    spans = spans_of(graph, inputs)
     metas: list[Any] = []
     for node in graph.nodes:
         try:
-            metas.append(infer_node(node, metas, tree, batch, pos))
+            size = batch, pos
+            if isinstance(node, Read | Write) and node.invoke is not None:
+                span = spans[node.invoke]
+                size = span.rows, span.pos
+                check_separable(tree.by_address[node.address].spec, str(node.address))
+            metas.append(infer_node(node, metas, tree, *size))
         except LabError as exc:
             exc.node = node.id
             raise exc.at(node.where)

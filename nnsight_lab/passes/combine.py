@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from nnsight_lab.errors import NotSupported
 from nnsight_lab.ir import Graph, Node, NodeId, Read, Write
 from nnsight_lab.ir.nodes import with_new_ids
 from nnsight_lab.passes.live import drop_dead_nodes
@@ -20,6 +21,7 @@ def then(first: Graph, second: Graph, *, keep_outputs: bool = False) -> Graph:
 
     keep_outputs: also save what `first` saves. Names of `second` win.
     """
+    _check_same_rows(first, second)
     nodes: list[Node] = list(first.nodes)
     edited = {node.address: node.value for node in first.writes()}
     written = {node.address for node in second.writes()}
@@ -38,4 +40,16 @@ def then(first: Graph, second: Graph, *, keep_outputs: bool = False) -> Graph:
         taken = {output.name for output in outputs}
         kept = (output for output in first.outputs if output.name not in taken)
         outputs += tuple(replace(output, node=ids[output.node]) for output in kept)
-    return drop_dead_nodes(Graph(tuple(nodes), outputs))
+    return drop_dead_nodes(Graph(tuple(nodes), outputs, first.invokes))
+
+
+def _check_same_rows(first: Graph, second: Graph) -> None:
+    """A read of all rows would have to see an edit of some; that is not put together yet."""
+    edited = {node.address for node in first.writes() if node.invoke is not None}
+    places: tuple[Read | Write, ...] = (*second.reads(), *second.writes())
+    for node in places:
+        if node.address in edited:
+            raise NotSupported(
+                f"{node.address} was edited in one invoke, so a view of all rows cannot show it.",
+                hint="Trace the prompts one by one, and look at each run.",
+            )

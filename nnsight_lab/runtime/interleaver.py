@@ -5,24 +5,27 @@
     writes = run.reach(moment, read)     # called by the host, once a moment
     run.end()                            # everything the graph names was reached
 
-The host knows the model; this file knows the graph. `read(address)` hands over a value of the
+The host knows the model; this file knows the graph. `read(place)` hands over a value of the
 model, and what `reach` returns is put back in its place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from nnsight_lab.errors import LabError, NeverReached, OpFailed
-from nnsight_lab.ir import Address, Apply, Call, Constant, Gradient, NodeId, Read, Weight, Write
+from nnsight_lab.ir import Apply, Call, Constant, Gradient, NodeId, Read, Weight, Write
 from nnsight_lab.kernels import kernel, tensor_from_data, to_python
 from nnsight_lab.passes.schedule import AFTER, BEFORE, Moment, Schedule
 from nnsight_lab.runtime.gradients import Gradients
 from nnsight_lab.runtime.host import Host
 from nnsight_lab.runtime.values import Values, copied, in_order
 
-__all__ = ["Interleaver"]
+__all__ = ["Interleaver", "Place"]
+
+Place: TypeAlias = Read | Write
+"""A read or a write: an address, and which invoke's part of it."""
 
 
 class Interleaver:
@@ -51,21 +54,22 @@ class Interleaver:
             self._compute(before)
             self._values.forget(before.drops)
 
-    def reach(self, moment: int, read: Callable[[Address], Any]) -> dict[Address, Any]:
+    def reach(self, moment: int, read: Callable[[Place], Any]) -> list[tuple[Place, Any]]:
         """The model is at `moment`: take reads, compute, send saves, give back writes."""
         here = self._schedule.moments.get(moment)
         if here is None or moment not in self._pending:
-            return {}
-        writes: dict[Address, Any] = {}
+            return []
+        writes: list[tuple[Place, Any]] = []
         for node in here.reads:
-            value = in_order(read(node.address))
+            value = in_order(read(node))
             if self._gradients.wanted_at(node.id):
                 # What a gradient is taken at must be what the model goes on with.
-                value = writes[node.address] = self._gradients.followed(value)
+                value = self._gradients.followed(value)
+                writes.append((node, value))
             self._values[node.id] = value
         self._compute(here)
         # The model may change what it is handed (an in-place activation), so it gets a copy.
-        writes |= {node.address: copied(self._values[node.value]) for node in here.writes}
+        writes += [(node, copied(self._values[node.value])) for node in here.writes]
         self._values.forget(here.drops)
         self._pending.discard(moment)
         return writes
@@ -78,7 +82,7 @@ class Interleaver:
         """
         for moment in sorted(self._pending):
             here = self._schedule.moments[moment]
-            node: Read | Write = here.reads[0] if here.reads else here.writes[0]
+            node: Place = here.reads[0] if here.reads else here.writes[0]
             raise NeverReached(
                 f"The forward pass ended without reaching {node.address}.",
                 hint="On these inputs the model does not run that module.",

@@ -10,10 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import torch
+
 from nnsight_lab.errors import SourceLine
 from nnsight_lab.ir import Address, NodeId
+from nnsight_lab.kernels import Unknown
 
-__all__ = ["Cell", "Step", "Value", "same_key"]
+__all__ = ["Cell", "Step", "Value", "holds_tensor", "same_key"]
 
 Step: TypeAlias = tuple[str, tuple[Any, ...], dict[str, Any]]
 """One view operation on the way from a cell to a view: op, further arguments, named ones."""
@@ -56,3 +59,14 @@ def same_key(one: Any, other: Any) -> bool:
         return (one.start, one.stop, one.step) == (other.start, other.stop, other.step)
     plain = (int, str, type(None), type(Ellipsis))
     return isinstance(one, plain) and type(one) is type(other) and one == other
+
+
+def holds_tensor(meta: Any) -> bool:
+    """Whether a result is a value to record, and not a size or a flag that is known now."""
+    if isinstance(meta, torch.Tensor | Unknown):
+        return True
+    if isinstance(meta, tuple | list):
+        return any(map(holds_tensor, meta))
+    if isinstance(meta, dict):
+        return any(map(holds_tensor, meta.values()))
+    return False

@@ -15,6 +15,7 @@ from nnsight_lab.errors import (
     GraphError,
     LabError,
     NotSaved,
+    NotSupported,
     OpNotAllowed,
     ShapeMismatch,
     SourceLine,
@@ -38,10 +39,11 @@ from nnsight_lab.ir import (
 from nnsight_lab.kernels import Unknown, from_python, infer_call, tensor_to_data
 from nnsight_lab.kernels.arguments import without_numpy
 from nnsight_lab.passes.check import check_differentiable, check_fits
+from nnsight_lab.passes.invokes import check_separable
 from nnsight_lab.passes.live import drop_dead_nodes
 from nnsight_lab.passes.schedule import AFTER, BEFORE, find_moment, too_early
 from nnsight_lab.passes.shapes import infer_apply, meta_of_spec, weight_meta
-from nnsight_lab.tracing.cells import Cell, Value
+from nnsight_lab.tracing.cells import Cell, Value, holds_tensor
 from nnsight_lab.tracing.operators import GRADIENTS_ARE_READ
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.source import user_line
@@ -60,7 +62,9 @@ class Recorder:
         self.results: dict[NodeId, Any] = {}
         self._nodes: list[Node] = []
         self._values: list[Value] = []
-        self._cells: dict[Address, Cell] = {}
+        self._cells: dict[tuple[Address, int | None], Cell] = {}
+        self._rows: list[tuple[int, int]] = []
+        self._invoke: int | None = None
         self._constants: dict[tuple[int, int], tuple[Value, Any]] = {}
         self._weights: dict[tuple[str, str], Value] = {}
         self._saved: list[Proxy] = []
@@ -75,14 +79,48 @@ class Recorder:
 
     def _cell(self, address: Address) -> Cell:
         address = self.tree.one_name.get(address, address)
-        if address not in self._cells:
-            where = user_line()
+        key = (address, self._invoke)
+        where = user_line()
+        self._at(where, self._check_rows, address)
+        if key not in self._cells:
             moment = self._at(where, find_moment, self.tree, address)
-            meta = meta_of_spec(self.tree.by_address[address].spec, self.batch, self.pos)
-            node = Read(id=len(self._nodes), address=address, where=where)
+            spec = self.tree.by_address[address].spec
+            meta = meta_of_spec(spec, self.batch, self.pos)
+            if self._invoke is not None:
+                self._at(where, check_separable, spec, str(address))
+            node = Read(id=len(self._nodes), address=address, invoke=self._invoke, where=where)
             value = self._add(node, meta, moment, f"{address} ({where})")
-            self._cells[address] = Cell(value, address)
-        return self._cells[address]
+            self._cells[key] = Cell(value, address)
+        return self._cells[key]
+
+    def _check_rows(self, address: Address) -> None:
+        """Once a place is edited, it is used by invokes or by all rows, never by both."""
+        if not self.batch:
+            raise GraphError(
+                "No prompt was given to this trace, and no invoke is open.",
+                hint="with tracer.invoke(prompt): reads and edits that prompt's rows.",
+            )
+        for (at, invoke), cell in self._cells.items():
+            apart = (invoke is None) != (self._invoke is None)
+            if at == address and cell.version and apart:
+                raise _mixed(address, invoke, self._invoke)
+
+    def enter_invoke(self, rows: int, pos: int) -> None:
+        """From here on, places are those of one more invoke: `rows` prompts of `pos` tokens."""
+        self._invoke = len(self._rows)
+        self._rows.append((rows, pos))
+        self.batch, self.pos = rows, pos
+
+    def enter_all_rows(self) -> None:
+        """From here on, places are those of the whole batch; no prompt may follow."""
+        self._invoke = None
+        self.batch = sum(rows for rows, _ in self._rows)
+        self.pos = max((pos for _, pos in self._rows), default=0)
+
+    def leave_invoke(self) -> None:
+        """The invoke is over; places need another one."""
+        self._invoke = None
+        self.batch = self.pos = 0
 
     def write(self, address: Address, value: Any) -> None:
         """Replace what is at an address: `module.output = value`."""
@@ -119,9 +157,8 @@ class Recorder:
         """
         where = user_line()
         if cell.fixed:
-            raise OpNotAllowed(cell.fixed, hint="Edit a .clone() of it, or a module's output.").at(
-                where
-            )
+            hint = "Edit a .clone() of it, or a module's output."
+            raise OpNotAllowed(cell.fixed, hint=hint).at(where)
         if cell.address is not None:
             self._at(where, check_fits, str(cell.address), cell.value.meta, new.meta)
             if new.moment > cell.value.moment:
@@ -169,7 +206,7 @@ class Recorder:
         metas = [_meta_argument(arg, self) for arg in args]
         named = {key: _meta_argument(value, self) for key, value in kwargs.items()}
         meta = self._at(where, infer_call, op, metas, named)
-        if not _holds_tensor(meta):
+        if not holds_tensor(meta):
             return meta
         node = Call(
             id=len(self._nodes),
@@ -296,26 +333,43 @@ class Recorder:
 
         names: what to save, by name.
         """
-        for cell in list(self._cells.values()):
+        edited = {key for key, cell in self._cells.items() if cell.version}
+        for (address, invoke), cell in list(self._cells.items()):
+            if invoke is not None and {(address, invoke), (address, None)} <= edited:
+                raise _mixed(address, None, invoke).at(cell.edited)
             if cell.version and cell.address is not None:
                 value = cell.value
                 node = Write(
                     id=len(self._nodes),
                     address=cell.address,
                     value=value.node,
+                    invoke=invoke,
                     where=cell.edited,
                 )
                 self._add(node, None, value.moment)
         self.open = False
         outputs = tuple(Output(name, node) for name, node in names.items())
-        return Graph(tuple(self._nodes), outputs)
+        invokes = tuple(rows for rows, _ in self._rows)
+        return Graph(tuple(self._nodes), outputs, invokes)
 
     def so_far(self) -> Graph:
         """What has been recorded up to now, without names for what it saves."""
         saved = [proxy.saved_value for proxy in self._saved]
         ids = dict.fromkeys(value.node for value in saved if value is not None)
         outputs = tuple(Output(f"saved_{place}", node) for place, node in enumerate(ids))
-        return drop_dead_nodes(Graph(tuple(self._nodes), outputs))
+        invokes = tuple(rows for rows, _ in self._rows)
+        return drop_dead_nodes(Graph(tuple(self._nodes), outputs, invokes))
+
+
+def _rows_named(invoke: int | None) -> str:
+    return "all rows" if invoke is None else f"invoke {invoke}"
+
+
+def _mixed(address: Address, edited: int | None, used: int | None) -> NotSupported:
+    return NotSupported(
+        f"{address} is edited for {_rows_named(edited)}, and used for {_rows_named(used)}.",
+        hint="Edit and read it for the same rows.",
+    )
 
 
 def _place_and_line(read: str) -> tuple[str, str]:
@@ -336,13 +390,3 @@ def _meta_argument(arg: Any, recorder: Recorder) -> Any:
     if isinstance(arg, slice):
         return slice(*(_meta_argument(p, recorder) for p in (arg.start, arg.stop, arg.step)))
     return arg
-
-
-def _holds_tensor(meta: Any) -> bool:
-    if isinstance(meta, torch.Tensor | Unknown):
-        return True
-    if isinstance(meta, tuple | list):
-        return any(map(_holds_tensor, meta))
-    if isinstance(meta, dict):
-        return any(map(_holds_tensor, meta.values()))
-    return False

@@ -9,7 +9,8 @@ tracer.run        # its run
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from types import FrameType, TracebackType
@@ -47,6 +48,7 @@ class Tracer(Generic[RunT]):
     """One block of recording on one model.
 
     owner: the model traced. carry_out: runs the graph and gives a mapping of names to values.
+    add_prompt: takes the prompt of one more invoke, and gives its rows and positions.
     """
 
     def __init__(
@@ -56,17 +58,20 @@ class Tracer(Generic[RunT]):
         carry_out: Callable[[Graph], RunT],
         *,
         execute: bool = True,
+        add_prompt: Callable[[Any], tuple[int, int]] | None = None,
     ) -> None:
         self._owner = owner
         self._recorder = recorder
         self._carry_out = carry_out
         self._execute = execute
+        self._add_prompt = add_prompt
         self._frame: FrameType | None = None
         self._token: Any = None
         self._begun_at: SourceLine | None = None
         self._graph: Graph | None = None
         self._run: RunT | None = None
         self._named: dict[str, Any] = {}
+        self._all_rows = False
 
     @property
     def graph(self) -> Graph:
@@ -85,8 +90,45 @@ class Tracer(Generic[RunT]):
         for name, value in values.items():
             self._named[name] = value.save()
 
-    def start(self) -> None:
-        """Open the recording. `stop` must follow."""
+    def invoke(self, prompt: Any = None) -> AbstractContextManager[None]:
+        """One prompt of the batch: what is read and edited in this block are its rows alone.
+
+        prompt: as for `trace`. Without one, the block sees all rows, padded to one length; no
+            prompt may come after it.
+
+        Raises:
+            GraphError: the trace already has a prompt of its own, or the order is wrong.
+            BadInput: the prompt is empty or not a prompt.
+        """
+        where = user_line()
+        if self._add_prompt is None:
+            raise GraphError(
+                "This trace has its prompt already.", hint="Use model.trace() without a prompt."
+            ).at(where)
+        if prompt is not None and self._all_rows:
+            raise GraphError(
+                "A prompt cannot follow tracer.invoke() without one.",
+                hint="Give all prompts first.",
+            ).at(where)
+        self._all_rows = prompt is None
+        try:
+            return self._rows(None if prompt is None else self._add_prompt(prompt))
+        except LabError as exc:
+            raise exc.at(where)
+
+    @contextmanager
+    def _rows(self, size: tuple[int, int] | None) -> Iterator[None]:
+        if size is None:
+            self._recorder.enter_all_rows()
+        else:
+            self._recorder.enter_invoke(*size)
+        try:
+            yield
+        finally:
+            self._recorder.leave_invoke()
+
+    def begin(self) -> None:
+        """Open the recording. `end` must follow."""
         self._begun_at = user_line()
         if self._token is not None:
             raise GraphError(
@@ -100,7 +142,7 @@ class Tracer(Generic[RunT]):
         teach_einops()
         self._token = _open.set((*_open.get(), (self._owner, self._recorder)))
 
-    def stop(self) -> None:
+    def end(self) -> None:
         """Close the recording for good; nothing more can be added to it."""
         _open.reset(self._token)
 
@@ -124,7 +166,7 @@ class Tracer(Generic[RunT]):
             assign(changed)
 
     def __enter__(self) -> Tracer[RunT]:
-        self.start()
+        self.begin()
         self._frame = sys._getframe(1)  # the frame that holds the `with`, ours or not
         return self
 
@@ -134,7 +176,7 @@ class Tracer(Generic[RunT]):
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.stop()
+        self.end()
         frame, self._frame = self._frame, None
         if exc is not None:
             self._recorder.open = False

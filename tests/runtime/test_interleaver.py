@@ -75,11 +75,12 @@ def test_moments_come_and_values_go() -> None:
     )
     run, saved, _ = _run(graph)
     run.begin()
-    assert run.reach(0, lambda _: torch.tensor([1.0, 2.0])) == {}
+    assert run.reach(0, lambda _: torch.tensor([1.0, 2.0])) == []
     assert saved["sum"].tolist() == [2, 3]
     unfinished = not run.finished
-    writes = run.reach(1, lambda _: torch.tensor([5.0, 6.0]))
-    assert writes[SECOND].tolist() == [20, 30]
+    ((place, written),) = run.reach(1, lambda _: torch.tensor([5.0, 6.0]))
+    assert place.address == SECOND
+    assert written.tolist() == [20, 30]
     assert saved["scaled"].tolist() == [15, 24]
     assert unfinished
     assert run.finished
@@ -92,7 +93,7 @@ def test_a_moment_comes_once() -> None:
     run, saved, _ = _run(Graph((Read(id=0, address=FIRST),), (Output("x", 0),)))
     run.begin()
     run.reach(0, lambda _: torch.zeros(2))
-    assert run.reach(0, lambda _: torch.ones(2)) == {}
+    assert run.reach(0, lambda _: torch.ones(2)) == []
     assert saved["x"].tolist() == [0, 0]
 
 
@@ -119,7 +120,7 @@ def test_saved_values_do_not_share_the_models_memory() -> None:
     run, saved, host = _run(graph)
     mine = torch.tensor([1.0, 2.0])
     run.begin()
-    written = run.reach(0, lambda _: mine)[FIRST]
+    ((_, written),) = run.reach(0, lambda _: mine)
     mine.zero_()
     written.zero_()
     host.kept.zero_()
