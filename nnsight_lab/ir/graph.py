@@ -7,10 +7,12 @@ compared. Making a graph never runs a model, and running one never changes it.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from nnsight_lab.errors import LabError, SourceLine
 from nnsight_lab.ir import codec
 from nnsight_lab.ir.nodes import Node, NodeId, Read, Write, with_new_ids
 from nnsight_lab.ir.text import graph_to_text
@@ -90,7 +92,12 @@ class Graph:
             OpNotAllowed: an operation is not in the op table.
             LimitExceeded: the graph is larger than `limits` allow.
         """
-        nodes, outputs, invokes = codec.decode(data, limits or codec.Limits())
+        try:
+            nodes, outputs, invokes = codec.decode(data, limits or codec.Limits())
+        except LabError as exc:
+            caller = sys._getframe(1)
+            where = SourceLine(caller.f_code.co_filename, caller.f_lineno)
+            raise exc.at(where).with_traceback(None) from exc.__cause__
         return Graph(nodes, tuple(Output(name, node) for name, node in outputs), invokes)
 
     def renumbered(self, keep: Iterable[NodeId]) -> Graph:

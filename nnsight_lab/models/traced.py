@@ -22,12 +22,13 @@ from nnsight_lab.contract import (
     Saved,
     TokenRows,
 )
-from nnsight_lab.errors import EngineFailed, LabError, NotSupported
+from nnsight_lab.errors import BadInput, EngineFailed, LabError, NotSupported
 from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.models.run import Run
 from nnsight_lab.passes import drop_dead_nodes
 from nnsight_lab.settings import Settings
 from nnsight_lab.tracing import Envoy, Recorder, Tracer
+from nnsight_lab.tracing.source import one_frame
 from nnsight_lab.tracing.tracer import open_recorder
 
 __all__ = ["TracedModel"]
@@ -127,13 +128,17 @@ class TracedModel(ABC):
         self, graph: Graph, inputs: Inputs, prompt: Any = None, on_event: Emit | None = None
     ) -> Run:
         """Run a graph on inputs that are already token rows or module arguments."""
+        if not isinstance(graph, Graph):
+            raise BadInput(f"A {type(graph).__name__} is not a graph.", hint="tracer.graph is one.")
         return self._carry_out(drop_dead_nodes(graph), inputs, prompt, on_event)
 
+    @one_frame
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._envoy, name)
 
+    @one_frame
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._envoy, name, value)
 

@@ -11,11 +11,11 @@ import difflib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from nnsight_lab.errors import AddressNotFound, GraphError, SourceLine
+from nnsight_lab.errors import AddressNotFound, GraphError, OpNotAllowed, SourceLine
 from nnsight_lab.ir import Address, ModuleTree
 from nnsight_lab.passes.shapes import module_path, weight_meta
 from nnsight_lab.tracing.recorder import Recorder
-from nnsight_lab.tracing.source import user_line
+from nnsight_lab.tracing.source import one_frame, user_line
 
 __all__ = ["Envoy"]
 
@@ -36,6 +36,7 @@ class Envoy:
         object.__setattr__(self, "_tree", tree)
         object.__setattr__(self, "_recorder", recorder)
 
+    @one_frame
     def __getattr__(self, name: str) -> Any:
         if name.startswith(("__", "_repr_", "_ipython_")):
             raise AttributeError(name)
@@ -49,19 +50,30 @@ class Envoy:
             return self._open(name).weight(self._path, name)
         raise self._unknown(tree, name)
 
+    @one_frame
     def __setattr__(self, name: str, value: Any) -> None:
+        if weight_meta(self._tree(), self._path, name) is not None:
+            raise OpNotAllowed(
+                f"{self._path}.{name} is a parameter of the model; a trace does not edit those.",
+                hint="Edit the module's output.",
+            )
         if name not in self._ports(self._tree()):
             raise self._unknown(self._tree(), name)
         self._open(name).write(Address(self._path, name), value)
 
+    @one_frame
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module on recorded values, out of its order; the model's own pass goes on."""
-        return self._open("()").apply(self._path, args, kwargs)
+        return self._open("").apply(self._path, args, kwargs)
 
-    def __getitem__(self, index: int | str) -> Envoy:
+    @one_frame
+    def __getitem__(self, index: int | str | slice) -> Any:
+        """A module of a list, by number or dotted path; a slice gives a list of them."""
         tree = self._tree()
         if isinstance(index, str):
             return self.get(index)
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
         count = len(self)
         place = index + count if index < 0 else index
         child = self._child(tree, str(place)) if 0 <= place < count else None
@@ -74,6 +86,7 @@ class Envoy:
             ).at(user_line())
         return child
 
+    @one_frame
     def get(self, path: str) -> Envoy:
         """The module at a dotted path below this one, whatever its name."""
         found = self
@@ -108,6 +121,20 @@ class Envoy:
         if len(self):
             lines.append(f"  [0] … [{len(self) - 1}]")
         return "\n".join(lines)
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        given = next(arg for arg in args if isinstance(arg, cls))
+        raise given.as_value()
+
+    def as_value(self) -> GraphError:
+        """The refusal of a module where a value is meant."""
+        name = self._path or "model"
+        return GraphError(
+            f"{name} is a module, not a value.", hint=f"Its value is {name}.output."
+        ).at(user_line())
 
     def _open(self, name: str) -> Recorder:
         recorder: Recorder | None = self._recorder()
@@ -144,6 +171,10 @@ class Envoy:
         here = self._path or "the model"
         where: SourceLine | None = user_line()
         hint = f"Did you mean {near[0]!r}?" if near else f"It has {_listed(self._names(tree))}."
+        if name in _NOT_YET:
+            hint = (
+                "That verb is not there yet; docs/explanation/not-yet.md says what to do instead."
+            )
         if name in _STANDARD and _is_there(tree, Address("", "logits")):
             hint += " print(lm.names) says which standard names this model lacks, and why."
         return AddressNotFound(f"{here} has no module or value {name!r}.", hint=hint, where=where)
@@ -153,6 +184,12 @@ _STANDARD = frozenset(
     "embed layers input output attn q k v z pattern mlp neurons norm lm_head".split()
 )
 """Names most models have, so that a model without one is asked for it."""
+
+
+_NOT_YET = frozenset(
+    "generate session edit clear_edits scan source skip iter all cache stop barrier next".split()
+)
+"""Verbs that users of other libraries try."""
 
 
 def _is_there(tree: ModuleTree, address: Address) -> bool:
@@ -168,3 +205,11 @@ def _one(tree: ModuleTree, address: Address) -> Address:
 def _listed(names: list[str], most: int = 12) -> str:
     shown = ", ".join(names[:most])
     return f"{shown}, …" if len(names) > most else shown or "no parts"
+
+
+def _module_as_value(self: Envoy, *_: Any) -> Any:
+    raise self.as_value()
+
+
+for _operator in ("add", "sub", "mul", "truediv", "matmul", "pow", "iadd", "isub", "imul"):
+    setattr(Envoy, f"__{_operator}__", one_frame(_module_as_value))

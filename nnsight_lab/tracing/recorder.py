@@ -33,6 +33,7 @@ from nnsight_lab.ir import (
     Output,
     Read,
     Ref,
+    TensorData,
     Weight,
     Write,
 )
@@ -65,7 +66,7 @@ class Recorder:
         self._cells: dict[tuple[Address, int | None], Cell] = {}
         self._rows: list[tuple[int, int]] = []
         self._invoke: int | None = None
-        self._constants: dict[tuple[int, int], tuple[Value, Any]] = {}
+        self._constants: dict[int, tuple[Value, TensorData, Any]] = {}
         self._weights: dict[tuple[str, str], Value] = {}
         self._saved: list[Proxy] = []
         self._loss: Value | None = None
@@ -249,6 +250,13 @@ class Recorder:
 
     def value_of(self, value: Any, like: Any = None) -> Value:
         """A recorded value as it is now, or a tensor or number as a constant like `like`."""
+        if isinstance(value, Proxy) and value.recorder is not self:
+            if not value.came_back:
+                raise NotSaved(
+                    "This value belongs to another block.",
+                    hint="Save it there, and use the tensor here.",
+                ).at(user_line())
+            value = value.value
         if isinstance(value, Proxy):
             return value.now()
         if isinstance(value, int | float | bool | complex) and isinstance(like, torch.Tensor):
@@ -262,19 +270,22 @@ class Recorder:
         ).at(where)
 
     def constant(self, tensor: torch.Tensor) -> Value:
-        """A real tensor as part of the graph; the same tensor twice is one constant."""
-        key = (id(tensor), -1 if tensor.is_inference() else tensor._version)
-        if key not in self._constants:
-            where = user_line()
-            try:
-                data = tensor_to_data(tensor)
-            except (ValueError, NotImplementedError) as exc:
-                hint = "Only dense tensors with values can be part of a graph."
-                raise OpNotAllowed(f"{exc}.", hint=hint).at(where) from exc
+        """A real tensor as part of the graph; the same tensor twice is one constant.
+
+        Its bytes are looked at each time: memory shared with numpy changes without a trace.
+        """
+        where = user_line()
+        try:
+            data = tensor_to_data(tensor)
+        except (ValueError, NotImplementedError) as exc:
+            hint = "Only dense tensors with values can be part of a graph."
+            raise OpNotAllowed(f"{exc}.", hint=hint).at(where) from exc
+        known = self._constants.get(id(tensor))
+        if known is None or known[1] != data:
             node = Constant(id=len(self._nodes), value=data, where=where)
-            meta = tensor.detach().to("meta")
-            self._constants[key] = self._add(node, meta, BEFORE), tensor
-        return self._constants[key][0]
+            value = self._add(node, tensor.detach().to("meta"), BEFORE)
+            known = self._constants[id(tensor)] = (value, data, tensor)
+        return known[0]
 
     def _add(self, node: Node, meta: Any, moment: int, read: str = "") -> Value:
         if not self.open:
@@ -299,11 +310,6 @@ class Recorder:
         def ref(item: Any) -> Ref | None:
             if not isinstance(item, Proxy | torch.Tensor):
                 return None
-            if isinstance(item, Proxy) and item.recorder is not self:
-                raise NotSaved(
-                    "This value belongs to another block.",
-                    hint="Save it there, and use the tensor here.",
-                )
             needs.append(self.value_of(item))
             return Ref(needs[-1].node)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -16,10 +19,14 @@ __all__ = [
     "for_the_user",
     "forget_cause",
     "is_ours",
+    "one_frame",
     "shorten_traceback",
     "user_frame",
     "user_line",
 ]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 _TORCH = str(Path(torch.__file__).parent) + os.sep
@@ -90,6 +97,19 @@ def for_the_user(exc: LabError) -> LabError:
     """An error as it leaves the package: at the user's line, without the frames it came through."""
     forget_cause(exc)
     return exc.at(user_line()).with_traceback(None)
+
+
+def one_frame(function: Callable[P, T]) -> Callable[P, T]:
+    """A way into the package: an error of ours leaves it at the user's line, in one frame."""
+
+    @wraps(function)
+    def enter(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except LabError as exc:
+            raise for_the_user(exc)
+
+    return enter
 
 
 def shorten_traceback(exc: BaseException) -> None:

@@ -52,7 +52,6 @@ def _refused(lm: Any, block: Block, kind: type[errors.LabError]) -> errors.LabEr
         (lambda lm: lm.layers[0].mlp[0], "not a list", ""),
         (lambda lm: lm.get("layers.0.outputs"), "outputs", "output"),
         (lambda lm: setattr(lm.layers[0], "outptu", 0), "outptu", "output"),
-        (lambda lm: setattr(lm.lm_head, "weight", 0), "weight", ""),
         (lambda lm: lm.embed.weigth, "weigth", ""),
     ],
 )
@@ -107,8 +106,9 @@ NOT_ALLOWED: dict[str, Block] = {
     "retain_grad": lambda lm: lm.layers[0].output.retain_grad(),
     "requires_grad_": lambda lm: lm.layers[0].output.requires_grad_(),
     "turning in place": lambda lm: lm.layers[0].output.t_(),
-    "inplace=": lambda lm: nn.functional.relu(lm.layers[0].output, inplace=True),
-    "inplace by place": lambda lm: nn.functional.relu(lm.layers[0].output, True),
+    "dropout in attention": lambda lm: nn.functional.scaled_dot_product_attention(
+        lm.layers[0].attn.q, lm.layers[0].attn.q, lm.layers[0].attn.q, dropout_p=0.1
+    ),
     "out=": lambda lm: torch.add(lm.layers[0].output, 1, out=torch.zeros(1, 6, 32)),
     "max_norm": lambda lm: nn.functional.embedding(lm.embed.input, lm.embed.weight, max_norm=1.0),
     "a function": lambda lm: lm.layers[0].output.add(len),
