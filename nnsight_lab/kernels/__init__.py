@@ -1,9 +1,11 @@
 """Where the op table meets torch: names to functions, arguments to Python, shapes by inference.
 
     table.py      the function behind an op name, and the name of a function
+    guards.py     what torch does not check, where that could hurt others
     arguments.py  graph arguments to Python objects and back
     tensors.py    torch tensors to raw bytes and back
     infer.py      shapes and dtypes of a call, on tensors without data
+    known.py      the parts of results whose shapes depend on values
     deny.py       which of PyTorch's functions are left out, and why
     generate.py   writes `ir/ops.txt` from PyTorch's own list
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 
 from nnsight_lab.errors import LabError, LimitExceeded, OpNotAllowed, ShapeMismatch
+from nnsight_lab.kernels.known import known_parts
 from nnsight_lab.kernels.table import is_inplace, kernel, written_arguments
 
 __all__ = ["Unknown", "infer_call", "is_alias", "map_tensors", "meta_like"]
@@ -42,6 +43,7 @@ _VALUE_DEPENDENT = (
     "device meta",
     "FakeTensor",
     "'Meta' backend",
+    "to be on cpu",
 )
 _ONE_BY_ONE = frozenset(
     "unbind unbind_copy chunk split split_copy split_with_sizes split_with_sizes_copy tensor_split "
@@ -53,6 +55,11 @@ _ONE_DTYPE = frozenset(
     "matmul __matmul__ __rmatmul__ mm mv addmm addmv linear conv1d conv2d conv3d cdist".split()
 )
 _ALONG_AXIS = frozenset("softmax log_softmax softmin sort argsort".split())
+_DROPS = {
+    "torch.nn.functional.scaled_dot_product_attention": (4, None),
+    "torch.nn.functional.multi_head_attention_forward": (10, 13),
+}
+"""Operations that drop at random where `dropout_p` says so, its place, and that of `training`."""
 _KEEPS_SHAPE = frozenset({"lab.assign", "lab.set_item"})
 
 
@@ -97,12 +104,27 @@ def _check_call(op: str, args: Any, kwargs: Any) -> None:
             f"{op} with {name}= would write into a tensor a graph does not own.",
             hint="Assign the result instead: h[:] = torch.relu(h).",
         )
+    if op in _DROPS and _drops_at_random(op, args, kwargs):
+        raise OpNotAllowed(
+            f"{op} would drop values at random, without a seed.", hint="Give it dropout_p=0.0."
+        )
+    if kwargs.get("pin_memory"):
+        raise OpNotAllowed(f"{op} would pin memory.", hint="Leave pin_memory out.")
     whole = args[0] if args else None
     longest = max(whole.shape, default=0) if isinstance(whole, torch.Tensor) else 0
     if op.rsplit(".", 1)[-1] in _ONE_BY_ONE and longest > _LONGEST_APART:
         raise LimitExceeded(
             f"{op} would give more than {_LONGEST_APART} tensors.", hint="Index what you need."
         )
+
+
+def _drops_at_random(op: str, args: Any, kwargs: Any) -> bool:
+    chance, training = (
+        kwargs.get(name, args[at] if at is not None and at < len(args) else usual)
+        for name, at, usual in zip(("dropout_p", "training"), _DROPS[op], (0.0, True), strict=True)
+    )
+    off = training is False or (isinstance(chance, int | float) and chance == 0)
+    return not off
 
 
 def _check_steps(whole: Any, steps: Any) -> None:
@@ -134,22 +156,32 @@ def infer_call(op: str, args: Any, kwargs: Any) -> Any:
         _check_steps(whole, args[1])
     opaque = args[1:] if op == "operator.getitem" and _is_container(whole) else args
     if _holds_unknown(opaque) or _holds_unknown(kwargs):
-        return _unknown(op, args)
+        return _unknown(op, args, kwargs)
     try:
         _check_what_meta_lets_pass(op, args, kwargs)
+        if op == "operator.getitem":
+            args = (whole, _with_any_position(args[1]))
         return _answered(function(*args, **kwargs))
     except LabError:
         raise
     except NotImplementedError:
-        return _unknown(op, args)
+        return _unknown(op, args, kwargs)
     except Exception as exc:  # a seam: a graph from anybody may hand torch anything
         words = str(exc)
         if any(sign in words for sign in _VALUE_DEPENDENT):
-            return _unknown(op, args)
+            return _unknown(op, args, kwargs)
         raise ShapeMismatch(
             _refusal(op, (*args, *kwargs.values()), words),
             hint="Shapes are known while recording: print(value.shape) shows them.",
         ) from exc
+
+
+def _with_any_position(key: Any) -> Any:
+    """An index with 0 for each single position that a value will say: the shape is the same."""
+    if isinstance(key, tuple):
+        return tuple(map(_with_any_position, key))
+    single = isinstance(key, torch.Tensor) and key.dim() == 0
+    return 0 if single and not key.is_floating_point() and key.dtype != torch.bool else key
 
 
 def _answered(result: Any) -> Any:
@@ -176,10 +208,10 @@ def _is_container(value: Any) -> bool:
     return isinstance(value, tuple | list | dict)
 
 
-def _unknown(op: str, args: Any) -> Any:
+def _unknown(op: str, args: Any, kwargs: Any) -> Any:
     """What is known when values are needed: an edit has the shape of what it edits."""
     keeps = op in _KEEPS_SHAPE or is_inplace(op)
-    return args[0] if keeps and args else Unknown()
+    return args[0] if keeps and args else known_parts(op, args, kwargs, Unknown())
 
 
 def _refusal(op: str, args: Any, words: str) -> str:

@@ -18,8 +18,17 @@ from torch.overrides import get_overridable_functions, resolve_name
 
 from nnsight_lab.errors import OpNotAllowed
 from nnsight_lab.ir.ops import is_op, nearest_ops
+from nnsight_lab.kernels.guards import guarded
 
-__all__ = ["is_inplace", "kernel", "op_name", "refused", "torch_op_names", "written_arguments"]
+__all__ = [
+    "is_inplace",
+    "kernel",
+    "not_in_place",
+    "op_name",
+    "refused",
+    "torch_op_names",
+    "written_arguments",
+]
 
 _PROPERTY = ".__get__"
 
@@ -32,19 +41,28 @@ def _short(full: str) -> str:
 
 
 @cache
+def _listed() -> tuple[tuple[Any, str], ...]:
+    """PyTorch's own list of functions that can be overridden, with our names."""
+    functions = (one for group in get_overridable_functions().values() for one in group)
+    named = ((function, resolve_name(function)) for function in functions)
+    return tuple((one, _own_name(one, _short(full))) for one, full in named if full is not None)
+
+
+@cache
 def _names_by_function() -> dict[Any, str]:
-    found: dict[Any, str] = {}
-    for functions in get_overridable_functions().values():
-        for function in functions:
-            full = resolve_name(function)
-            if full is not None:
-                found.setdefault(function, _short(full))
-    return found
+    return dict(reversed(_listed()))
+
+
+def _own_name(function: Any, name: str) -> str:
+    """Of the names that one function has in `torch`, the one it calls itself: `mm`, not `spmm`."""
+    own = getattr(function, "__name__", "")
+    is_own = name.count(".") == 1 and getattr(torch, own, None) == function
+    return f"torch.{own}" if is_own and name.startswith("torch.") else name
 
 
 def torch_op_names() -> list[str]:
     """Every function PyTorch lets us override, by our name, allowed or not."""
-    return sorted(set(_names_by_function().values()))
+    return sorted({name for _, name in _listed()})
 
 
 def op_name(function: Any) -> str | None:
@@ -52,8 +70,9 @@ def op_name(function: Any) -> str | None:
     name = _names_by_function().get(function)
     if name is None:
         full = resolve_name(function)
-        name = _short(full) if full else None
-    return name
+        own = f"torch.{getattr(function, '__name__', '')}"
+        name = _short(full) if full else own if is_op(own) else None
+    return _own_name(function, name) if name else None
 
 
 def is_inplace(op: str) -> bool:
@@ -97,6 +116,13 @@ def written_arguments(op: str, args: Any, kwargs: Any) -> list[str]:
     placed = {name: args[at] for name, at in _places_of_writing(op).items() if at < len(args)}
     given = (named | placed).items()
     return [name for name, value in given if value is not None and value is not False]
+
+
+def not_in_place(op: str, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of the same call, giving a new value: `F.relu(h, True)` as `F.relu(h)`."""
+    at = _places_of_writing(op).get("inplace", len(args))
+    kept = {key: value for key, value in kwargs.items() if key != "inplace"}
+    return tuple(False if place == at else arg for place, arg in enumerate(args)), kept
 
 
 def refused(op: str) -> OpNotAllowed:
@@ -202,4 +228,4 @@ def kernel(op: str) -> Callable[..., Any]:
         return lambda tensor: getattr(tensor, path[-1])
     if op in _UPDATE_THEIR_ARGUMENTS:
         return _on_copies(target)
-    return _on_copy(target) if is_inplace(op) else target
+    return _on_copy(target) if is_inplace(op) else guarded(op, target)

@@ -4,6 +4,7 @@
     envoy.py          `lm.layers[2].attn`: names to addresses
     proxy.py          recorded values, which behave like tensors without data
     operators.py      what Python's operators and conversions mean on a recorded value
+    calls.py          how a call is written down, and whether its result is a view
     cells.py          what a recorded value stands for, so that edits reach all its views
     recorder.py       writes nodes, infers shapes, refuses what cannot be
     source.py         the user's own line

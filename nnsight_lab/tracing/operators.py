@@ -27,7 +27,10 @@ __all__ = [
     "no_attribute",
 ]
 
-CONCRETE = frozenset({"shape", "dtype", "ndim", "itemsize", "nbytes", "layout"})
+CONCRETE = frozenset({
+    "shape", "dtype", "ndim", "itemsize", "nbytes", "layout",
+    "is_sparse", "is_nested", "is_quantized", "is_cuda",
+})  # fmt: skip
 """Attributes that are known while recording."""
 
 TRANSPOSED = frozenset({"T", "mT", "H", "mH", "real", "imag"})
@@ -38,7 +41,7 @@ OPERATORS = {
     "__matmul__": "matmul", "__pow__": "pow", "__neg__": "neg", "__pos__": "positive",
     "__abs__": "abs", "__lt__": "lt", "__le__": "le", "__gt__": "gt", "__ge__": "ge",
     "__eq__": "eq", "__ne__": "ne", "__iadd__": "add_", "__isub__": "sub_",
-    "__imul__": "mul_", "__itruediv__": "div_",
+    "__imul__": "mul_", "__itruediv__": "div_", "__rdiv__": "__rtruediv__",
 } | {
     name: name
     for name in (

@@ -16,9 +16,16 @@ import torch
 
 from nnsight_lab.errors import LabError, NotSaved, OpNotAllowed, ValueNotKnown
 from nnsight_lab.ir.ops import is_op
-from nnsight_lab.kernels.infer import is_alias
-from nnsight_lab.kernels.table import is_inplace, kernel, op_name, refused
+from nnsight_lab.kernels.table import (
+    is_inplace,
+    kernel,
+    not_in_place,
+    op_name,
+    refused,
+    written_arguments,
+)
 from nnsight_lab.passes.shapes import describe
+from nnsight_lab.tracing.calls import cast, is_dropout_off, is_view, plainly
 from nnsight_lab.tracing.cells import Cell, Step, Value, same_key
 from nnsight_lab.tracing.operators import (
     CONCRETE,
@@ -291,16 +298,17 @@ def _recorder_in(values: Any) -> Recorder:
 
 def _record(recorder: Recorder, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Record one operation and give what Python expects of it: a value, a tuple, a size."""
+    args, kwargs = plainly(args, kwargs)
+    if is_dropout_off(op, args, kwargs):
+        return args[0]
     if not is_op(op):
         raise refused(op).at(user_line())
     if not recorder.open:
         return kernel(op)(*_after(args), **_after(kwargs))
-    if not args and "input" in kwargs:  # torch.relu(input=h)
-        args, kwargs = (kwargs["input"],), {k: v for k, v in kwargs.items() if k != "input"}
-    if kwargs.get("device") is not None:
-        kwargs = {key: value for key, value in kwargs.items() if key != "device"}
     if is_inplace(op):
         return _record_inplace(recorder, op, args, kwargs)
+    if "inplace" in written_arguments(op, args, kwargs):
+        return _record_inplace(recorder, op, *not_in_place(op, args, kwargs))
     result = recorder.call(op, args, kwargs)
     if not isinstance(result, Value):
         return result
@@ -342,22 +350,9 @@ def _wrapped(recorder: Recorder, result: Value, base: Proxy | None, step: Step) 
     meta = result.meta
     if isinstance(meta, tuple | list | dict) and step[0] != "operator.getitem":
         return _unpacked(recorder, result, base, step)
-    if base is not None and _is_view(base, step, meta):
+    if base is not None and is_view(step, meta, base.now().meta):
         return base.viewed_by(step, result)
     return Proxy(recorder, Cell(result))
-
-
-def _is_view(base: Proxy, step: Step, meta: Any) -> bool:
-    whole = base.now().meta
-    if step[0] == "operator.getitem" and not isinstance(whole, torch.Tensor):
-        return not _holds_value(step[1])
-    return is_alias(meta, whole)
-
-
-def _holds_value(key: Any) -> bool:
-    if isinstance(key, tuple | list):
-        return any(map(_holds_value, key))
-    return isinstance(key, Proxy | torch.Tensor)
 
 
 def _unpacked(recorder: Recorder, result: Value, base: Proxy | None, step: Step) -> Any:
@@ -365,7 +360,7 @@ def _unpacked(recorder: Recorder, result: Value, base: Proxy | None, step: Step)
     meta = result.meta
     first = meta[0] if isinstance(meta, tuple | list) and meta else None
     whole = Proxy(recorder, Cell(result))
-    if base is not None and is_alias(first, base.now().meta):
+    if base is not None and is_view(step, first, base.now().meta):
         whole = base.viewed_by(step, result)
     if isinstance(meta, dict):
         return {key: whole[key] for key in meta}
@@ -391,6 +386,7 @@ _ON_MODEL_DEVICE: dict[str, Any] = {
     "to": lambda proxy: partial(_moved, proxy),
     "cpu": lambda proxy: lambda *args, **kwargs: proxy,
     "cuda": lambda proxy: lambda *args, **kwargs: proxy,
+    "type": lambda proxy: partial(cast, proxy),
 }
 """Values live where the model is; constants from here are taken there. Moves change nothing."""
 
