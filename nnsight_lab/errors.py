@@ -180,8 +180,8 @@ class ValueNotKnown(GraphError, TypeError):
     code = "value-not-known"
 
 
-class NotSaved(GraphError):
-    """A recorded value was used after its block, but never saved."""
+class NotSaved(GraphError, KeyError):
+    """A recorded value was used after its block, or asked of a run, but never saved."""
 
     code = "not-saved"
 

@@ -6,7 +6,11 @@ can be downloaded. Foreign errors are translated here, once.
 
 from __future__ import annotations
 
+import difflib
+import logging
 import os
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +20,13 @@ import torch
 from nnsight_lab.errors import ModelNotFound
 from nnsight_lab.settings import Settings
 
-__all__ = ["load_model", "resolve_name", "tokenizer_files"]
+__all__ = ["load_model", "one_at_a_time", "resolve_name", "tokenizer_files"]
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+# transformers imports its classes when they are first asked for, which two threads at once must
+# not do; loading also switches settings of torch's and of its own that every thread sees.
+one_at_a_time = threading.Lock()
 
 
 def resolve_name(name: str, settings: Settings) -> tuple[str, bool]:
@@ -39,9 +47,16 @@ def resolve_name(name: str, settings: Settings) -> tuple[str, bool]:
     return name, False
 
 
-def _names_hint(settings: Settings) -> str:
+def _names_hint(settings: Settings, near: str | None = None) -> str:
     bundled = ", ".join(repr(known) for known in settings.bundled)
-    return f"Give a bundled name ({bundled}), a folder, or a Hugging Face id."
+    nearest = f"Nearest: {near!r}. " if near else ""
+    return f"{nearest}Give a bundled name ({bundled}), a folder, or a Hugging Face id."
+
+
+def _nearest_bundled(name: str, settings: Settings) -> str | None:
+    """The bundled model that was probably meant; a name with a slash means one on the hub."""
+    near = difflib.get_close_matches(name.lower(), settings.bundled, 1, 0.7)
+    return near[0] if near and "/" not in name else None
 
 
 def load_model(name: str, settings: Settings, **options: Any) -> tuple[torch.nn.Module, Any]:
@@ -53,34 +68,46 @@ def load_model(name: str, settings: Settings, **options: Any) -> tuple[torch.nn.
         ModelNotFound: no such model here, and none could be fetched.
     """
     where, local = resolve_name(name, settings)
+    near = None if local else _nearest_bundled(name, settings)
+    try:
+        with one_at_a_time:
+            # What is nearly a bundled name is a slip of the hand: not worth waiting for a network.
+            module, tokenizer = _loaded(where, local=local or near is not None, options=options)
+    except Exception as exc:  # a seam: whatever a broken or missing file makes a loader raise
+        reason = "" if near else f" could be loaded: {[*str(exc).splitlines(), ''][0]}"
+        raise ModelNotFound(
+            f"No model {name!r}{reason or ' here.'}", hint=_names_hint(settings, near)
+        ) from exc
+    return module, tokenizer
+
+
+def _loaded(where: str, *, local: bool, options: dict[str, Any]) -> tuple[torch.nn.Module, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     options = {"use_safetensors": True, "trust_remote_code": False, **options}
-    try:
-        with _quiet_loading():
-            tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local)
-            model = AutoModelForCausalLM.from_pretrained(where, local_files_only=local, **options)
-    except Exception as exc:  # a seam: whatever a broken or missing file makes a loader raise
-        raise ModelNotFound(
-            f"No model {name!r} could be loaded: {[*str(exc).splitlines(), ''][0]}",
-            hint=_names_hint(settings),
-        ) from exc
+    with _quiet_loading():
+        tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local)
+        model = AutoModelForCausalLM.from_pretrained(where, local_files_only=local, **options)
     module: torch.nn.Module = model.eval()
     return module, tokenizer
 
 
 @contextmanager
-def _quiet_loading() -> Any:
-    """Loading a small model needs no progress bar; leave the user's own choice as it was."""
-    from transformers.utils import logging
+def _quiet_loading() -> Iterator[None]:
+    """Neither a progress bar nor a line for each retry; the user's own choices stay as they were."""
+    from transformers.utils import logging as transformers_logging
 
-    was_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    was_enabled = transformers_logging.is_progress_bar_enabled()
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    transformers_logging.disable_progress_bar()
+    hub.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        hub.setLevel(level)
         if was_enabled:
-            logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
 
 
 def tokenizer_files(tokenizer: Any) -> dict[str, str]:

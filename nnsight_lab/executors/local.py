@@ -38,6 +38,7 @@ from nnsight_lab.executors.host import TorchHost
 from nnsight_lab.executors.loading import load_model, tokenizer_files
 from nnsight_lab.executors.measure import Measured, measure
 from nnsight_lab.executors.sites import HookPoint
+from nnsight_lab.executors.untouched import untouched
 from nnsight_lab.ir import ModuleTree, Spec
 from nnsight_lab.kernels.infer import map_tensors, meta_like
 from nnsight_lab.kernels.tensors import dtype_name
@@ -90,6 +91,7 @@ class LocalExecutor:
         self._schedules: OrderedDict[Any, Schedule] = OrderedDict()
         self._cancelled: set[str] = set()
         self._one_at_a_time = threading.RLock()
+        self._planning = threading.Lock()
         self._card: ModelCard | None = None
         self._names: NameReport | None = None
         self._takes_positions = "position_ids" in inspect.signature(module.forward).parameters
@@ -149,7 +151,10 @@ class LocalExecutor:
         except LabError as exc:
             emit(Failed(exc))
         except Exception as exc:  # noqa: BLE001 - a seam: a model's own code may raise anything
-            failure = EngineFailed(f"{self.name} stopped: {type(exc).__name__}: {exc}")
+            failure = EngineFailed(
+                f"{self.name} stopped: {type(exc).__name__}: {exc}",
+                hint="Try fewer or shorter prompts, or call the model by itself on the same input.",
+            )
             failure.__cause__ = exc
             emit(Failed(failure))
         else:
@@ -164,13 +169,16 @@ class LocalExecutor:
 
     def _plan(self, request: RunRequest, measured: Measured) -> Schedule:
         key = (request.graph.key, id(measured), _shape_key(request.inputs))
-        plan = self._schedules.get(key)
-        if plan is None:
-            check_graph(request.graph, measured.tree, request.inputs)
-            plan = self._schedules[key] = schedule(request.graph, measured.tree)
-            with self._one_at_a_time:
-                while len(self._schedules) > _SCHEDULES_KEPT:
-                    self._schedules.popitem(last=False)
+        with self._planning:
+            plan = self._schedules.get(key)
+        if plan is not None:
+            return plan
+        check_graph(request.graph, measured.tree, request.inputs)
+        plan = schedule(request.graph, measured.tree)
+        with self._planning:
+            self._schedules[key] = plan
+            while len(self._schedules) > _SCHEDULES_KEPT:
+                self._schedules.popitem(last=False)
         return plan
 
     def _forward(self, request: RunRequest, measured: Measured, plan: Schedule, emit: Emit) -> None:
@@ -278,10 +286,13 @@ class LocalExecutor:
 
     def _measure_module(self, inputs: ModuleInputs) -> Measured:
         """Watch a forward pass without data where that works, with the real inputs where not."""
-        with suppress(Exception):  # a seam: any module's own code may refuse tensors without data
-            return measure(self.module, {(1, 1): lambda: _without_data(self.module, inputs)})
+        module = self.module
+        # A seam: any module's own code may refuse tensors without data.
+        with suppress(Exception), untouched(module):
+            return measure(module, {(1, 1): lambda: _without_data(module, inputs)})
         try:
-            return measure(self.module, {(1, 1): lambda: _without_traces(self.module, inputs)})
+            with untouched(module):
+                return measure(module, {(1, 1): lambda: _without_traces(module, inputs)})
         except Exception as exc:
             raise BadInput(
                 f"{self.name} cannot run on these inputs: {[*str(exc).splitlines(), ''][0]}",

@@ -136,7 +136,7 @@ class Link:
         except ConnectionClosed as exc:
             error = _closed(exc, self._url)
             self._lose(error)
-            raise _own(self.lost or error) from exc
+            raise _own(self.lost or error) from _bare(exc)
         except BaseException:
             # Interrupted inside a message: what was sent of it cannot be taken back.
             self.close()
@@ -209,7 +209,7 @@ def _versions() -> dict[str, str]:
 
 def _open(url: str, socket_url: str, token: str | None, settings: Settings, most: int) -> Any:
     try:
-        from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
+        from websockets import exceptions as foreign
         from websockets.sync.client import connect
     except ImportError as exc:
         raise NotSupported(
@@ -228,21 +228,42 @@ def _open(url: str, socket_url: str, token: str | None, settings: Settings, most
             max_size=most,
             logger=_log,
         ).__enter__()
-    except InvalidStatus as exc:
-        raise _refused(exc.response.status_code, url) from exc
-    except (InvalidURI, ValueError) as exc:
+    except foreign.InvalidStatus as exc:
+        raise _refused(exc.response.status_code, url) from _bare(exc)
+    except (foreign.InvalidURI, ValueError) as exc:
         raise ServerUnreachable(
             f"{url!r} is not an address.", hint='Such as nl.connect("http://127.0.0.1:8765").'
-        ) from exc
-    except InvalidHandshake as exc:
-        raise ServerError(
-            f"What answers at {url} is not a lab's server.", hint="Check the address and the port."
-        ) from exc
+        ) from _bare(exc)
+    except foreign.InvalidHandshake as exc:
+        raise _no_welcome(exc, url) from _bare(exc)
+    except (foreign.WebSocketException, EOFError) as exc:  # closed before it had answered
+        raise _hung_up(url) from _bare(exc)
     except OSError as exc:  # refused, unknown host, timed out
         raise ServerUnreachable(
             f"No server answers at {url}.",
             hint="Start one with `nnsight-lab serve tiny`, or check the address.",
-        ) from exc
+        ) from _bare(exc)
+
+
+def _no_welcome(exc: BaseException, url: str) -> LabError:
+    if isinstance(exc.__cause__, EOFError | OSError):
+        return _hung_up(url)
+    return ServerError(
+        f"What answers at {url} is not a lab's server.", hint="Check the address and the port."
+    )
+
+
+def _hung_up(url: str) -> LabError:
+    return ServerUnreachable(
+        f"The server at {url} ended the connection before it answered.",
+        hint="It may have stopped just now: start it again, or check the address and the port.",
+    )
+
+
+def _bare(exc: BaseException) -> BaseException:
+    """A cause to keep: what it says, without the frames and the causes behind it."""
+    exc.__cause__ = exc.__context__ = None
+    return exc.with_traceback(None)
 
 
 def _refused(status: int, url: str) -> LabError:
@@ -260,7 +281,10 @@ def _refused(status: int, url: str) -> LabError:
 def _closed(exc: Any, url: str) -> LabError:
     codes = {close.code for close in (exc.rcvd, exc.sent) if close is not None}
     if _TOO_BIG in codes:
-        return LimitExceeded("A message larger than the connection carries was sent.")
+        return LimitExceeded(
+            "A message larger than the connection carries was sent.",
+            hint="Save or send less at a time.",
+        )
     if _TRY_AGAIN_LATER in codes:
         return ServerError(f"The server at {url} takes no more clients.", hint="Try again later.")
     if _REFUSED in codes:

@@ -34,7 +34,7 @@ from nnsight_lab.ir.nodes import (
     dependencies,
 )
 from nnsight_lab.ir.ops import is_op, nearest_ops
-from nnsight_lab.ir.plain_args import from_plain_arg, to_plain_arg
+from nnsight_lab.ir.plain_args import bad_bytes, from_plain_arg, to_plain_arg
 
 __all__ = ["SCHEMA", "Limits", "decode", "encode"]
 
@@ -120,9 +120,9 @@ def decode(
         nodes = tuple(reader.node(index, plain) for index, plain in enumerate(plain_nodes))
         outputs = reader.outputs(_list(header["outputs"]), nodes)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as exc:
-        raise BadBytes(f"The graph's header is malformed ({type(exc).__name__}).") from exc
+        raise bad_bytes(f"The graph's header is malformed ({type(exc).__name__}).") from exc
     if reader.offset != len(data):
-        raise BadBytes(f"{len(data) - reader.offset} bytes follow the end of the graph.")
+        raise bad_bytes(f"{len(data) - reader.offset} bytes follow the end of the graph.")
     return nodes, outputs, invokes
 
 
@@ -133,7 +133,7 @@ def _read_header(data: bytes, limits: Limits) -> tuple[dict[str, Any], int]:
             hint="Send large constants once, or compute them inside the trace.",
         )
     if len(data) < _HEAD.size or data[:4] != _MAGIC:
-        raise BadBytes("These bytes are not a graph.", hint="Graph.to_bytes() makes such bytes.")
+        raise bad_bytes("These bytes are not a graph.")
     _, version, zero, length = _HEAD.unpack_from(data)
     if version != SCHEMA or zero:
         raise BadBytes(
@@ -142,16 +142,16 @@ def _read_header(data: bytes, limits: Limits) -> tuple[dict[str, Any], int]:
         )
     end = _HEAD.size + length
     if length > limits.header_bytes or end > len(data):
-        raise BadBytes(f"The graph's header claims {length} bytes, which are not there.")
+        raise bad_bytes(f"The graph's header claims {length} bytes, which are not there.")
     body = bytes(data[_HEAD.size : end])
     if sum(map(body.count, (b",", b"[", b"{"))) > limits.items:
         raise LimitExceeded("The graph's header holds more items than a graph may have.")
     try:
         header = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as exc:
-        raise BadBytes("The graph's header is not JSON.") from exc
+        raise bad_bytes("The graph's header is not JSON.") from exc
     if not isinstance(header, dict) or set(header) | _FIELDS != _FIELDS:
-        raise BadBytes("The graph's header has not the fields of a graph.")
+        raise bad_bytes("The graph's header has not the fields of a graph.")
     return header, end
 
 
@@ -205,12 +205,12 @@ class _Reader:
         dtype = self.text(plain["dtype"])
         shape = tuple(_int(size) for size in _list(plain["shape"]))
         if dtype not in DTYPE_SIZES or len(shape) > 64:
-            raise BadBytes(f"A constant of dtype {dtype!r} with {len(shape)} axes in a graph.")
+            raise bad_bytes(f"A constant of dtype {dtype!r} with {len(shape)} axes in a graph.")
         if prod(max(size, 1) for size in shape) > 2**62:
-            raise BadBytes("A constant has more elements than memory has addresses.")
+            raise bad_bytes("A constant has more elements than memory has addresses.")
         end = self.offset + prod(shape) * DTYPE_SIZES[dtype]
         if end > len(self.data):
-            raise BadBytes("A constant claims more bytes than the graph has.")
+            raise bad_bytes("A constant claims more bytes than the graph has.")
         data, self.offset = self.data[self.offset : end], end
         return TensorData(dtype, shape, data)
 
@@ -224,7 +224,7 @@ class _Reader:
         node = self._node(id, plain)
         for other in dependencies(node):
             if not 0 <= other < id or other in self.valueless:
-                raise BadBytes(f"Node %{id} refers to %{other}, which has no value yet.", node=id)
+                raise bad_bytes(f"Node %{id} refers to %{other}, which has no value yet.", node=id)
         if isinstance(node, Write):
             self.valueless.add(id)
         return node
@@ -256,12 +256,12 @@ class _Reader:
                 path, name = self.text(plain["path"]), self.text(plain["name"])
                 return Weight(id=id, path=path, name=name, where=where)
             case other:
-                raise BadBytes(f"A node of unknown kind {str(other)[:40]!r}.", node=id)
+                raise bad_bytes(f"A node of unknown kind {str(other)[:40]!r}.", node=id)
 
     def invoke(self, plain: dict[str, Any]) -> int | None:
         invoke = None if plain["invoke"] is None else _int(plain["invoke"])
         if invoke is not None and invoke >= self.invokes:
-            raise BadBytes(f"A node of invoke {invoke} in a graph of {self.invokes} invokes.")
+            raise bad_bytes(f"A node of invoke {invoke} in a graph of {self.invokes} invokes.")
         return invoke
 
     def outputs(self, plain: list[Any], nodes: tuple[Node, ...]) -> tuple[tuple[str, int], ...]:
@@ -270,7 +270,7 @@ class _Reader:
         pairs = tuple((self.text(name), _int(node)) for name, node in map(_list, plain))
         for name, node in pairs:
             if node >= len(nodes) or node in self.valueless:
-                raise BadBytes(f"The graph saves {name!r} from %{node}, which has no value.")
+                raise bad_bytes(f"The graph saves {name!r} from %{node}, which has no value.")
         if len({name for name, _ in pairs}) != len(pairs):
-            raise BadBytes("The graph saves two values under one name.")
+            raise bad_bytes("The graph saves two values under one name.")
         return pairs

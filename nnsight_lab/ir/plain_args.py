@@ -13,11 +13,17 @@ from typing import Any
 from nnsight_lab.errors import BadBytes, LimitExceeded
 from nnsight_lab.ir.literals import Arg, DictArg, ListArg, Name, Ref, SliceArg, Special
 
-__all__ = ["from_plain_arg", "to_plain_arg"]
+__all__ = ["bad_bytes", "from_plain_arg", "to_plain_arg"]
 
 _NAME_KINDS = frozenset({"dtype", "layout", "memory_format"})
 _SPECIALS = frozenset({"nan", "inf", "-inf"})
 _BIGGEST_INT = 2**63
+
+
+def bad_bytes(message: str, *, node: int | None = None) -> BadBytes:
+    """The error of bytes that no `to_bytes` has made, with the next step."""
+    hint = "Graph.to_bytes() makes such bytes; these may be cut short or changed."
+    return BadBytes(message, hint=hint, node=node)
 
 
 def to_plain_arg(arg: Arg) -> Any:
@@ -52,19 +58,19 @@ def from_plain_arg(plain: Any, depth: int) -> Arg:
     if depth < 0:
         raise LimitExceeded("An argument in the graph is nested too deeply.")
     if isinstance(plain, float) and not math.isfinite(plain):
-        raise BadBytes("A number in the graph is too large for a float.")
+        raise bad_bytes("A number in the graph is too large for a float.")
     if plain is None or isinstance(plain, (bool, float)):
         return plain
     if isinstance(plain, (int, str)):
         return _bounded(plain)
     if not isinstance(plain, list) or not plain:
-        raise BadBytes("An argument in the graph is of no known form.")
+        raise bad_bytes("An argument in the graph is of no known form.")
     return _tagged(plain[0], plain[1:], depth - 1)
 
 
 def _bounded(plain: int | str) -> int | str:
     if isinstance(plain, int) and not -_BIGGEST_INT <= plain < 2 * _BIGGEST_INT:
-        raise BadBytes("A whole number in the graph does not fit 64 bits.")
+        raise bad_bytes("A whole number in the graph does not fit 64 bits.")
     if isinstance(plain, str) and len(plain) > 4_096:
         raise LimitExceeded("A string in the graph is longer than 4,096 characters.")
     return plain
@@ -94,7 +100,7 @@ def _tagged(tag: Any, rest: list[Any], depth: int) -> Arg:
             return tuple(from_plain_arg(item, depth) for item in items)
         case "d", pairs:
             return DictArg(tuple(_pair(pair, depth) for pair in pairs))
-    raise BadBytes("An argument in the graph is of no known form.")
+    raise bad_bytes("An argument in the graph is of no known form.")
 
 
 def _part(plain: Any) -> float:
@@ -103,10 +109,10 @@ def _part(plain: Any) -> float:
             return float(_bounded(plain) if isinstance(plain, int) else plain)
         case ["f", str() as name] if name in _SPECIALS:
             return float(name)
-    raise BadBytes("A complex number in the graph has a part that is no number.")
+    raise bad_bytes("A complex number in the graph has a part that is no number.")
 
 
 def _pair(pair: Any, depth: int) -> tuple[str, Arg]:
     if not isinstance(pair, list) or len(pair) != 2 or not isinstance(pair[0], str):
-        raise BadBytes("A dict in the graph has an entry that is no pair.")
+        raise bad_bytes("A dict in the graph has an entry that is no pair.")
     return pair[0], from_plain_arg(pair[1], depth)

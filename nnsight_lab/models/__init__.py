@@ -5,6 +5,7 @@
     traced.py          what both share: envoys, trace, run
     run.py             Run: saved names to tensors, and its views
     prompts.py         text, ids and tensors to rows of token ids
+    at_the_line.py     errors as they leave the package
     lab.py             connect: the models of a lab's server
     tiny/              the bundled model, and how it was trained
 

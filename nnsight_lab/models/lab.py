@@ -10,9 +10,10 @@ import difflib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from nnsight_lab.errors import ModelNotFound
+from nnsight_lab.errors import LabError, ModelNotFound
 from nnsight_lab.executors.remote import RemoteExecutor
 from nnsight_lab.executors.remote_client import LabClient
+from nnsight_lab.models.at_the_line import at_the_line
 from nnsight_lab.settings import Settings
 from nnsight_lab.wire import ModelSummary
 
@@ -44,8 +45,11 @@ def connect(
         server=settings.server if url is None else url,
         token=settings.token if token is None else token,
     )
-    client = LabClient(settings.server, settings.token, settings)
-    client.link()
+    try:
+        client = LabClient(settings.server, settings.token, settings)
+        client.link()
+    except LabError as exc:
+        raise at_the_line(exc) from exc.__cause__
     return Lab(client, settings)
 
 
@@ -88,7 +92,10 @@ class Lab:
 
     def models(self) -> LabModels:
         """What is served now, each with its `.name`."""
-        return LabModels(map(LabModel, self.client.models()))
+        try:
+            return LabModels(map(LabModel, self.client.models()))
+        except LabError as exc:
+            raise at_the_line(exc) from exc.__cause__
 
     def model(self, name: str) -> LanguageModel:
         """A served model, to trace with as if it were here.
@@ -96,17 +103,23 @@ class Lab:
         Raises:
             ModelNotFound: no model of that name is served; the nearest is offered.
         """
+        try:
+            return self._model(str(name))
+        except LabError as exc:
+            raise at_the_line(exc) from exc.__cause__
+
+    def _model(self, name: str) -> LanguageModel:
         from nnsight_lab.models.language_model import LanguageModel
 
-        executor = RemoteExecutor(self.client, str(name))
+        executor = RemoteExecutor(self.client, name)
         try:
             executor.card()
         except ModelNotFound:
-            raise self._not_found(str(name)) from None
+            raise self._not_found(name) from None
         return LanguageModel.from_executor(executor, self._settings)
 
     def _not_found(self, name: str) -> ModelNotFound:
-        names = [model.name for model in self.models()]
+        names = [model.name for model in self.client.models()]
         near = difflib.get_close_matches(name, names, 1, 0.4)
         nearest = f"Nearest: {near[0]!r}. " if near else ""
         served = ", ".join(map(repr, names)) or "nothing"

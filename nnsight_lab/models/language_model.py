@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from nnsight_lab.contract import Emit, Executor, TokenRows
-from nnsight_lab.errors import LabError
+from nnsight_lab.errors import BadInput, LabError
 from nnsight_lab.executors.families import NameReport, names_in_tree
 from nnsight_lab.executors.local import LocalExecutor, load_local
 from nnsight_lab.ir import Graph, ModuleTree
+from nnsight_lab.models.at_the_line import at_the_line
 from nnsight_lab.models.prompts import rows_of, tokenizer_from_files, visible_token
 from nnsight_lab.models.run import Run
 from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.passes import check_inputs
 from nnsight_lab.settings import Settings
 from nnsight_lab.tracing import Recorder, Tracer
-from nnsight_lab.tracing.source import for_the_user
+from nnsight_lab.tracing.source import for_the_user, user_line
 
 __all__ = ["LanguageModel"]
 
@@ -41,11 +43,12 @@ class LanguageModel(TracedModel):
 
     Raises:
         ModelNotFound: no such model here, and none could be fetched.
+        BadInput: what was given is neither a name nor a module.
     """
 
     def __init__(
         self,
-        model: str | torch.nn.Module,
+        model: str | Path | torch.nn.Module,
         *,
         tokenizer: Any = None,
         settings: Settings | None = None,
@@ -54,11 +57,16 @@ class LanguageModel(TracedModel):
         settings = settings or Settings.from_environment()
         if isinstance(model, torch.nn.Module):
             executor: Executor = LocalExecutor(model, tokenizer, name=_name_of(model))
-        else:
+        elif isinstance(model, str | Path):
             try:
                 executor = load_local(str(model), settings, **options)
             except LabError as exc:
-                raise for_the_user(exc) from exc.__cause__
+                raise at_the_line(exc) from exc.__cause__
+        else:
+            raise BadInput(
+                f"A {type(model).__name__} is not a language model.",
+                hint='Give a name, such as "tiny", a folder, or a loaded torch module.',
+            ).at(user_line())
         self._set_up(executor, settings)
 
     @classmethod

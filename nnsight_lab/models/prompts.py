@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from nnsight_lab.contract import TokenRows
 from nnsight_lab.errors import BadInput, NotSupported
+from nnsight_lab.executors.loading import one_at_a_time
 
 __all__ = ["rows_of", "tokenizer_from_files", "visible_token"]
 
@@ -50,7 +52,9 @@ def _encoded(text: str, tokenizer: Any) -> tuple[int, ...]:
         )
     if not text:
         return ()
-    return tuple(tokenizer(text)["input_ids"])
+    # Whether a prompt fits is checked, and said, by us: no warning above our own error.
+    quiet = {"verbose": False} if "verbose" in signature(tokenizer).parameters else {}
+    return tuple(tokenizer(text, **quiet)["input_ids"])
 
 
 def _rows_of_ids(ids: Any, what: str = "Token ids") -> list[tuple[int, ...]]:
@@ -130,7 +134,8 @@ def tokenizer_from_files(files: Mapping[str, str]) -> Any:
     from pathlib import Path
 
     try:
-        from transformers import PreTrainedTokenizerFast
+        with one_at_a_time:
+            from transformers import PreTrainedTokenizerFast
     except ImportError as exc:
         raise NotSupported(
             "A remote model's tokenizer needs transformers.", hint="pip install transformers"

@@ -28,7 +28,7 @@ from nnsight_lab.models.run import Run
 from nnsight_lab.passes import drop_dead_nodes
 from nnsight_lab.settings import Settings
 from nnsight_lab.tracing import Envoy, Recorder, Tracer
-from nnsight_lab.tracing.source import one_frame
+from nnsight_lab.tracing.source import one_frame, user_line
 from nnsight_lab.tracing.tracer import open_recorder
 
 __all__ = ["TracedModel"]
@@ -85,7 +85,7 @@ class TracedModel(ABC):
             raise NotSupported(
                 f"{self.name} runs on a server; its weights are not here.",
                 hint="Read weights in a trace, or load the model locally.",
-            )
+            ).at(user_line())
         return module
 
     @abstractmethod
@@ -122,7 +122,7 @@ class TracedModel(ABC):
             case [Failed(error=error)]:
                 raise _at_its_line(error, graph)
             case _:
-                raise EngineFailed("The run ended without saying how.")
+                raise EngineFailed("The run ended without saying how.", hint="Run it once more.")
 
     def run_inputs(
         self, graph: Graph, inputs: Inputs, prompt: Any = None, on_event: Emit | None = None

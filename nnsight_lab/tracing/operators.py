@@ -14,7 +14,7 @@ import torch
 from nnsight_lab.errors import AddressNotFound, LabError, ValueNotKnown
 from nnsight_lab.ir.ops import nearest_ops
 from nnsight_lab.kernels.table import refused
-from nnsight_lab.tracing.source import user_line
+from nnsight_lab.tracing.source import one_frame, user_line
 
 __all__ = [
     "CONCRETE",
@@ -88,12 +88,23 @@ def no_attribute(name: str) -> LabError:
     ).at(user_line())
 
 
+_WAYS_IN = (
+    "__getattr__", "__getitem__", "__setitem__", "__iter__", "__contains__", "__format__",
+    "__len__", "save", "backward",
+)  # fmt: skip
+
+
 def give_operators(recorded: type, record: Callable[..., Any]) -> None:
-    """Give a class Python's operators, which record, and conversions, which need the number."""
+    """Give a class Python's operators, which record, and conversions, which need the number.
+
+    These and the other ways into it let an error out at the user's line, in one frame.
+    """
     for name, op in OPERATORS.items():
-        setattr(recorded, name, _operator(op, record))
+        setattr(recorded, name, one_frame(_operator(op, record)))
     for name, what in NUMBERS.items():
-        setattr(recorded, name, _number(name, what))
+        setattr(recorded, name, one_frame(_number(name, what)))
+    for name in _WAYS_IN:
+        setattr(recorded, name, one_frame(getattr(recorded, name)))
 
 
 def _operator(op: str, record: Callable[..., Any]) -> Any:
@@ -105,7 +116,7 @@ def _operator(op: str, record: Callable[..., Any]) -> Any:
 
 def _number(name: str, what: str) -> Any:
     def convert(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.came_back:
+        if self.came_back or not self.recorder.open:
             return getattr(self.value, name)(*args, **kwargs)
         raise needs_number(what)
 

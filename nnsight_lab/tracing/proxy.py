@@ -35,7 +35,7 @@ from nnsight_lab.tracing.operators import (
     needs_number,
     no_attribute,
 )
-from nnsight_lab.tracing.source import user_line
+from nnsight_lab.tracing.source import one_frame, user_line
 
 if TYPE_CHECKING:
     from nnsight_lab.tracing.recorder import Recorder
@@ -113,6 +113,7 @@ class Proxy:
         return self._saved is not None and self._saved.node in self.recorder.results
 
     @property
+    @one_frame
     def value(self) -> Any:
         """After the block: the saved tensor.
 
@@ -131,7 +132,7 @@ class Proxy:
         holds a real tensor, and so does the name of the value it was called on.
         """
         if not self.recorder.open:
-            raise _not_saved("This value belongs to a block that has ended, and was not saved.")
+            raise _not_saved(_ENDED)
         value = self.now()
         pinned = Proxy(self.recorder, self._cell, self._steps)
         pinned._pin = value
@@ -151,6 +152,7 @@ class Proxy:
         return self.recorder.backward(self.now())
 
     @property
+    @one_frame
     def grad(self) -> Any:
         """The gradient at this value, of the number last gone back from. It can only be read."""
         return self.value.grad if self.came_back else self.recorder.gradient(self.now())
@@ -166,17 +168,18 @@ class Proxy:
     def edit_in_place(self, new: Any) -> None:
         """Put `new` (a recorded result) in place of what this proxy views."""
         if self._steps:
-            steps = tuple(self._steps)
-            base = Proxy(self.recorder, self._cell)
-            given = Proxy(self.recorder, Cell(new))
-            new = self.recorder.call("lab.assign", (base, steps, given), {})
+            base, given = (Proxy(self.recorder, cell) for cell in (self._cell, Cell(new)))
+            new = self.recorder.call("lab.assign", (base, self._steps, given), {})
         self.recorder.edit(self._cell, new)
 
     @classmethod
+    @one_frame
     def __torch_function__(
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         recorder = _recorder_in((*args, *(kwargs or {}).values()))
+        if not recorder.open:
+            return function(*_after(args), **_after(kwargs or {}))
         op = op_name(function)
         if op is None:
             raise OpNotAllowed(f"{function} has no name a graph could hold.").at(user_line())
@@ -209,8 +212,8 @@ class Proxy:
         if name in TRANSPOSED:
             return self._call(f"Tensor.{name}", self)
         if not is_op(f"Tensor.{name}"):
-            raise no_attribute(name)
-        return lambda *args, **kwargs: self._call(f"Tensor.{name}", self, *args, **kwargs)
+            raise no_attribute(name) if self.recorder.open else _not_saved(_ENDED)
+        return one_frame(partial(self._call, f"Tensor.{name}", self))
 
     def _known(self, asked: str) -> torch.Tensor:
         meta = self.now().meta
@@ -276,6 +279,9 @@ class Proxy:
         where = f" at {self._cell.address}" if self._cell.address is not None else ""
         state = "" if self.recorder.open else ", not saved"
         return f"<recorded {describe(self.now().meta)}{where}{state}>"
+
+
+_ENDED = "This value belongs to a block that has ended, and was not saved."
 
 
 def _not_saved(message: str) -> LabError:

@@ -25,8 +25,8 @@ __all__ = [
     "user_line",
 ]
 
-P = ParamSpec("P")
-T = TypeVar("T")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 _TORCH = str(Path(torch.__file__).parent) + os.sep
@@ -99,11 +99,11 @@ def for_the_user(exc: LabError) -> LabError:
     return exc.at(user_line()).with_traceback(None)
 
 
-def one_frame(function: Callable[P, T]) -> Callable[P, T]:
+def one_frame(function: Callable[_P, _T]) -> Callable[_P, _T]:
     """A way into the package: an error of ours leaves it at the user's line, in one frame."""
 
     @wraps(function)
-    def enter(*args: P.args, **kwargs: P.kwargs) -> T:
+    def enter(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
             return function(*args, **kwargs)
         except LabError as exc:

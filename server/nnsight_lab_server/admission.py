@@ -66,6 +66,7 @@ def _check_names(graph: Graph) -> None:
         try:
             size = len(output.name.encode())
         except UnicodeEncodeError as exc:
-            raise BadBytes("The name of a saved value is not text.") from exc
+            hint = "Save under a name of letters, digits and underscores."
+            raise BadBytes("The name of a saved value is not text.", hint=hint) from exc
         if size > _NAME:
             raise LimitExceeded(f"A saved value has a name of {size} bytes; {_NAME} may be used.")

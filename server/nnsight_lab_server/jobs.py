@@ -37,6 +37,7 @@ from nnsight_lab_server.engines.base import Engine
 __all__ = ["Job", "ModelState", "ModelWorker"]
 
 _log = logging.getLogger(__name__)
+_SEE_THE_LOG = "The server's log says why; lab.models() lists what is served."
 
 
 class ModelState(Enum):
@@ -113,7 +114,9 @@ class ModelWorker:
         """
         with self._changed:
             if self._stopping or self.state in {ModelState.FAILED, ModelState.STOPPED}:
-                raise EngineFailed(f"The model {self.name!r} is not running on this server.")
+                raise EngineFailed(
+                    f"The model {self.name!r} is not running on this server.", hint=_SEE_THE_LOG
+                )
             if len(self._waiting()) >= self._most:
                 raise LimitExceeded(
                     f"{self._most} jobs wait for {self.name!r} already.",
@@ -202,7 +205,7 @@ class ModelWorker:
             return False
         except Exception:  # noqa: BLE001 - a seam: loading a model runs whatever its library does
             _log.exception("The model %r could not be loaded.", self.name)
-            self._fail(EngineFailed(f"The model {self.name!r} could not be loaded."))
+            self._fail(self._not_loaded())
             return False
         with self._changed:
             self.state = ModelState.READY
@@ -212,8 +215,11 @@ class ModelWorker:
         with self._changed:
             self.error, self.state = error, ModelState.FAILED
             for job in self._waiting():
-                self._end(job, EngineFailed(f"The model {self.name!r} could not be loaded."))
+                self._end(job, self._not_loaded())
             self._lines.clear()
+
+    def _not_loaded(self) -> EngineFailed:
+        return EngineFailed(f"The model {self.name!r} could not be loaded.", hint=_SEE_THE_LOG)
 
     def _stop_run(self, job: Job) -> None:
         if self.engine is not None:
@@ -231,7 +237,8 @@ class ModelWorker:
         except Exception:  # noqa: BLE001 - a seam: a job must not take the worker down with it
             _log.exception("The engine of %r broke its contract.", self.name)
         if not tale.ended:
-            tale.tell(Failed(EngineFailed("The engine stopped without saying why.")))
+            why = EngineFailed("The engine stopped without saying why.", hint=_SEE_THE_LOG)
+            tale.tell(Failed(why))
 
 
 class _Tale:

@@ -107,6 +107,24 @@ def test_the_line_that_serve_prints_connects() -> None:
     assert rest.strip() == "Stopped."
 
 
+def test_two_models_are_served_from_one_process() -> None:
+    """Both load at the same time, in a process that has not imported transformers yet."""
+    with started("serve", "tiny", "small=tiny", "--port", "0") as server:
+        pasted = line_with(server, r'lab = nl\.connect\("(\S+)", token="(\S+)"\)')
+        with nl.connect(pasted[1], token=pasted[2]) as lab:
+            models = [lab.model(model.name) for model in lab.models()]
+            found = []
+            for lm in models:
+                with lm.trace("The capital of France is"):
+                    logits = lm.logits.save()
+                found.append(logits)
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=60)
+
+    assert [lm.name for lm in models] == ["tiny", "small"]
+    assert bool((found[0] == found[1]).all())
+
+
 def test_a_model_that_is_not_there_is_one_message(tmp_path: Path) -> None:
     with started("serve", str(tmp_path / "no" / "model"), "--port", "0") as server:
         said, _ = server.communicate(timeout=60)

@@ -90,6 +90,7 @@ def test_bytes_that_are_not_a_graph_are_bad_bytes(name: str) -> None:
     with pytest.raises(errors.BadBytes) as caught:
         Graph.from_bytes(BAD[name])
     assert caught.value.code == "bad-bytes"
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("op", [

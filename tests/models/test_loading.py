@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from nnsight_lab.contract import TokenRows
 from nnsight_lab.models.prompts import rows_of
 from tests.support.fixtures import IDS
 from tests.support.hooks import forward
+from tests.support.lines import assert_at, frames_of_ours
 from tests.support.small_models import SmallModel, small_gpt2, small_llama, word_tokenizer
 from tests.support.tensors import assert_exactly, assert_same
 
@@ -137,3 +140,92 @@ def test_a_broken_folder_is_a_model_not_found(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(nl.errors.ModelNotFound):
         nl.LanguageModel(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["tinny", "Tiny", "tiy"])
+def test_a_slip_in_a_bundled_name_offers_it_at_once(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without asking the network, which would be tried for most of a minute."""
+    from transformers import AutoTokenizer
+
+    asked: list[Any] = []
+    real = AutoTokenizer.from_pretrained
+
+    def noted(*args: Any, **options: Any) -> Any:
+        asked.append(options["local_files_only"])
+        return real(*args, **options)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", noted)
+    with pytest.raises(nl.errors.ModelNotFound) as caught:
+        nl.LanguageModel(name)  # a slip
+    assert asked == [True]
+    assert "Nearest: 'tiny'" in caught.value.hint
+    assert_at(caught.value, "a slip")
+    assert frames_of_ours(caught.value) <= 1
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("name", ["someone/tiny", "gpt2-of-nobody"])
+def test_other_names_are_looked_for_where_the_network_is(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoTokenizer
+
+    hub = logging.getLogger("huggingface_hub")
+    before = hub.level
+    asked: list[Any] = []
+
+    def noted(*_: Any, local_files_only: bool) -> Any:
+        asked.append(local_files_only)
+        hub.warning("Retrying in 1s [Retry 1/5].")
+        raise OSError("no network")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", noted)
+    with pytest.raises(nl.errors.ModelNotFound, match="no network"):
+        nl.LanguageModel(name)
+    assert asked == [False]
+    assert hub.level == before
+
+
+def test_the_retries_of_a_download_are_not_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers import AutoTokenizer
+
+    def noted(*_: Any, **__: Any) -> Any:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+        raise OSError("no network")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", noted)
+    with pytest.raises(nl.errors.ModelNotFound):
+        nl.LanguageModel("someone/else")
+    assert "Retrying" not in caplog.text
+
+
+@pytest.mark.parametrize("bad", [None, 3, torch.nn.Linear, ["tiny"]])
+def test_what_is_neither_a_name_nor_a_module_is_bad_input(bad: Any) -> None:
+    with pytest.raises(nl.errors.BadInput) as caught:
+        nl.LanguageModel(bad)  # no model
+    assert_at(caught.value, "no model")
+    assert "tiny" in caught.value.hint
+
+
+def test_a_prompt_that_is_too_long_is_said_once() -> None:
+    """By our error, not also by a warning of the tokenizer's."""
+    lm = nl.LanguageModel("tiny")
+    said = StringIO()
+    handler = logging.StreamHandler(said)
+    logger = logging.getLogger("transformers.tokenization_utils_base")
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(nl.errors.BadInput, match="takes 512"):
+            lm.trace("the " * 1_000)
+    finally:
+        logger.removeHandler(handler)
+    assert said.getvalue() == ""
+
+
+def test_a_tokenizer_may_be_any_function(llama: SmallModel) -> None:
+    lm = nl.LanguageModel(llama.module, tokenizer=lambda text: {"input_ids": [len(text)]})
+    assert lm.tokenize("abc").rows == ((3,),)

@@ -86,7 +86,7 @@ def test_a_run_is_a_mapping_of_names_to_tensors(lm: nl.LanguageModel) -> None:
     assert [part is mine for part, mine in zip(run["parts"], parts, strict=True)] == [True, True]
     assert dict(run.items())["h"] is h
     assert "float32[1, 6, 32]" in repr(run)
-    with pytest.raises(KeyError, match="it saved h"):
+    with pytest.raises(KeyError, match="It saved h"):
         run["other"]
     with pytest.raises(AttributeError):
         _ = run.other

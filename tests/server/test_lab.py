@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 import torch
 
 import nnsight_lab as nl
-from nnsight_lab.errors import AuthFailed, ModelNotFound, ServerUnreachable
-from tests.server.lab_server import TOKEN, Serving
+from nnsight_lab.errors import AuthFailed, LabError, ModelNotFound, NotSupported, ServerUnreachable
+from tests.server.lab_server import TOKEN, Serving, serving, tiny_engine
+from tests.support.lines import assert_at, frames_of_ours
 
 PROMPT = "The capital of France is"
 
@@ -96,3 +99,56 @@ def test_a_closed_lab_opens_again_with_the_next_call(lab: Serving) -> None:
 
     assert connected.models()
     connected.close()
+
+
+def assert_short(error: LabError) -> None:
+    """One frame of ours, and no library's way through its own code."""
+    shown = "".join(traceback.format_exception(error))
+    assert frames_of_ours(error) <= 1
+    assert "/websockets/" not in shown
+    assert shown.count("Traceback") == 1
+
+
+def test_errors_of_connecting_are_at_the_users_line(lab: Serving) -> None:
+    with pytest.raises(AuthFailed) as wrong:
+        nl.connect(lab.url, "wrong")  # wrong token
+    with pytest.raises(ServerUnreachable) as nobody:
+        nl.connect("http://127.0.0.1:1")  # nobody there
+    with pytest.raises(ServerUnreachable) as nothing:
+        nl.connect("not an address")  # no address
+
+    assert_at(wrong.value, "wrong token")
+    assert_at(nobody.value, "nobody there")
+    assert_at(nothing.value, "no address")
+    assert nobody.value.__cause__ is not None
+    for error in (wrong.value, nobody.value, nothing.value):
+        assert_short(error)
+
+
+def test_errors_of_a_lab_are_at_the_users_line(lab: Serving) -> None:
+    with nl.connect(lab.url, TOKEN) as connected:
+        with pytest.raises(ModelNotFound) as unknown:
+            connected.model("tinny")  # unknown model
+        lm = connected.model("tiny")
+        with pytest.raises(NotSupported) as module:
+            lm.module  # noqa: B018 # its module
+
+    assert_at(unknown.value, "unknown model")
+    assert_at(module.value, "its module")
+    assert_short(unknown.value)
+    assert_short(module.value)
+
+
+def test_errors_of_a_server_that_has_gone_are_at_the_users_line() -> None:
+    with serving(("tiny", tiny_engine)) as running:
+        connected = nl.connect(running.url, TOKEN)
+        lm = connected.model("tiny")
+    with pytest.raises(LabError) as gone:
+        connected.models()  # gone
+    with pytest.raises(LabError) as run, lm.trace(PROMPT):  # this run
+        lm.logits.save()
+
+    assert_at(gone.value, "gone")
+    assert_at(run.value, "this run")
+    assert_short(gone.value)
+    assert_short(run.value)

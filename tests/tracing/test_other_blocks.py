@@ -99,6 +99,46 @@ def test_layers_can_be_sliced(lm: nl.LanguageModel) -> None:
     assert_same(last_two[0], expected)
 
 
+AFTERWARDS: dict[str, Callable[[Any], Any]] = {
+    "plus": lambda h: h + 1,
+    "a function": torch.relu,
+    "a method": lambda h: h.mean(),
+    "an index": lambda h: h[0],
+    "an assignment": lambda h: h.__setitem__(0, 1),
+    "a loop": list,
+    "a number": float,
+    "item": lambda h: h.item(),
+    "save": lambda h: h.save(),
+    "value": lambda h: h.value,
+    "equal": lambda h: torch.equal(h, h),
+}
+
+
+@pytest.mark.parametrize("name", AFTERWARDS)
+def test_an_unsaved_value_after_its_block_says_so_in_one_frame(
+    lm: nl.LanguageModel, name: str
+) -> None:
+    with lm.trace(IDS):
+        h = lm.layers[0].output
+        lm.logits.save()
+    with pytest.raises(errors.NotSaved) as caught:
+        AFTERWARDS[name](h)
+
+    assert caught.value.where is not None
+    assert caught.value.where.file == __file__
+    assert frames_of_ours(caught.value) <= 1
+
+
+def test_a_saved_value_on_an_object_is_its_tensor_to_torch_as_well(lm: nl.LanguageModel) -> None:
+    kept = SimpleNamespace()
+    with lm.trace(IDS):
+        kept.h = lm.layers[0].output.save()
+
+    assert torch.equal(kept.h, kept.h.value)
+    assert isinstance(torch.relu(kept.h), torch.Tensor)
+    assert kept.h.mean().item() == pytest.approx(kept.h.value.mean().item())
+
+
 OUTSIDE: dict[str, Callable[[Any], Any]] = {
     "a place": lambda lm: lm.layers[0].output,
     "a call": lambda lm: lm.lm_head(torch.zeros(1, 32)),
