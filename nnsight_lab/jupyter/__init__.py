@@ -4,6 +4,7 @@
     line.py     the line of a magic, read
     body.py     the cell below it, run as the body of a trace
     figures.py  run.fig: Plotly figures
+    axes.py     how large they are, and which labels fit
     static.py   the same pictures without JavaScript, for saved notebooks
 
 Notebook code draws and calls back; it holds no model and knows no server.

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import io
+import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from types import CodeType, TracebackType
 from typing import Any
 
 from nnsight_lab.errors import LabError, MagicUsage, SourceLine
 from nnsight_lab.tracing.source import forget_cause, is_ours
 
-__all__ = ["LAST", "Body", "begins_at_user", "compile_body"]
+__all__ = ["LAST", "Body", "as_python", "begins_at_user", "compile_body"]
 
 LAST = "last line"
 """The name a last expression is saved under; a space, so that no variable can have it."""
@@ -26,7 +29,8 @@ LAST = "last line"
 class Body:
     """A compiled cell body.
 
-    assigned: top-level names it assigns, in order. shows: whether it ends in an expression.
+    assigned: top-level names it assigns, in order. shows: whether it ends in an expression to
+    display; one that ends in `;` is not displayed.
     """
 
     code: CodeType
@@ -47,13 +51,46 @@ def compile_body(text: str, filename: str, first_line: int) -> Body:
     padded = "\n" * (first_line - 1) + text
     tree = ast.parse(padded, filename)
     assigned = tuple(dict.fromkeys(name for node in tree.body for name in _targets(node)))
-    shows = bool(tree.body) and isinstance(tree.body[-1], ast.Expr)
+    shows = bool(tree.body) and isinstance(tree.body[-1], ast.Expr) and not _is_quiet(text)
     if shows:
         last = tree.body[-1]
         assert isinstance(last, ast.Expr)
         keep = ast.Assign(targets=[ast.Name(LAST, ast.Store())], value=last.value)
         tree.body[-1] = ast.fix_missing_locations(ast.copy_location(keep, last))
     return Body(compile(tree, filename, "exec"), assigned, shows)
+
+
+def _is_quiet(text: str) -> bool:
+    """Whether Python text ends in `;`, as notebooks are told not to display a value."""
+    blank = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.DEDENT, tokenize.ENDMARKER)
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    written = [token.string for token in tokens if token.type not in blank]
+    return written[-1:] == [";"]
+
+
+def as_python(text: str, transform: Callable[[str], str]) -> str:
+    """A cell body with its `!commands`, `%magics` and `?` made Python, each on its own line.
+
+    transform: what the notebook turns a cell with. It drops blank lines at the top, and makes
+    one line of a command that goes on over several; both are given their lines back.
+
+    Raises:
+        MagicUsage: the body is another cell magic.
+    """
+    if text.lstrip().startswith("%%"):
+        magic = text.split(maxsplit=1)[0]
+        raise MagicUsage(
+            f"{magic} cannot stand inside %%trace.", hint=f"Put {magic} above %%trace."
+        )
+    before = text.splitlines(keepends=True)
+    after = transform(text).splitlines(keepends=True)
+    lines: list[str] = []
+    for _, start, end, first, stop in SequenceMatcher(
+        None, before, after, autojunk=False
+    ).get_opcodes():
+        lines += after[first:stop]
+        lines += ["\n"] * ((end - start) - (stop - first))
+    return "".join(lines)
 
 
 def _targets(node: ast.stmt) -> Iterator[str]:

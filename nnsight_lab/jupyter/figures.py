@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from nnsight_lab.jupyter.static import DIVERGING, RAMP, heatmap_svg
+from nnsight_lab.jupyter.axes import Labels, cell_width, numbered, panel_grid, token_axis
+from nnsight_lab.jupyter.static import DIVERGING, RAMP, heatmap_svg, panels_svg
 from nnsight_lab.recipes import AttentionPattern, LogitLens, attention_pattern, logit_lens
+from nnsight_lab.recipes.callers import fails_at_caller
 
 if TYPE_CHECKING:
     from nnsight_lab.models.run import Run
@@ -27,6 +29,8 @@ def _scale(ramp: tuple[tuple[int, int, int], ...]) -> list[list[Any]]:
 
 
 _SCALE = _scale(RAMP)
+_NARROWEST = 720
+"""Below this width a title would run under the buttons of a Plotly figure."""
 _PLOTLY_MIME = "application/vnd.plotly.v1+json"
 
 
@@ -70,13 +74,16 @@ class RunFigures:
     def __init__(self, run: Run) -> None:
         self._run = run
 
+    @fails_at_caller
     def lens(self, *, top: int = 5, row: int = 0) -> LabFigure:
         """Logit lens: the likeliest next token at each layer and position; colour, its probability.
 
+        The top row, `output`, is what the model itself gave, after every edit of the run.
         top: how many tokens the hover shows. row: which prompt of a batch.
         """
         return lens_figure(logit_lens(self._run, top=top, row=row))
 
+    @fails_at_caller
     def attention(self, layer: int, *, row: int = 0) -> LabFigure:
         """Attention pattern of every head of a layer: query down, key across."""
         return attention_figure(attention_pattern(self._run, layer, row=row))
@@ -86,7 +93,7 @@ class RunFigures:
 
 
 def lens_figure(lens: LogitLens) -> LabFigure:
-    """The logit-lens heatmap. Layers upwards, positions across."""
+    """The logit-lens heatmap. Layers upwards, positions across; narrow cells have no text."""
     best = lens.probabilities[..., 0].tolist()
     words = [[place[0] for place in layer] for layer in lens.words]
     hover = [
@@ -94,26 +101,34 @@ def lens_figure(lens: LogitLens) -> LabFigure:
         for layer in range(len(lens.layers))
     ]
     title = "Logit lens: the next token, read after each layer"
-    columns = _numbered(lens.tokens)
-    svg = heatmap_svg(best, rows=lens.layers, columns=lens.tokens, texts=words, title=title)
+    columns, wide = numbered(lens.tokens), cell_width(len(lens.tokens))
+    wide = max(wide, min((_NARROWEST - 200) // len(columns), 100))
+    svg = heatmap_svg(
+        best, rows=lens.layers, columns=lens.tokens, texts=words, title=title, cell=(wide, 24)
+    )
     figure = LabFigure(
         go.Heatmap(
             z=best, x=columns, y=lens.layers, text=_escaped(words), hovertext=hover,
-            texttemplate="%{text}", textfont={"size": 11}, hoverinfo="text", colorscale=_SCALE, zmin=0, zmax=1,
-            colorbar={"title": "probability", "thickness": 12}, xgap=1, ygap=1,
+            texttemplate="%{text}" if wide >= 40 else None, textfont={"size": 11 if wide > 54 else 9},
+            hoverinfo="text", colorscale=_SCALE, zmin=0, zmax=1, xgap=int(wide > 4), ygap=1,
+            colorbar={"title": "probability", "thickness": 12},
         ),
         svg=svg,
     )  # fmt: skip
+    labels = Labels(lens.tokens, wide, across=True)
     figure.update_layout(
-        title=title, height=120 + 32 * len(lens.layers), width=200 + 64 * len(columns),
-        xaxis=_token_axis(columns, lens.tokens), yaxis={"title": "layer", "type": "category"},
-        margin={"l": 60, "r": 20, "t": 50, "b": 50}, template="plotly_white",
+        title=title, height=70 + labels.room + 32 * len(lens.layers),
+        width=max(200 + wide * len(columns), _NARROWEST), xaxis=token_axis(columns, labels),
+        yaxis={"title": "layer", "type": "category"},
+        margin={"l": 60, "r": 20, "t": 50, "b": 20 + labels.room}, template="plotly_white",
     )  # fmt: skip
     return figure
 
 
 def _hover(lens: LogitLens, layer: int, pos: int) -> str:
-    lines = [f"layer {lens.layers[layer]}, position {pos} after {escape(lens.tokens[pos])}"]
+    row = lens.layers[layer]
+    place = f"layer {row}" if row.isdigit() else row
+    lines = [f"{place}, position {pos} after {escape(lens.tokens[pos])}"]
     chances = lens.probabilities[layer, pos].tolist()
     for word, chance in zip(lens.words[layer][pos], chances, strict=True):
         lines.append(f"{chance:.3f}  {escape(word)}")
@@ -122,16 +137,16 @@ def _hover(lens: LogitLens, layer: int, pos: int) -> str:
 
 
 def attention_figure(found: AttentionPattern) -> LabFigure:
-    """Every head of a layer side by side."""
+    """Every head of a layer side by side, in larger panels and fewer columns for longer prompts."""
     heads = found.pattern.shape[0]
-    across = min(heads, 4)
-    down = -(-heads // across)
+    down, across, side = panel_grid(heads, len(found.tokens))
     names = [f"head {head}" for head in range(heads)]
-    columns = _numbered(found.tokens)
+    columns = numbered(found.tokens)
+    inside = (side * across + 24 * (across - 1), side * down + 40 * (down - 1))
     figure = LabFigure(
         make_subplots(
             rows=down, cols=across, subplot_titles=names, shared_xaxes=True, shared_yaxes=True,
-            horizontal_spacing=0.03, vertical_spacing=0.3 / down if down > 1 else 0.1,
+            horizontal_spacing=24 / inside[0], vertical_spacing=40 / inside[1],
         ),
         svg=_attention_svg(found),
     )  # fmt: skip
@@ -144,27 +159,39 @@ def attention_figure(found: AttentionPattern) -> LabFigure:
             ),
             row=head // across + 1, col=head % across + 1,
         )  # fmt: skip
-    side = max(150, min(24 * len(columns) + 40, 920 // across))
-    figure.update_xaxes(**_token_axis(columns, found.tokens), tickangle=-60)
-    figure.update_yaxes(**_token_axis(columns, found.tokens), autorange="reversed")
+        if head + across >= heads:  # nothing below it has the labels
+            figure.update_xaxes(showticklabels=True, row=head // across + 1, col=head % across + 1)
+    cell = side / len(columns)
+    rows, below = Labels(found.tokens, cell), Labels(found.tokens, cell, across=True)
+    figure.update_xaxes(**token_axis(columns, below))
+    figure.update_yaxes(**token_axis(columns, rows), autorange="reversed")
     figure.update_layout(
-        title=f"Attention pattern, layer {found.layer} (query down, key across)",
+        title={"text": _attention_title(found), "yref": "container", "y": 1, "yanchor": "top", "pad": {"t": 22}},
         coloraxis={"colorscale": _SCALE, "cmin": 0, "cmax": 1, "colorbar": {"thickness": 12}},
-        width=110 + side * across, height=130 + side * down, template="plotly_white",
+        margin={"l": rows.room + 12, "r": 90, "t": 90, "b": below.room + 12},
+        width=max(inside[0] + rows.room + 102, _NARROWEST),
+        height=inside[1] + below.room + 102, template="plotly_white",
     )  # fmt: skip
     return figure
 
 
+def _attention_title(found: AttentionPattern) -> str:
+    return f"Attention pattern, layer {found.layer} (query down, key across)"
+
+
+_PICTURED = 16 * 64 * 64
+"""Cells of a still picture; with more, only the mean over heads is in it."""
+
+
 def _attention_svg(found: AttentionPattern) -> str:
-    """Heads one below another would be long; the mean over heads is the still picture."""
-    mean = found.pattern.mean(0).flip(0).tolist()
-    return heatmap_svg(
-        mean,
-        rows=list(reversed(found.tokens)),
-        columns=found.tokens,
-        title=f"Attention pattern, layer {found.layer}, mean of {found.pattern.shape[0]} heads",
-        cell=(40, 22),
-    )
+    """Every head, or their mean where that would be a large file."""
+    heads, count = found.pattern.shape[0], len(found.tokens)
+    title = _attention_title(found)
+    if heads * count * count <= _PICTURED:
+        panels, names = found.pattern, [f"head {head}" for head in range(heads)]
+    else:
+        panels, names = found.pattern.mean(0, keepdim=True), [f"mean of {heads} heads"]
+    return panels_svg(panels.tolist(), names=names, labels=found.tokens, title=title)
 
 
 def heatmap_figure(
@@ -177,34 +204,26 @@ def heatmap_figure(
     numbers = values.tolist() if hasattr(values, "tolist") else [list(row) for row in values]
     largest = max((abs(number) for row in numbers for number in row), default=1.0) or 1.0
     texts = [[f"{number:.2f}".replace("-0.00", "0.00") for number in row] for row in numbers]
+    wide = cell_width(len(columns), most=62)
     svg = heatmap_svg(
-        numbers, rows=rows, columns=columns, texts=texts, title=title, cell=(60, 24),
+        numbers, rows=rows, columns=columns, texts=texts, title=title, cell=(wide, 24),
         low=-largest, top=largest, ramp=DIVERGING,
     )  # fmt: skip
-    places = _numbered(columns)
+    places, labels = numbered(columns), Labels(columns, wide, across=True)
     figure = LabFigure(
         go.Heatmap(
-            z=numbers, x=places, y=rows, zmid=0, colorscale=_scale(DIVERGING), xgap=1, ygap=1,
-            colorbar={"title": colour_title, "thickness": 12},
+            z=numbers, x=places, y=rows, zmid=0, colorscale=_scale(DIVERGING), xgap=int(wide > 4),
+            ygap=1, colorbar={"title": colour_title, "thickness": 12},
             hovertemplate="%{y}, %{x}<br>%{z:.3f}<extra></extra>",
         ),
         svg=svg,
     )  # fmt: skip
     figure.update_layout(
-        title=title, xaxis=_token_axis(places, columns), yaxis={"type": "category"},
-        height=140 + 30 * len(rows), width=220 + 62 * len(columns), template="plotly_white",
+        title=title, xaxis=token_axis(places, labels), yaxis={"type": "category"},
+        height=114 + labels.room + 30 * len(rows),
+        width=max(220 + wide * len(columns), _NARROWEST), template="plotly_white",
     )  # fmt: skip
     return figure
-
-
-def _numbered(tokens: list[str]) -> list[str]:
-    """Axis values must differ even where tokens repeat."""
-    return [f"{place} {escape(token)}" for place, token in enumerate(tokens)]
-
-
-def _token_axis(columns: list[str], tokens: list[str]) -> dict[str, Any]:
-    labels = [escape(token) for token in tokens]
-    return {"tickmode": "array", "tickvals": columns, "ticktext": labels, "type": "category"}
 
 
 def _escaped(words: list[list[str]]) -> list[list[str]]:

@@ -82,7 +82,7 @@ def parse_trace_line(line: str) -> TraceLine:
 
 def _line(words: list[str], prompts: list[str], options: dict[str, str | bool]) -> TraceLine:
     save, show = options.get("save"), str(options.get("show", ""))
-    shown = tuple(part for part in show.split(",") if part)
+    shown = _names(show)
     for part in shown:
         if part not in _SHOWN:
             raise MagicUsage(f"--show {part} is not a view.", hint="Views: lens, none.")
@@ -92,13 +92,17 @@ def _line(words: list[str], prompts: list[str], options: dict[str, str | bool]) 
     return TraceLine(
         model=words[0] if words else "",
         prompts=tuple(prompts),
-        save=None if save is None else tuple(part for part in str(save).split(",") if part),
+        save=None if save is None else _names(str(save)),
         on=str(options.get("on", "")),
         name=name,
         show=tuple(part for part in shown if part != "none"),
         graph=bool(options.get("graph")),
         quiet=bool(options.get("quiet")),
     )
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 def _read_option(
@@ -109,7 +113,8 @@ def _read_option(
         options[_FLAGS[option]] = True
     elif option in _VALUED:
         if not equals:
-            _, value = next(pieces, ("word", ""))
+            value = next(pieces, ("word", ""))[1]
+        value = _unquoted(value)
         if not value:
             raise MagicUsage(f"{option} needs a value.", hint="%%trace? lists the options.")
         options[_VALUED[option]] = value
@@ -117,6 +122,12 @@ def _read_option(
         near = get_close_matches(option, [*_FLAGS, *_VALUED], 1, 0.5)
         hint = f"Did you mean {near[0]}?" if near else "%%trace? lists the options."
         raise MagicUsage(f"%%trace has no option {option}.", hint=hint)
+
+
+def _unquoted(value: str) -> str:
+    """The value of an option without the quotes it may be written in."""
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in ("'", '"')
+    return value[1:-1].strip() if quoted else value
 
 
 def _pieces(line: str) -> Iterator[tuple[str, str]]:

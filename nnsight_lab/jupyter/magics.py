@@ -12,15 +12,17 @@ The cell's body is the body of `with model.trace(prompt)`. What it assigns comes
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
 import torch
-from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
 from IPython.display import display
 
 from nnsight_lab.errors import LabError, MagicUsage, SourceLine
-from nnsight_lab.jupyter.body import LAST, Body, begins_at_user, compile_body
+from nnsight_lab.jupyter.body import LAST, Body, as_python, begins_at_user, compile_body
 from nnsight_lab.jupyter.line import USAGE, TraceLine, parse_trace_line
 from nnsight_lab.models.lab import Lab, connect
 from nnsight_lab.models.language_model import LanguageModel
@@ -43,13 +45,14 @@ class TraceMagics(Magics):
         self.model: TracedModel | None = None
 
     @no_var_expand
-    @cell_magic
-    def trace(self, line: str, cell: str) -> None:
+    @line_cell_magic
+    def trace(self, line: str, cell: str = "") -> None:
         magic = user_line()
         place = self._place(f"%%trace {line}\n{cell}", magic)
         with begins_at_user(place, magic, self._rendered):
             said = parse_trace_line(line)
-            body = compile_body(cell, place.file, first_line=2)
+            python = as_python(cell, self._shell.transform_cell)
+            body = compile_body(python, place.file, first_line=2)
             model = self._model(said)
             tracer = self._tracer(model, said)
             run = self._carry_out(tracer, said, body)
@@ -135,18 +138,32 @@ class TraceMagics(Magics):
     def _carry_out(self, tracer: Tracer[Run], said: TraceLine, body: Body) -> Run:
         space = self._shell.user_ns
         space.pop(LAST, None)
+        before = dict(space)
+        try:
+            self._record(tracer, said, body, before)
+        except BaseException:  # an interrupt as well; it goes on below
+            _take_back(space, before)
+            raise
+        space[said.name] = tracer.run
+        return tracer.run
+
+    def _record(
+        self, tracer: Tracer[Run], said: TraceLine, body: Body, before: dict[str, Any]
+    ) -> None:
+        space = self._shell.user_ns
         tracer.begin()
         try:
             body.run(space)
-            for name in body.assigned if said.save is None else said.save:
+            # `%time h = …` assigns where the body's own text shows no assignment.
+            others = (name for name in _changed(space, before) if not name.startswith("_"))
+            assigned = tuple(dict.fromkeys((*body.assigned, *others)))
+            for name in assigned if said.save is None else said.save:
                 _save(space, name, asked=said.save is not None)
             _save(space, LAST, asked=False)
         finally:
             tracer.end()
-        names = (*body.assigned, *(said.save or ()), LAST)
+        names = (*assigned, *(said.save or ()), LAST)
         tracer.finish({name: space[name] for name in names if name in space}, space.update)
-        space[said.name] = tracer.run
-        return tracer.run
 
     # Showing what came of it
 
@@ -220,16 +237,40 @@ def _save(space: dict[str, Any], name: str, *, asked: bool) -> None:
     """Save what a name holds, as if the body had called `.save()` on it in its last line."""
     if asked and name not in space:
         raise MagicUsage(f"-s {name}: the cell assigns no {name}.", hint="Names: -s h,logits")
-    stack: list[Any] = [space.get(name)]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, Proxy):
-            if value.recorder.open and value.saved_value is None:
-                value.save()
-        elif type(value) in (list, tuple):
-            stack.extend(value)
-        elif type(value) is dict:
-            stack.extend(value.values())
+    for value in _recorded_in(space.get(name)):
+        if value.recorder.open and value.saved_value is None:
+            value.save()
+
+
+_LONGEST = 10_000
+"""Containers longer than this are data, not recorded values; they are not searched."""
+
+
+def _recorded_in(value: Any, seen: set[int] | None = None) -> Iterator[Proxy]:
+    """The recorded values a value is or holds, in order; named tuples are tuples."""
+    seen = set() if seen is None else seen
+    if isinstance(value, Proxy):
+        yield value
+    elif isinstance(value, list | tuple | dict | deque) and id(value) not in seen:
+        seen.add(id(value))
+        if len(value) <= _LONGEST:
+            for item in value.values() if isinstance(value, dict) else value:
+                yield from _recorded_in(item, seen)
+
+
+def _changed(space: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """Variables that are new, or hold another value than before."""
+    return [name for name, value in space.items() if value is not before.get(name, space)]
+
+
+def _take_back(space: dict[str, Any], before: dict[str, Any]) -> None:
+    """Variables that a failed cell left with recorded values get what they held before."""
+    for name in _changed(space, before):
+        if name == LAST or next(_recorded_in(space[name]), None) is not None:
+            if name in before:
+                space[name] = before[name]
+            else:
+                del space[name]
 
 
 def _cost(run: Run) -> str:
@@ -265,3 +306,11 @@ def _size(count: float) -> str:
 def register(shell: Any) -> None:
     """Add the magics to a shell."""
     shell.register_magics(TraceMagics(shell))
+    if _with_body not in shell.input_transformers_cleanup:
+        shell.input_transformers_cleanup.append(_with_body)
+
+
+def _with_body(lines: list[str]) -> list[str]:
+    """A `%%trace` line alone in its cell with an empty body, which IPython would refuse."""
+    alone = len(lines) == 1 and lines[0].split()[:1] == ["%%trace"]
+    return [*lines, "\n"] if alone and not lines[0].rstrip().endswith("?") else lines

@@ -6,6 +6,7 @@ where no plotting library is installed.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nnsight_lab.contract import Inputs, RunResult
+from nnsight_lab.errors import NotSaved
 from nnsight_lab.ir import Graph
 from nnsight_lab.passes import then
+from nnsight_lab.tracing.source import for_the_user
 
 if TYPE_CHECKING:
     from nnsight_lab.models.traced import TracedModel
@@ -44,11 +47,13 @@ class Run(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name in self._values:
             return self._values[name]
-        parts = [value for key, value in self._values.items() if key.startswith(f"{name}[")]
+        parts = {key: value for key, value in self._values.items() if key.startswith(f"{name}[")}
         if parts:
-            return parts
+            return _put_together({_keys(key[len(name) :]): part for key, part in parts.items()})
         known = ", ".join(self._values) or "nothing"
-        raise KeyError(f"{name!r} was not saved in this run; it saved {known}")
+        raise for_the_user(
+            NotSaved(f"{name!r} was not saved in this run.", hint=f"It saved {known}.")
+        )
 
     def then(self, graph: Graph) -> Run:
         """This run's edits once more, on the same prompt, saving what `graph` saves instead.
@@ -84,6 +89,32 @@ class Run(Mapping[str, Any]):
         for name, value in self._values.items():
             lines.append(f"  {name}: {_described(value)}")
         return "\n".join(lines)
+
+
+def _keys(path: str) -> tuple[Any, ...]:
+    """The keys of a path such as `[0]['a']`; a key that is no literal stays as it is written."""
+    found: list[Any] = []
+    node = ast.parse(f"x{path}", mode="eval").body
+    while isinstance(node, ast.Subscript):
+        try:
+            found.insert(0, ast.literal_eval(node.slice))
+        except ValueError:
+            found.insert(0, ast.unparse(node.slice))
+        node = node.value
+    return tuple(found)
+
+
+def _put_together(parts: Mapping[tuple[Any, ...], Any]) -> Any:
+    """The container the parts were in: a list where the keys count from 0, a dict elsewhere."""
+    if () in parts:
+        return parts[()]
+    inside: dict[Any, dict[tuple[Any, ...], Any]] = {}
+    for (key, *rest), value in parts.items():
+        inside.setdefault(key, {})[tuple(rest)] = value
+    found = {key: _put_together(below) for key, below in inside.items()}
+    if set(found) == set(range(len(found))):
+        return [found[place] for place in range(len(found))]
+    return found
 
 
 def _described(value: Any) -> str:

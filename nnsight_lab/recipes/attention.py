@@ -10,6 +10,8 @@ import torch
 from nnsight_lab.errors import AddressNotFound
 from nnsight_lab.models.language_model import LanguageModel
 from nnsight_lab.models.run import Run
+from nnsight_lab.recipes.callers import fails_at_caller
+from nnsight_lab.recipes.prompt import model_of, prompt_of, tokens_of
 
 __all__ = ["AttentionPattern", "attention_pattern"]
 
@@ -27,6 +29,7 @@ class AttentionPattern:
     pattern: torch.Tensor
 
 
+@fails_at_caller
 def attention_pattern(
     source: LanguageModel | Run, layer: int, prompt: Any = None, *, row: int = 0
 ) -> AttentionPattern:
@@ -37,17 +40,19 @@ def attention_pattern(
 
     Raises:
         AddressNotFound: there is no such layer.
+        BadInput: there is no such row.
     """
-    model = source.model if isinstance(source, Run) else source
-    assert isinstance(model, LanguageModel), "runs of wrapped modules have no attention"
+    model = model_of(source)
     count = model.card.layers
-    place = layer + count if layer < 0 else layer
-    if not 0 <= place < count:
-        raise AddressNotFound(f"{model.name} has no layer {layer}.", hint=f"0 to {count - 1}.")
-    given = source.inputs if isinstance(source, Run) else model.tokenize(prompt)
+    if layer not in range(-count, count):
+        raise AddressNotFound(
+            f"{model.name} has no layer {layer!r}.", hint=f"It has 0 to {count - 1}."
+        )
+    place = layer % count
+    given = prompt_of(source, prompt, row)
     with model.trace(given, execute=False) as tracer:
         tracer.save(pattern=model.layers[place].attn.pattern)
     run = source.then(tracer.graph) if isinstance(source, Run) else model.run(tracer.graph, given)
-    tokens = model.token_strings(run.inputs)[row]
+    tokens = tokens_of(model, given, row)
     shown = run["pattern"][row, :, -len(tokens) :, -len(tokens) :]
     return AttentionPattern(tokens, place, shown)

@@ -1,7 +1,7 @@
 """logit_lens: what each layer would say if it were the last (nostalgebraist, 2020).
 
 The residual stream after each block goes through the final norm and the unembedding, inside the
-trace, so only the top few tokens of each place travel.
+trace, so only the top few tokens of each place travel. The last row is the model's own output.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 
-from nnsight_lab.errors import NotSupported
+from nnsight_lab.contract import TokenRows
+from nnsight_lab.errors import BadInput
 from nnsight_lab.ir import Graph
 from nnsight_lab.models.language_model import LanguageModel
 from nnsight_lab.models.run import Run
+from nnsight_lab.recipes.callers import fails_at_caller
+from nnsight_lab.recipes.prompt import model_of, prompt_of, tokens_of, word
 
 __all__ = ["LogitLens", "logit_lens"]
 
@@ -24,7 +27,7 @@ class LogitLens:
     """The lens of one prompt.
 
     tokens: the prompt, one string a position.
-    layers: row names, `embed` (before block 0), then `0`, `1`, … (after each block).
+    layers: row names, `embed` (before block 0), then `0`, `1`, … (after each block), `output`.
     probabilities, ids: `[layer, pos, top]`, best first. entropy: `[layer, pos]`, in nats.
     words: `[layer][pos][top]`, the tokens of `ids` as text.
     """
@@ -40,47 +43,52 @@ class LogitLens:
 def _graph(model: LanguageModel, prompt: Any, top: int) -> Graph:
     with model.trace(prompt, execute=False) as tracer:
         stream = [model.layers[0].input, *(layer.output for layer in model.layers)]
-        found = [_read_through_unembedding(model, resid, top) for resid in stream]
+        rows = [model.lm_head(model.norm(resid)) for resid in stream]
+        found = [_likeliest(logits, top) for logits in (*rows, model.logits)]
         parts = [torch.stack(part) for part in zip(*found, strict=True)]
         tracer.save(probabilities=parts[0], ids=parts[1], entropy=parts[2])
     return tracer.graph
 
 
-def _read_through_unembedding(model: LanguageModel, resid: Any, top: int) -> tuple[Any, Any, Any]:
-    logits = model.lm_head(model.norm(resid)).float()
-    log_probs = logits.log_softmax(-1)
+def _likeliest(logits: Any, top: int) -> tuple[Any, Any, Any]:
+    log_probs = logits.float().log_softmax(-1)
     values, ids = log_probs.topk(top, dim=-1)
     return values.exp(), ids, -(log_probs.exp() * log_probs).sum(-1)
 
 
+@fails_at_caller
 def logit_lens(
     source: LanguageModel | Run, prompt: Any = None, *, top: int = 5, row: int = 0
 ) -> LogitLens:
     """Read every layer's residual stream through the unembedding.
+
+    A row of a layer goes through the weights of the final norm and the unembedding, so it sees a
+    run's edits of the stream up to that layer. The last row, `output`, is the softmax of the
+    logits the model gave, and sees every edit, also of the final norm and of the logits.
 
     source: a model, with a `prompt`; or a run, whose prompt and edits are used.
     top: how many tokens to keep for each layer and position. row: which prompt of a batch.
 
     Raises:
         NotSupported: the model has no standard names for its layers.
+        BadInput: there is no such row, or there are fewer tokens than `top`.
     """
-    model = source.model if isinstance(source, Run) else source
-    if not isinstance(model, LanguageModel) or not model.card.layers:
-        raise NotSupported(
-            f"{model.name} has no standard names, so its layers cannot be found.",
-            hint="Trace it by module path: model.lm_head(model.norm(h)).",
-        )
-    given = source.inputs if isinstance(source, Run) else model.tokenize(prompt)
+    model = model_of(source)
+    given = prompt_of(source, prompt, row)
+    most = model.card.vocab or top
+    if top not in range(1, most + 1):
+        raise BadInput(f"There is no top {top!r} of {most} tokens.", hint="top=5, say.")
     graph = _graph(model, given, top)
     run = source.then(graph) if isinstance(source, Run) else model.run(graph, given)
-    return _as_lens(model, run, row)
+    return _as_lens(model, run, given, row)
 
 
-def _as_lens(model: LanguageModel, run: Run, row: int) -> LogitLens:
-    tokens = model.token_strings(run.inputs)[row]
+def _as_lens(model: LanguageModel, run: Run, given: TokenRows, row: int) -> LogitLens:
+    tokens = tokens_of(model, given, row)
     probabilities, ids, entropy = (
         run[name][:, row, -len(tokens) :] for name in ("probabilities", "ids", "entropy")
     )
-    words = [[[model.token_string(id) for id in top] for top in place] for place in ids.tolist()]
-    layers = ["embed", *(str(index) for index in range(model.card.layers))]
+    spelt = {id: word(model, id) for id in ids.unique().tolist()}
+    words = [[[spelt[id] for id in top] for top in place] for place in ids.tolist()]
+    layers = ["embed", *(str(index) for index in range(model.card.layers)), "output"]
     return LogitLens(tokens, layers, probabilities, ids, entropy, words)

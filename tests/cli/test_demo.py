@@ -108,9 +108,7 @@ def test_the_last_line_and_the_status_agree_with_the_notebook(
     assert says.split("'")[1] in output.read_text(encoding="utf-8")
 
 
-def test_notebooks_are_copied_and_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_notebooks_are_copied_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = tmp_path / "installed"
     installed.mkdir()
     for name in (notebooks.QUICKSTART, "02_more.ipynb"):

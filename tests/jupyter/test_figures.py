@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import traceback
 from html import unescape
 from typing import Any
 
@@ -42,9 +44,10 @@ def residuals(model: nl.LanguageModel, prompt: str, edit: float = 0.0) -> list[t
 
 
 def expected_lens(model: nl.LanguageModel, stream: list[torch.Tensor]) -> torch.Tensor:
-    """Probabilities `[layer, pos, vocab]`, by the model's own modules."""
+    """Probabilities `[layer, pos, vocab]`, by the model's own modules; the output comes last."""
     with torch.no_grad():
         logits = [model.module.lm_head(model.module.model.norm(resid)) for resid in stream]
+    logits.append(logits[-1])
     return torch.stack(logits).softmax(-1)
 
 
@@ -75,6 +78,26 @@ def test_an_edit_changes_the_lens_only_from_its_layer_on(tiny: nl.LanguageModel)
 
     torch.testing.assert_close(plain[:2], edited[:2])  # embed and block 0
     assert not torch.allclose(plain[2:], edited[2:])
+
+
+@pytest.mark.parametrize("place", ["norm.input", "norm.output", "lm_head.input", "logits"])
+def test_the_output_row_sees_edits_at_and_after_the_final_norm(
+    tiny: nl.LanguageModel, place: str
+) -> None:
+    """The row of the last layer is read past such edits; the row `output` is what came out."""
+    module, _, port = place.rpartition(".")
+    with tiny.trace(PROMPT) as tracer:
+        where = tiny.get(module) if module else tiny
+        getattr(where, port)[:] *= -0.5
+        logits = tiny.logits.save()
+    lens = nl.recipes.logit_lens(tracer.run)
+    figure = tracer.run.fig.lens()
+
+    expected = logits[0].softmax(-1).sort(-1, descending=True).values[:, :5]
+    torch.testing.assert_close(lens.probabilities[-1], expected)
+    assert not torch.allclose(lens.probabilities[-1], lens.probabilities[-2])
+    assert figure.data[0].y == ("embed", "0", "1", "2", "3", "4", "5", "output")
+    torch.testing.assert_close(torch.tensor(figure.data[0].z[-1]), expected[:, 0])
 
 
 def test_the_attention_figure_shows_the_models_own_attentions(tiny: nl.LanguageModel) -> None:
@@ -135,9 +158,80 @@ def test_a_heatmap_shows_the_numbers_it_is_given() -> None:
     assert len(set(figure.data[0].x)) == 2, "repeated tokens keep their own columns"
 
 
-def test_a_layer_that_is_not_there_is_a_typed_error(tiny: nl.LanguageModel) -> None:
+@pytest.mark.parametrize(
+    ("view", "options", "code"),
+    [
+        ("attention", {"layer": 40}, "address-not-found"),
+        ("attention", {"layer": "x"}, "address-not-found"),
+        ("attention", {"layer": 0, "row": 5}, "bad-input"),
+        ("lens", {"row": 5}, "bad-input"),
+        ("lens", {"top": 10**6}, "bad-input"),
+        ("lens", {"top": 0}, "bad-input"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn_is_a_typed_error_at_the_users_line(
+    tiny: nl.LanguageModel, view: str, options: dict[str, Any], code: str
+) -> None:
+    with tiny.trace(PROMPT) as tracer:
+        tiny.logits.save()
+    draw = getattr(tracer.run.fig, view)
+
+    with pytest.raises(nl.errors.LabError) as caught:
+        draw(**options)  # the user's line
+
+    assert caught.value.code == code
+    assert caught.value.hint
+    assert caught.value.where is not None
+    assert caught.value.where.text.endswith("# the user's line")
+    frames = [frame.filename for frame in traceback.extract_tb(caught.tb)]
+    assert sum("/nnsight_lab/" in name for name in frames) <= 1
+
+
+def test_a_layer_counted_from_the_end_is_that_layer(tiny: nl.LanguageModel) -> None:
     with tiny.trace(PROMPT) as tracer:
         tiny.logits.save()
 
+    assert "layer 5 " in tracer.run.fig.attention(-1).layout.title.text
     with pytest.raises(nl.errors.AddressNotFound):
-        tracer.run.fig.attention(99)
+        tracer.run.fig.attention(-7)
+
+
+def test_parts_of_a_character_are_shown_as_bytes(tiny: nl.LanguageModel) -> None:
+    lens = nl.recipes.logit_lens(tiny, "a 🙂é", top=1)
+
+    assert lens.tokens == ["<|begin|>", "a", "·", "F0", "9F", "99", "82", "C3", "A9"]
+    assert nl.recipes.attention_pattern(tiny, 0, "a 🙂").tokens[3:] == ["F0", "9F", "99", "82"]
+    assert not any("\ufffd" in word for layer in lens.words for place in layer for word in place)
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 4, 16])
+def test_pictures_fit_a_page_and_labels_do_not_meet(tiny: nl.LanguageModel, repeats: int) -> None:
+    """Whatever the prompt; every token is still named where one hovers."""
+    with tiny.trace("When Mary and John went to the store, he left. " * repeats) as tracer:
+        tiny.logits.save()
+    lens, attention = tracer.run.fig.lens(), tracer.run.fig.attention(3)
+
+    for figure in (lens, attention):
+        count = len(figure.data[0].x)
+        assert 700 <= figure.layout.width <= 1620
+        assert len(set(figure.data[0].x)) == count
+        svg = figure._svg
+        assert float(svg.split('width="')[1].split('"')[0]) <= 1620
+        labels = len(figure.layout.xaxis.tickvals)
+        inside = 1400 if figure is lens else 520
+        assert labels == 1 or labels * 13 <= inside + 13
+        assert labels <= count
+    assert len(attention._svg) < 600_000
+    assert bool(lens.data[0].texttemplate) == (repeats < 3)
+
+
+def test_a_still_picture_has_every_head_and_whole_labels(tiny: nl.LanguageModel) -> None:
+    with tiny.trace(PROMPT) as tracer:
+        tiny.logits.save()
+    svg = tracer.run.fig.attention(3)._svg
+
+    assert all(f">head {head}<" in svg for head in range(4))
+    ends = re.findall(r'<text x="(\d+)" y="\d+" text-anchor="end" [^>]*size="12">([^<]*)<', svg)
+    assert ends
+    for x, label in ends:
+        assert int(x) >= 7 * len(unescape(label)), f"{label} is cut off at the left edge"

@@ -195,9 +195,7 @@ def test_a_mistake_is_shown_at_its_line_with_one_frame_of_ours(
         ('%%trace lm "unclosed', "not closed"),
     ],
 )
-def test_a_mistake_in_the_magics_own_line_is_put_there(
-    notebook: Any, line: str, says: str
-) -> None:
+def test_a_mistake_in_the_magics_own_line_is_put_there(notebook: Any, line: str, says: str) -> None:
     error, shown = shown_error(notebook, f"{line}\nh = lm.logits")
 
     assert isinstance(error, LabError)

@@ -1,0 +1,71 @@
+"""The prompt a recipe looks at: which model, which row of a batch, its tokens as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nnsight_lab.contract import TokenRows
+from nnsight_lab.errors import BadInput, NotSupported
+from nnsight_lab.models.language_model import LanguageModel
+from nnsight_lab.models.run import Run
+
+__all__ = ["model_of", "prompt_of", "tokens_of", "word"]
+
+
+def model_of(source: Any) -> LanguageModel:
+    """The language model of a run, or the model itself.
+
+    Raises:
+        NotSupported: it is another kind of model, or one without standard names.
+    """
+    model = source.model if isinstance(source, Run) else source
+    if not isinstance(model, LanguageModel) or not model.card.layers:
+        raise NotSupported(
+            f"{getattr(model, 'name', model)} has no standard names, so it has no layers to read.",
+            hint="Trace it by module path: model.lm_head(model.norm(h)).",
+        )
+    return model
+
+
+def prompt_of(source: LanguageModel | Run, prompt: Any, row: int) -> TokenRows:
+    """The prompt of a run, or the one given, after a look that it has such a row.
+
+    Raises:
+        BadInput: it is no prompt, or has no such row.
+    """
+    given = source.inputs if isinstance(source, Run) else source.tokenize(prompt)
+    assert isinstance(given, TokenRows), "a language model runs on rows of tokens"
+    if row not in range(-given.batch, given.batch):
+        raise BadInput(
+            f"There is no row {row!r}: the batch has {given.batch}, from 0.",
+            hint=f"row=0 to row={given.batch - 1}." if given.batch > 1 else "Leave row out.",
+        )
+    return given
+
+
+def tokens_of(model: LanguageModel, given: TokenRows, row: int) -> list[str]:
+    """The tokens of a row as text, one string a position."""
+    return [word(model, id) for id in given.rows[row]]
+
+
+def word(model: LanguageModel, id: int) -> str:
+    """One token as text; a part of a character as its bytes, `F0 9F`."""
+    text = model.token_string(id)
+    if "\ufffd" not in text:
+        return text
+    raw = str(model.tokenizer.convert_ids_to_tokens(id))
+    if raw.startswith("<0x") and raw.endswith(">"):
+        return raw[3:-1]
+    known = _bytes_by_letter()
+    if not all(letter in known for letter in raw):
+        return text
+    spelt = (letter if letter.isascii() else f" {known[letter]:02X} " for letter in raw)
+    return " ".join("".join(spelt).replace(f" {0x20:02X} ", "·").split())
+
+
+def _bytes_by_letter() -> dict[str, int]:
+    """The letters that byte-level tokenizers write bytes as: printable ones as themselves."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in printable]
+    letters = {chr(byte): byte for byte in printable}
+    return letters | {chr(0x100 + place): byte for place, byte in enumerate(others)}
