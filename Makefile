@@ -52,7 +52,7 @@ $(VENV)/.lab: $(VENV)/.torch-$(TORCH) $(NEEDS)
 
 $(VENV)/.test: $(VENV)/.torch-$(TORCH) $(NEEDS)
 	@echo 'make: installing nnsight-lab and what the tests need'
-	@$(INSTALL) --editable '.[test]'
+	@$(INSTALL) --editable '.[test,docs]'
 	@touch $@ $(VENV)/.lab
 
 $(VENV)/.docs: $(VENV)/.lab $(NEEDS)
