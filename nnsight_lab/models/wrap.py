@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from nnsight_lab.contract import Emit, ModuleInputs
 from nnsight_lab.errors import BadInput, LabError
@@ -80,10 +81,18 @@ def wrap(module: torch.nn.Module) -> WrappedModule:
     """Any torch module as something to trace with, by its own module paths.
 
     Nothing is changed on the module: hooks stand only while a run is under way.
+
+    Raises:
+        BadInput: it is no module, or one whose parameters have no shape yet.
     """
     if not isinstance(module, torch.nn.Module):
         raise BadInput(
             f"A {type(module).__name__} is not a torch module.",
             hint="Give an instance of torch.nn.Module.",
+        ).at(user_line())
+    if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
+        raise BadInput(
+            f"{type(module).__name__} has parameters that have no shape yet.",
+            hint="Call it once on an input, then wrap it.",
         ).at(user_line())
     return WrappedModule(module)

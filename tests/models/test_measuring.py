@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import nnsight_lab as nl
+from tests.support.lines import assert_at
 from tests.support.tensors import assert_exactly
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(7))
@@ -97,3 +98,18 @@ def test_the_weights_a_module_also_keeps_in_a_list_stay_its_weights() -> None:
     assert module._flat_weights[0] is module.weight_ih_l0
     with torch.no_grad():
         assert_exactly(out, module(X[None])[0])
+
+
+def test_a_module_that_has_not_met_its_inputs_yet_is_refused_with_the_way_out() -> None:
+    """Lazy layers take their shape, and their class, from the first call."""
+    module = torch.nn.Sequential(torch.nn.LazyLinear(3), torch.nn.ReLU())
+    with pytest.raises(nl.errors.BadInput) as caught:
+        nl.wrap(module)  # no shapes yet
+    assert_at(caught.value, "no shapes yet")
+
+    x = torch.ones(2, 5)
+    module(x)
+    net = nl.wrap(module)
+    with net.trace(x):
+        hidden = net[0].output.save()
+    assert torch.equal(hidden, module[0](x))
