@@ -15,7 +15,7 @@ from plotly.subplots import make_subplots
 from nnsight_lab.jupyter.axes import Labels, cell_width, numbered, panel_grid, token_axis
 from nnsight_lab.jupyter.static import DIVERGING, RAMP, heatmap_svg, panels_svg
 from nnsight_lab.recipes import AttentionPattern, LogitLens, attention_pattern, logit_lens
-from nnsight_lab.recipes.callers import fails_at_caller
+from nnsight_lab.tracing.source import one_frame
 
 if TYPE_CHECKING:
     from nnsight_lab.models.run import Run
@@ -74,7 +74,7 @@ class RunFigures:
     def __init__(self, run: Run) -> None:
         self._run = run
 
-    @fails_at_caller
+    @one_frame
     def lens(self, *, top: int = 5, row: int = 0) -> LabFigure:
         """Logit lens: the likeliest next token at each layer and position; colour, its probability.
 
@@ -83,7 +83,7 @@ class RunFigures:
         """
         return lens_figure(logit_lens(self._run, top=top, row=row))
 
-    @fails_at_caller
+    @one_frame
     def attention(self, layer: int, *, row: int = 0) -> LabFigure:
         """Attention pattern of every head of a layer: query down, key across."""
         return attention_figure(attention_pattern(self._run, layer, row=row))

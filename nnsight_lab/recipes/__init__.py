@@ -3,7 +3,6 @@
     lens.py       logit_lens: what each layer would say if it were the last
     attention.py  attention_pattern: where each head of a layer looks
     prompt.py     the prompt they look at
-    callers.py    their errors, at the user's line
 
 They take a model and a prompt, or a run, whose edits they keep; local and remote models alike.
 """

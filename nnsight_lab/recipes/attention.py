@@ -10,8 +10,8 @@ import torch
 from nnsight_lab.errors import AddressNotFound
 from nnsight_lab.models.language_model import LanguageModel
 from nnsight_lab.models.run import Run
-from nnsight_lab.recipes.callers import fails_at_caller
 from nnsight_lab.recipes.prompt import model_of, prompt_of, tokens_of
+from nnsight_lab.tracing.source import one_frame
 
 __all__ = ["AttentionPattern", "attention_pattern"]
 
@@ -29,7 +29,7 @@ class AttentionPattern:
     pattern: torch.Tensor
 
 
-@fails_at_caller
+@one_frame
 def attention_pattern(
     source: LanguageModel | Run, layer: int, prompt: Any = None, *, row: int = 0
 ) -> AttentionPattern:

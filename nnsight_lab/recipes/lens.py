@@ -16,8 +16,8 @@ from nnsight_lab.errors import BadInput
 from nnsight_lab.ir import Graph
 from nnsight_lab.models.language_model import LanguageModel
 from nnsight_lab.models.run import Run
-from nnsight_lab.recipes.callers import fails_at_caller
 from nnsight_lab.recipes.prompt import model_of, prompt_of, tokens_of, word
+from nnsight_lab.tracing.source import one_frame
 
 __all__ = ["LogitLens", "logit_lens"]
 
@@ -56,7 +56,7 @@ def _likeliest(logits: Any, top: int) -> tuple[Any, Any, Any]:
     return values.exp(), ids, -(log_probs.exp() * log_probs).sum(-1)
 
 
-@fails_at_caller
+@one_frame
 def logit_lens(
     source: LanguageModel | Run, prompt: Any = None, *, top: int = 5, row: int = 0
 ) -> LogitLens:

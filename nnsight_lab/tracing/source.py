@@ -107,7 +107,8 @@ def one_frame(function: Callable[_P, _T]) -> Callable[_P, _T]:
         try:
             return function(*args, **kwargs)
         except LabError as exc:
-            raise for_the_user(exc)
+            failure, cause = for_the_user(exc), exc.__cause__
+        raise failure from cause
 
     return enter
 
