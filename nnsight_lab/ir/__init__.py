@@ -4,7 +4,7 @@
     Node      one step of the experiment     nodes.py
     Graph     nodes, named outputs, version  graph.py
     text      the numbered text form         text.py
-    codec     bytes and back, bounded        codec.py
+    codec     bytes and back, bounded        codec.py, plain_nodes.py, plain_args.py, limits.py
     ops       the names an op may have       ops.py
     tree      a model's modules and sites    tree.py
 
@@ -13,10 +13,28 @@ never what happened; the values of a run live in `nnsight_lab.runtime.values`.
 """
 
 from nnsight_lab.ir.address import Address
-from nnsight_lab.ir.codec import Limits
 from nnsight_lab.ir.graph import SCHEMA, Graph, Output
+from nnsight_lab.ir.limits import Limits
 from nnsight_lab.ir.literals import DictArg, ListArg, Name, Ref, SliceArg, Special, TensorData
-from nnsight_lab.ir.nodes import Apply, Call, Constant, Gradient, Node, NodeId, Read, Weight, Write
+from nnsight_lab.ir.nodes import (
+    Apply,
+    Block,
+    Call,
+    Cond,
+    Constant,
+    Foreach,
+    Gradient,
+    GradientWrite,
+    LocalCall,
+    Node,
+    NodeId,
+    Param,
+    Read,
+    Skip,
+    Weight,
+    While,
+    Write,
+)
 from nnsight_lab.ir.tree import (
     DictSpec,
     Dim,
@@ -34,15 +52,20 @@ __all__ = [
     "SCHEMA",
     "Address",
     "Apply",
+    "Block",
     "Call",
+    "Cond",
     "Constant",
     "DictArg",
     "DictSpec",
     "Dim",
+    "Foreach",
     "Gradient",
+    "GradientWrite",
     "Graph",
     "Limits",
     "ListArg",
+    "LocalCall",
     "ModuleCard",
     "ModuleTree",
     "Name",
@@ -50,10 +73,12 @@ __all__ = [
     "NodeId",
     "OpaqueSpec",
     "Output",
+    "Param",
     "Read",
     "Ref",
     "Site",
     "SizeForm",
+    "Skip",
     "SliceArg",
     "Spec",
     "Special",
@@ -61,5 +86,6 @@ __all__ = [
     "TensorSpec",
     "TupleSpec",
     "Weight",
+    "While",
     "Write",
 ]

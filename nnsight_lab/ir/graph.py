@@ -14,6 +14,7 @@ from functools import cached_property
 
 from nnsight_lab.errors import LabError, SourceLine
 from nnsight_lab.ir import codec
+from nnsight_lab.ir.limits import Limits
 from nnsight_lab.ir.nodes import Node, NodeId, Read, Write, with_new_ids
 from nnsight_lab.ir.text import graph_to_text
 
@@ -84,7 +85,7 @@ class Graph:
         return codec.encode(self, sources=sources)
 
     @staticmethod
-    def from_bytes(data: bytes, *, limits: codec.Limits | None = None) -> Graph:
+    def from_bytes(data: bytes, *, limits: Limits | None = None) -> Graph:
         """The graph in `data`, which may come from anybody.
 
         Raises:
@@ -93,7 +94,7 @@ class Graph:
             LimitExceeded: the graph is larger than `limits` allow.
         """
         try:
-            nodes, outputs, invokes = codec.decode(data, limits or codec.Limits())
+            nodes, outputs, invokes = codec.decode(data, limits or Limits())
         except LabError as exc:
             caller = sys._getframe(1)
             where = SourceLine(caller.f_code.co_filename, caller.f_lineno)

@@ -17,16 +17,26 @@ from nnsight_lab.ir.literals import Arg, DictArg, ListArg, Ref, SliceArg, Tensor
 
 __all__ = [
     "Apply",
+    "Block",
     "Call",
+    "Cond",
     "Constant",
+    "Foreach",
     "Gradient",
+    "GradientWrite",
+    "LocalCall",
     "Node",
     "NodeId",
+    "Param",
     "Read",
+    "Skip",
     "Weight",
+    "While",
     "Write",
     "argument_refs",
+    "blocks_of",
     "dependencies",
+    "has_value",
     "with_new_ids",
 ]
 
@@ -44,22 +54,27 @@ class Constant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
-    """The value the model has at `address`, before any write there. `invoke` None: all rows."""
+    """The value the model has at `address`, before any write there.
+
+    invoke: whose rows; None for all. step: in which forward pass of the run, from 0.
+    """
 
     id: NodeId
     address: Address
     invoke: int | None = None
+    step: int = 0
     where: SourceLine | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
-    """Put `value` at `address` before the model goes on. `invoke` None: all rows."""
+    """Put `value` at `address` before the model goes on; `invoke` and `step` as in `Read`."""
 
     id: NodeId
     address: Address
     value: NodeId
     invoke: int | None = None
+    step: int = 0
     where: SourceLine | None = field(default=None, compare=False)
 
 
@@ -97,15 +112,155 @@ class Weight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gradient:
-    """The gradient of the scalar `of` with respect to `at`, after the forward pass."""
+    """The gradient of the scalar `of` with respect to `at`.
+
+    sweep: which backward pass, in the order of the program; each may be edited on its own.
+    """
 
     id: NodeId
     of: NodeId
     at: NodeId
+    sweep: int = 0
     where: SourceLine | None = field(default=None, compare=False)
 
 
-Node: TypeAlias = Constant | Read | Write | Call | Apply | Weight | Gradient
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradientWrite:
+    """Go back through `at` with `value` in place of the gradient that arrived there."""
+
+    id: NodeId
+    of: NodeId
+    at: NodeId
+    value: NodeId
+    sweep: int = 0
+    where: SourceLine | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skip:
+    """Do not run the module of `address` (an output): its result is `value`."""
+
+    id: NodeId
+    address: Address
+    value: NodeId
+    step: int = 0
+    where: SourceLine | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalCall:
+    """Call a Python function that travels beside the graph, under `function`. This process only."""
+
+    id: NodeId
+    function: str
+    args: tuple[Arg, ...] = ()
+    kwargs: tuple[tuple[str, Arg], ...] = ()
+    where: SourceLine | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Param:
+    """The `index`-th value that a block is given. Stands in blocks only."""
+
+    id: NodeId
+    index: int
+    where: SourceLine | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A program within a program: pure, closed, with ids of its own from 0.
+
+    params: how many values it is given. results: the ids of what it gives back.
+    """
+
+    params: int
+    nodes: tuple[Node, ...]
+    results: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cond:
+    """One of two blocks, by whether `test` is true. Both are given `inputs`.
+
+    Its value is the tuple of the chosen block's results; both have equally many.
+    """
+
+    id: NodeId
+    test: NodeId
+    inputs: tuple[NodeId, ...]
+    then: Block
+    otherwise: Block
+    where: SourceLine | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreach:
+    """A block for each item of `over` (along its first axis, or of a tuple).
+
+    The block is given `(item, *carry, *inputs)` and gives `(*new carry, *made)`. The value is
+    `(*last carry, *tuples)`: for each thing made, the tuple of it over all items.
+    """
+
+    id: NodeId
+    over: NodeId
+    carry: tuple[NodeId, ...]
+    inputs: tuple[NodeId, ...]
+    body: Block
+    where: SourceLine | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class While:
+    """A block again and again, as long as `test` gives true; an error after `limit` times.
+
+    Both blocks are given `(*carry, *inputs)`; `body` gives the new carry. The value is the tuple
+    of the last carry.
+    """
+
+    id: NodeId
+    carry: tuple[NodeId, ...]
+    inputs: tuple[NodeId, ...]
+    test: Block
+    body: Block
+    limit: int
+    where: SourceLine | None = field(default=None, compare=False)
+
+
+Node: TypeAlias = (
+    Constant
+    | Read
+    | Write
+    | Call
+    | Apply
+    | Weight
+    | Gradient
+    | GradientWrite
+    | Skip
+    | LocalCall
+    | Param
+    | Cond
+    | Foreach
+    | While
+)
+
+
+def has_value(node: Node) -> bool:
+    """Whether other nodes may refer to it; a write and a skip only do something."""
+    return not isinstance(node, Write | GradientWrite | Skip)
+
+
+def blocks_of(node: Node) -> tuple[Block, ...]:
+    """The blocks within a node."""
+    match node:
+        case Cond(then=then, otherwise=otherwise):
+            return then, otherwise
+        case Foreach(body=body):
+            return (body,)
+        case While(test=test, body=body):
+            return test, body
+        case _:
+            return ()
 
 
 def argument_refs(arg: Arg) -> Iterator[NodeId]:
@@ -129,16 +284,30 @@ def dependencies(node: Node) -> tuple[NodeId, ...]:
     """The ids of the values a node needs, in the order it names them."""
     match node:
         case Call(args=args, kwargs=kwargs) | Apply(args=args, kwargs=kwargs):
-            found = list(argument_refs(args))
-            for _, value in kwargs:
-                found.extend(argument_refs(value))
-            return tuple(found)
-        case Write(value=value):
+            return _refs_of_call(args, kwargs)
+        case LocalCall(args=args, kwargs=kwargs):
+            return _refs_of_call(args, kwargs)
+        case Write(value=value) | Skip(value=value):
             return (value,)
         case Gradient(of=of, at=at):
             return (of, at)
+        case GradientWrite(of=of, at=at, value=value):
+            return (of, at, value)
+        case Cond(test=test, inputs=inputs):
+            return (test, *inputs)
+        case Foreach(over=over, carry=carry, inputs=inputs):
+            return (over, *carry, *inputs)
+        case While(carry=carry, inputs=inputs):
+            return (*carry, *inputs)
         case _:
             return ()
+
+
+def _refs_of_call(args: tuple[Arg, ...], kwargs: tuple[tuple[str, Arg], ...]) -> tuple[NodeId, ...]:
+    found = list(argument_refs(args))
+    for _, value in kwargs:
+        found.extend(argument_refs(value))
+    return tuple(found)
 
 
 def _arg_with_new_ids(arg: Arg, new_ids: Mapping[NodeId, NodeId]) -> Arg:
@@ -159,14 +328,27 @@ def _arg_with_new_ids(arg: Arg, new_ids: Mapping[NodeId, NodeId]) -> Arg:
 
 def with_new_ids(node: Node, new_ids: Mapping[NodeId, NodeId]) -> Node:
     """The same node, itself and its references renamed by `new_ids`."""
+    new = new_ids.__getitem__
+    id = new(node.id)
     match node:
-        case Call() | Apply():
+        case Call() | Apply() | LocalCall():
             args = tuple(_arg_with_new_ids(arg, new_ids) for arg in node.args)
             kwargs = tuple((key, _arg_with_new_ids(arg, new_ids)) for key, arg in node.kwargs)
-            return replace(node, id=new_ids[node.id], args=args, kwargs=kwargs)
-        case Write():
-            return replace(node, id=new_ids[node.id], value=new_ids[node.value])
+            return replace(node, id=id, args=args, kwargs=kwargs)
+        case Write() | Skip():
+            return replace(node, id=id, value=new(node.value))
         case Gradient():
-            return replace(node, id=new_ids[node.id], of=new_ids[node.of], at=new_ids[node.at])
+            return replace(node, id=id, of=new(node.of), at=new(node.at))
+        case GradientWrite():
+            return replace(node, id=id, of=new(node.of), at=new(node.at), value=new(node.value))
+        case Cond(inputs=inputs):
+            return replace(node, id=id, test=new(node.test), inputs=tuple(map(new, inputs)))
+        case Foreach(carry=carry, inputs=inputs):
+            carried, given = tuple(map(new, carry)), tuple(map(new, inputs))
+            return replace(node, id=id, over=new(node.over), carry=carried, inputs=given)
+        case While(carry=carry, inputs=inputs):
+            return replace(
+                node, id=id, carry=tuple(map(new, carry)), inputs=tuple(map(new, inputs))
+            )
         case _:
-            return replace(node, id=new_ids[node.id])
+            return replace(node, id=id)

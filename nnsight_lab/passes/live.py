@@ -1,17 +1,17 @@
-"""`drop_dead_nodes`: after it, every node serves an output or a write."""
+"""`drop_dead_nodes`: after it, every node serves an output or does something to the run."""
 
 from __future__ import annotations
 
-from nnsight_lab.ir import Graph, NodeId, Write
-from nnsight_lab.ir.nodes import dependencies
+from nnsight_lab.ir import Graph, NodeId
+from nnsight_lab.ir.nodes import dependencies, has_value
 
 __all__ = ["drop_dead_nodes", "live_ids"]
 
 
 def live_ids(graph: Graph) -> set[NodeId]:
-    """The nodes that an output or a write depends on, and the writes."""
+    """What writes and skips, what is saved, and the nodes these depend on."""
     stack: list[NodeId] = [output.node for output in graph.outputs]
-    stack += [node.id for node in graph.nodes if isinstance(node, Write)]
+    stack += [node.id for node in graph.nodes if not has_value(node)]
     live: set[NodeId] = set()
     while stack:
         id = stack.pop()

@@ -73,7 +73,7 @@ def test_a_graph_and_its_nodes_cannot_be_changed() -> None:
 
 def test_the_text_form_shows_every_kind_of_node() -> None:
     assert str(many_kinds()).splitlines() == [
-        "graph, schema 1",
+        "graph, schema 2",
         "  %0 = read layers.0.output#1                            # line 3",
         "  %1 = const bfloat16[2, 3] 16e98d80",
         "  %2 = weight lm_head.weight",

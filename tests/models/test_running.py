@@ -153,7 +153,7 @@ def test_the_text_of_a_graph_is_stable(llama: SmallModel) -> None:
     assert gain.shape == (32,)
     text = [line.split("#")[0].rstrip() for line in str(tracer.graph).splitlines()]
     assert text == [
-        "graph, schema 1",
+        "graph, schema 2",
         "   %0 = read layers.1.output",
         "   %1 = %0[:, -1]",
         "   %2 = const float32[32] 0bcc7bed",
