@@ -23,7 +23,7 @@ from nnsight_lab.ir.nodes import Node, has_value
 from nnsight_lab.ir.plain_args import bad_bytes
 from nnsight_lab.ir.plain_nodes import NodeReader, node_to_plain, whole_number
 
-__all__ = ["SCHEMA", "Limits", "decode", "encode"]
+__all__ = ["SCHEMA", "decode", "encode"]
 
 SCHEMA = 2
 _READS = (1, 2)

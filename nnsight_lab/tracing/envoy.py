@@ -42,7 +42,7 @@ class Envoy:
             raise AttributeError(name)
         tree = self._tree()
         if name in self._ports(tree):
-            return self._open(name).read(Address(self._path, name))
+            return self._open(name).places.read(Address(self._path, name))
         child = self._child(tree, name)
         if child is not None:
             return child
@@ -59,7 +59,7 @@ class Envoy:
             )
         if name not in self._ports(self._tree()):
             raise self._unknown(self._tree(), name)
-        self._open(name).write(Address(self._path, name), value)
+        self._open(name).places.write(Address(self._path, name), value)
 
     @one_frame
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -6,7 +6,6 @@ refused, with the nearest thing that is allowed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -94,22 +93,22 @@ _WAYS_IN = (
 )  # fmt: skip
 
 
-def give_operators(recorded: type, record: Callable[..., Any]) -> None:
+def give_operators(recorded: type) -> None:
     """Give a class Python's operators, which record, and conversions, which need the number.
 
     These and the other ways into it let an error out at the user's line, in one frame.
     """
     for name, op in OPERATORS.items():
-        setattr(recorded, name, one_frame(_operator(op, record)))
+        setattr(recorded, name, one_frame(_operator(op)))
     for name, what in NUMBERS.items():
         setattr(recorded, name, one_frame(_number(name, what)))
     for name in _WAYS_IN:
         setattr(recorded, name, one_frame(getattr(recorded, name)))
 
 
-def _operator(op: str, record: Callable[..., Any]) -> Any:
+def _operator(op: str) -> Any:
     def operate(self: Any, *args: Any) -> Any:
-        return record(self.recorder, f"Tensor.{op}", (self, *args), {})
+        return self.recorder.record(f"Tensor.{op}", (self, *args), {})
 
     return operate
 

@@ -17,15 +17,10 @@ import torch
 from nnsight_lab.errors import LabError, NotSaved, OpNotAllowed, ValueNotKnown
 from nnsight_lab.ir.ops import is_op
 from nnsight_lab.kernels.table import (
-    is_inplace,
-    kernel,
-    not_in_place,
     op_name,
-    refused,
-    written_arguments,
 )
 from nnsight_lab.passes.shapes import describe
-from nnsight_lab.tracing.calls import cast, is_dropout_off, is_view, plainly
+from nnsight_lab.tracing.calls import cast
 from nnsight_lab.tracing.cells import Cell, Step, Value, same_key
 from nnsight_lab.tracing.operators import (
     CONCRETE,
@@ -40,7 +35,7 @@ from nnsight_lab.tracing.source import one_frame, user_line
 if TYPE_CHECKING:
     from nnsight_lab.tracing.recorder import Recorder
 
-__all__ = ["Proxy"]
+__all__ = ["Proxy", "after"]
 
 
 class Proxy:
@@ -142,20 +137,20 @@ class Proxy:
         return pinned
 
     def _call(self, op: str, *args: Any, **kwargs: Any) -> Any:
-        return _record(self.recorder, op, args, kwargs)
+        return self.recorder.record(op, args, kwargs)
 
     def backward(self) -> AbstractContextManager[None]:
         """Go back from this number: from here on `.grad` is its gradient, in a `with` or not.
 
         The weights' own `.grad` stays as it is. A second call starts anew, and adds nothing up.
         """
-        return self.recorder.backward(self.now())
+        return self.recorder.backwards.begin(self.now())
 
     @property
     @one_frame
     def grad(self) -> Any:
         """The gradient at this value, of the number last gone back from. It can only be read."""
-        return self.value.grad if self.came_back else self.recorder.gradient(self.now())
+        return self.value.grad if self.came_back else self.recorder.backwards.gradient(self.now())
 
     @grad.setter
     def grad(self, value: Any) -> None:
@@ -170,7 +165,7 @@ class Proxy:
         if self._steps:
             base, given = (Proxy(self.recorder, cell) for cell in (self._cell, Cell(new)))
             new = self.recorder.call("lab.assign", (base, self._steps, given), {})
-        self.recorder.edit(self._cell, new)
+        self.recorder.places.edit(self._cell, new)
 
     @classmethod
     @one_frame
@@ -179,7 +174,7 @@ class Proxy:
     ) -> Any:
         recorder = _recorder_in((*args, *(kwargs or {}).values()))
         if not recorder.open:
-            return function(*_after(args), **_after(kwargs or {}))
+            return function(*after(args), **after(kwargs or {}))
         op = op_name(function)
         if op is None:
             raise OpNotAllowed(f"{function} has no name a graph could hold.").at(user_line())
@@ -190,7 +185,7 @@ class Proxy:
             ).at(user_line())
         if op == "Tensor.__getitem__":
             op = "operator.getitem"
-        return _record(recorder, op, args, kwargs or {})
+        return recorder.record(op, args, kwargs or {})
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):
@@ -229,14 +224,14 @@ class Proxy:
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if self.came_back:
-            self.value[key] = _after(value)
+            self.value[key] = after(value)
             return
         self.unpin()
         if isinstance(value, Proxy) and value.views(self, key):
             return  # `h[k] += v` has already edited h through its view
         base = Proxy(self.recorder, self._cell)
         new = self.recorder.call("lab.set_item", (base, self._steps, key, value), {})
-        self.recorder.edit(self._cell, new)
+        self.recorder.places.edit(self._cell, new)
 
     def __iter__(self) -> Iterator[Any]:
         meta = self.now().meta
@@ -302,28 +297,7 @@ def _recorder_in(values: Any) -> Recorder:
     raise AssertionError("torch asked for an override without a recorded value")
 
 
-def _record(recorder: Recorder, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Record one operation and give what Python expects of it: a value, a tuple, a size."""
-    args, kwargs = plainly(args, kwargs)
-    if is_dropout_off(op, args, kwargs):
-        return args[0]
-    if not is_op(op):
-        raise refused(op).at(user_line())
-    if not recorder.open:
-        return kernel(op)(*_after(args), **_after(kwargs))
-    if is_inplace(op):
-        return _record_inplace(recorder, op, args, kwargs)
-    if "inplace" in written_arguments(op, args, kwargs):
-        return _record_inplace(recorder, op, *not_in_place(op, args, kwargs))
-    result = recorder.call(op, args, kwargs)
-    if not isinstance(result, Value):
-        return result
-    base = args[0] if args and isinstance(args[0], Proxy) else None
-    step: Step = (op, args[1:], kwargs)
-    return _wrapped(recorder, result, base, step)
-
-
-def _after(value: Any) -> Any:
+def after(value: Any) -> Any:
     """What a value is once its block has ended: its tensor, wherever it stands in containers.
 
     Raises:
@@ -332,48 +306,10 @@ def _after(value: Any) -> Any:
     if isinstance(value, Proxy):
         return value.value
     if isinstance(value, tuple | list):
-        return type(value)(map(_after, value))
+        return type(value)(map(after, value))
     if isinstance(value, dict):
-        return {key: _after(item) for key, item in value.items()}
+        return {key: after(item) for key, item in value.items()}
     return value
-
-
-def _record_inplace(
-    recorder: Recorder, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    target = args[0] if args else None
-    if not isinstance(target, Proxy):
-        raise OpNotAllowed(
-            f"{op} would write a recorded value into a real tensor.",
-            hint="Use the form without the underscore; it gives a recorded value.",
-        ).at(user_line())
-    target.unpin()
-    target.edit_in_place(recorder.call(op, args, kwargs))
-    return target
-
-
-def _wrapped(recorder: Recorder, result: Value, base: Proxy | None, step: Step) -> Any:
-    meta = result.meta
-    if isinstance(meta, tuple | list | dict) and step[0] != "operator.getitem":
-        return _unpacked(recorder, result, base, step)
-    if base is not None and is_view(step, meta, base.now().meta):
-        return base.viewed_by(step, result)
-    return Proxy(recorder, Cell(result))
-
-
-def _unpacked(recorder: Recorder, result: Value, base: Proxy | None, step: Step) -> Any:
-    """A tuple of results as a tuple of recorded values, so that `values, ids = h.topk(3)` works."""
-    meta = result.meta
-    first = meta[0] if isinstance(meta, tuple | list) and meta else None
-    whole = Proxy(recorder, Cell(result))
-    if base is not None and is_view(step, first, base.now().meta):
-        whole = base.viewed_by(step, result)
-    if isinstance(meta, dict):
-        return {key: whole[key] for key in meta}
-    items = [whole[index] for index in range(len(meta))]
-    if hasattr(meta, "_fields"):
-        return type(meta)(*items)
-    return type(meta)(items)
 
 
 def _moved(proxy: Proxy, *args: Any, **kwargs: Any) -> Any:
@@ -384,7 +320,7 @@ def _moved(proxy: Proxy, *args: Any, **kwargs: Any) -> Any:
     named = {k: v for k, v in kwargs.items() if k in ("dtype", "copy", "memory_format")}
     if not kept and not named:
         return proxy
-    return _record(proxy.recorder, "Tensor.to", (proxy, *kept), named)
+    return proxy.recorder.record("Tensor.to", (proxy, *kept), named)
 
 
 _ON_MODEL_DEVICE: dict[str, Any] = {
@@ -396,4 +332,4 @@ _ON_MODEL_DEVICE: dict[str, Any] = {
 }
 """Values live where the model is; constants from here are taken there. Moves change nothing."""
 
-give_operators(Proxy, _record)
+give_operators(Proxy)

@@ -16,6 +16,7 @@ import torch
 from nnsight_lab.errors import LabError, SourceLine
 
 __all__ = [
+    "at_line",
     "for_the_user",
     "forget_cause",
     "is_ours",
@@ -97,6 +98,16 @@ def for_the_user(exc: LabError) -> LabError:
     """An error as it leaves the package: at the user's line, without the frames it came through."""
     forget_cause(exc)
     return exc.at(user_line()).with_traceback(None)
+
+
+def at_line(
+    where: SourceLine | None, check: Callable[_P, _T], *args: _P.args, **kw: _P.kwargs
+) -> _T:
+    """Run a check; an error it raises gets the user's line."""
+    try:
+        return check(*args, **kw)
+    except LabError as exc:
+        raise exc.at(where)
 
 
 def one_frame(function: Callable[_P, _T]) -> Callable[_P, _T]:

@@ -119,13 +119,13 @@ class Tracer(Generic[RunT]):
     @contextmanager
     def _rows(self, size: tuple[int, int] | None) -> Iterator[None]:
         if size is None:
-            self._recorder.enter_all_rows()
+            self._recorder.places.enter_all_rows()
         else:
-            self._recorder.enter_invoke(*size)
+            self._recorder.places.enter_invoke(*size)
         try:
             yield
         finally:
-            self._recorder.leave_invoke()
+            self._recorder.places.leave_invoke()
 
     def begin(self) -> None:
         """Open the recording. `end` must follow."""

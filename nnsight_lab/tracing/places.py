@@ -1,0 +1,192 @@
+"""The places of the model while a block is recorded: which cell each is, whose rows, who edited it.
+
+A place is one cell for the whole recording, so that an edit is seen by whoever reads it later.
+Every edit goes through `edit`, which is where it is refused if the model could not take it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nnsight_lab.errors import GraphError, NotSupported, OpNotAllowed, ShapeMismatch
+from nnsight_lab.ir import Address, ModuleTree, Read, Write
+from nnsight_lab.passes.check import check_fits
+from nnsight_lab.passes.invokes import check_separable
+from nnsight_lab.passes.schedule import find_moment, too_early
+from nnsight_lab.passes.shapes import meta_of_spec
+from nnsight_lab.tracing.cells import Cell, Value
+from nnsight_lab.tracing.proxy import Proxy
+from nnsight_lab.tracing.source import at_line, user_line
+
+if TYPE_CHECKING:
+    from nnsight_lab.tracing.recorder import Recorder
+
+__all__ = ["Places"]
+
+_Key = tuple[Address, int | None]
+
+
+class Places:
+    """The cells of one recording, and the rows that places mean at this point of it.
+
+    tree: of the forward pass that is recorded now. batch, pos: the size of its prompt.
+    """
+
+    def __init__(self, recorder: Recorder, tree: ModuleTree, batch: int, pos: int) -> None:
+        self.tree = tree
+        self.batch = batch
+        self.pos = pos
+        self._recorder = recorder
+        self._cells: dict[_Key, Cell] = {}
+        self._rows: list[tuple[int, int]] = []
+        self._invoke: int | None = None
+
+    # Whose rows
+
+    @property
+    def invokes(self) -> tuple[int, ...]:
+        """How many rows each invoke has, so far."""
+        return tuple(rows for rows, _ in self._rows)
+
+    def enter_invoke(self, rows: int, pos: int) -> None:
+        """From here on, places are those of one more invoke: `rows` prompts of `pos` tokens."""
+        self._invoke = len(self._rows)
+        self._rows.append((rows, pos))
+        self.batch, self.pos = rows, pos
+
+    def enter_all_rows(self) -> None:
+        """From here on, places are those of the whole batch; no prompt may follow."""
+        self._invoke = None
+        self.batch = sum(rows for rows, _ in self._rows)
+        self.pos = max((pos for _, pos in self._rows), default=0)
+
+    def leave_invoke(self) -> None:
+        """The invoke is over; places need another one."""
+        self._invoke = None
+        self.batch = self.pos = 0
+
+    # Reading and editing
+
+    def read(self, address: Address) -> Proxy:
+        """The value at an address; the same cell each time, so that edits are seen."""
+        return Proxy(self._recorder, self.cell(address))
+
+    def cell(self, address: Address) -> Cell:
+        """The cell of a place, read when it is first asked for.
+
+        Raises:
+            AddressNotFound: the model has no such place.
+            NotSupported: it cannot be told which part of it an invoke's rows are.
+        """
+        address = self.tree.one_name.get(address, address)
+        key = (address, self._invoke)
+        where = user_line()
+        at_line(where, self._check_rows, address)
+        if key not in self._cells:
+            moment = at_line(where, find_moment, self.tree, address)
+            spec = self.tree.by_address[address].spec
+            meta = meta_of_spec(spec, self.batch, self.pos)
+            if self._invoke is not None:
+                at_line(where, check_separable, spec, str(address))
+            id = self._recorder.next_id
+            node = Read(id=id, address=address, invoke=self._invoke, where=where)
+            value = self._recorder.add(node, meta, moment, f"{address} ({where})")
+            self._cells[key] = Cell(value, address)
+        return self._cells[key]
+
+    def _check_rows(self, address: Address) -> None:
+        """Once a place is edited, it is used by invokes or by all rows, never by both."""
+        if not self.batch:
+            raise GraphError(
+                "No prompt was given to this trace, and no invoke is open.",
+                hint="with tracer.invoke(prompt): reads and edits that prompt's rows.",
+            )
+        for (at, invoke), cell in self._cells.items():
+            apart = (invoke is None) != (self._invoke is None)
+            if at == address and cell.version and apart:
+                raise _mixed(address, invoke, self._invoke)
+
+    def write(self, address: Address, value: Any) -> None:
+        """Replace what is at an address: `module.output = value`."""
+        cell = self.cell(address)
+        if isinstance(value, Proxy) and value.is_whole(cell):
+            return
+        held = cell.value.meta
+        if isinstance(value, tuple | list) and isinstance(held, tuple | list):
+            self._write_items(Proxy(self._recorder, cell), value, len(held))
+        else:
+            self.edit(cell, self._recorder.value_of(value, like=held))
+
+    def _write_items(self, whole: Proxy, items: tuple[Any, ...] | list[Any], count: int) -> None:
+        """`module.output = (new, *rest)`: each item that is not what was there before."""
+        if len(items) != count:
+            raise ShapeMismatch(
+                f"{whole!r} has {count} items; {len(items)} cannot replace them.",
+                hint="Write one item: module.output[0] = value.",
+            ).at(user_line())
+        recorder = self._recorder
+        new = {
+            place: Proxy(recorder, Cell(recorder.value_of(item)))
+            for place, item in enumerate(items)
+            if item is not None and not (isinstance(item, Proxy) and item.views(whole, place))
+        }
+        for place, item in new.items():
+            whole[place] = item
+
+    def edit(self, cell: Cell, new: Value) -> None:
+        """Give a cell a new value, checking that a place in the model can take it.
+
+        Raises:
+            ShapeMismatch: the value does not fit the place.
+            WriteTooEarly: the value is made after the model has passed the place.
+        """
+        where = user_line()
+        if cell.fixed:
+            hint = "Edit a .clone() of it, or a module's output."
+            raise OpNotAllowed(cell.fixed, hint=hint).at(where)
+        if cell.address is not None:
+            at_line(where, check_fits, str(cell.address), cell.value.meta, new.meta)
+            if new.moment > cell.value.moment:
+                raise too_early(cell.address, *_place_and_line(new.read)).at(where)
+            new = Value(new.node, new.meta, cell.value.moment, cell.value.read)
+        cell.value = new
+        cell.version += 1
+        cell.edited = where
+
+    def writes(self) -> list[tuple[Write, int]]:
+        """A write for each edited place, with its end value; ids follow the recorder's next one.
+
+        Raises:
+            NotSupported: a place was edited both for an invoke and for all rows.
+        """
+        found: list[tuple[Write, int]] = []
+        edited = {key for key, cell in self._cells.items() if cell.version}
+        for (address, invoke), cell in self._cells.items():
+            if invoke is not None and {(address, invoke), (address, None)} <= edited:
+                raise _mixed(address, None, invoke).at(cell.edited)
+            if cell.version and cell.address is not None:
+                node = Write(
+                    id=self._recorder.next_id + len(found),
+                    address=cell.address,
+                    value=cell.value.node,
+                    invoke=invoke,
+                    where=cell.edited,
+                )
+                found.append((node, cell.value.moment))
+        return found
+
+
+def _rows_named(invoke: int | None) -> str:
+    return "all rows" if invoke is None else f"invoke {invoke}"
+
+
+def _mixed(address: Address, edited: int | None, used: int | None) -> NotSupported:
+    return NotSupported(
+        f"{address} is edited for {_rows_named(edited)}, and used for {_rows_named(used)}.",
+        hint="Edit and read it for the same rows.",
+    )
+
+
+def _place_and_line(read: str) -> tuple[str, str]:
+    place, _, line = read.partition(" (")
+    return place, "read at " + line.removesuffix(")") if line else "read later"
