@@ -6,6 +6,8 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 NEEDS   := pyproject.toml .ci/constraints.txt
 ARGS    ?=
+PEERS   ?=
+PEER_PINS := nnsight==0.8.1 transformer-lens==4.3.0 pyvene==0.1.8
 
 # The first interpreter that is new enough; `make PYTHON=/path/to/python3.12 lab` to choose another.
 PYTHON  ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -27,7 +29,7 @@ help:
 	@echo 'make check     style, types and room rules: the quick part of make test'
 	@echo 'make format    let ruff mend style and imports'
 	@echo 'make docs      build the documentation into docs/_build/html'
-	@echo 'make bench     what a trace costs beside hand-written hooks'
+	@echo 'make bench     what a trace costs beside hand-written hooks; PEERS=1 for other libraries too'
 	@echo 'make clean     remove .venv and everything that was built'
 	@echo 'Options for the command behind a word: make test ARGS="-k lens", make lab ARGS="--port 9000"'
 
@@ -87,8 +89,14 @@ docs: $(VENV)/.docs
 	@$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html $(ARGS)
 	@echo 'make: the documentation is at docs/_build/html/index.html'
 
-bench: $(VENV)/.lab
-	@$(BIN)/python tests/benchmarks/trace_overhead.py $(ARGS)
+# What the benchmarks are compared with; never needed otherwise.
+$(VENV)/.peers: $(VENV)/.lab
+	@echo 'make: installing the libraries to compare with'
+	@$(INSTALL) $(PEER_PINS)
+	@touch $@
+
+bench: $(VENV)/.lab $(if $(PEERS),$(VENV)/.peers)
+	@$(BIN)/python -m tests.benchmarks.compare $(if $(PEERS),--peers) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist docs/_build nnsight-lab-demo.html .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

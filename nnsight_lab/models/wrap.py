@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from nnsight_lab.executors.measure import module_cards
 from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.models.run import Run
 from nnsight_lab.models.traced import TracedModel
-from nnsight_lab.tracing import Tracer
+from nnsight_lab.tracing import Envoy, Tracer
 from nnsight_lab.tracing.source import for_the_user, user_line
 from nnsight_lab.tracing.tracer import open_recorder
 
@@ -63,6 +64,9 @@ class WrappedModule(TracedModel):
 
     def __len__(self) -> int:
         return len(self._envoy)
+
+    def __iter__(self) -> Iterator[Envoy]:
+        return iter(self._envoy)
 
     def __bool__(self) -> bool:
         return True
