@@ -104,10 +104,16 @@ def _matters(value: Any) -> bool:
 
 
 def filled(recorder: Recorder, variables: dict[str, Any]) -> dict[str, Any]:
-    """The variables that get a new value; lists and dicts among them are filled in place."""
+    """The variables that get a new value; lists and dicts among them are filled in place.
+
+    Values of steps that did not happen leave their lists; a variable keeps the recorded value.
+    """
     changed: dict[str, Any] = {}
     for slot in reversed(list(_slots(variables))):
         node = _saved_node(slot.value, recorder)
+        if node is not None and node in recorder.missing:
+            _take_out(slot)
+            continue
         if node is not None:
             new = recorder.results[node]
         elif slot.new_items:
@@ -121,6 +127,12 @@ def filled(recorder: Recorder, variables: dict[str, Any]) -> dict[str, Any]:
         else:
             slot.inside.value[slot.key] = new
     return changed
+
+
+def _take_out(slot: _Slot) -> None:
+    """A list or dict loses what did not happen; items come here from the last to the first."""
+    if slot.inside is not None and not isinstance(slot.inside.value, tuple):
+        del slot.inside.value[slot.key]
 
 
 def _tuple_with(old: Any, new_items: dict[int, Any]) -> Any:
