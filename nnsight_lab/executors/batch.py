@@ -38,7 +38,9 @@ class Padded:
     @cached_property
     def _mask(self) -> torch.Tensor:
         end = self.width + self._more
-        rows = [[0] * (self.width - len_) + [1] * (end - self.width + len_) for len_ in self._lengths]
+        rows = [
+            [0] * (self.width - len_) + [1] * (end - self.width + len_) for len_ in self._lengths
+        ]
         return torch.tensor(rows, device=self._device)
 
     @cached_property

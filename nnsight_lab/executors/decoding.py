@@ -61,9 +61,7 @@ def measured_decoding(
     return without(found, bad)
 
 
-def _run(
-    module: Any, batch: int, total: int, vocab: int, *, positions: bool
-) -> Callable[[], Any]:
+def _run(module: Any, batch: int, total: int, vocab: int, *, positions: bool) -> Callable[[], Any]:
     """A pass of one new position after `total - 1` others. Raises when the cache does not serve."""
     row = tuple(place % (vocab or total + 1) for place in range(1, total + 1))
     device = TorchHost(module).device

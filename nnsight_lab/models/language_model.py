@@ -21,7 +21,7 @@ from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.passes import check_inputs
 from nnsight_lab.settings import Settings
 from nnsight_lab.tracing import Recorder, Tracer
-from nnsight_lab.tracing.source import for_the_user, user_line
+from nnsight_lab.tracing.source import for_the_user, one_frame, user_line
 from nnsight_lab.tracing.tracer import open_recorder
 
 __all__ = ["LanguageModel"]
@@ -119,6 +119,7 @@ class LanguageModel(TracedModel):
         """One token as text, with whitespace visible: `·` for a space, `↵` for a line end."""
         return visible_token(self.tokenizer, id)
 
+    @one_frame
     def trace(self, prompt: Any = _NO_PROMPT, *, execute: bool = True) -> Tracer[Run]:
         """Record what follows in the `with` block, and run it on `prompt` when the block ends.
 
@@ -131,6 +132,7 @@ class LanguageModel(TracedModel):
         """
         return self._block(prompt, None, execute=execute)
 
+    @one_frame
     def generate(
         self, prompt: Any = _NO_PROMPT, *, execute: bool = True, **options: Any
     ) -> Tracer[Run]:
@@ -150,23 +152,13 @@ class LanguageModel(TracedModel):
             BadInput: an unknown option, or one with a value it cannot have.
             NotSupported: the model cannot generate step by step.
         """
-        try:
-            generation = generation_of(options)
-        except LabError as exc:
-            raise for_the_user(exc) from None
-        return self._block(prompt, generation, execute=execute)
+        return self._block(prompt, generation_of(options), execute=execute)
 
-    def _block(
-        self, prompt: Any, generation: Generation | None, *, execute: bool
-    ) -> Tracer[Run]:
-        try:
-            if prompt is _NO_PROMPT:
-                check_inputs(self.card, TokenRows(((0,),), generation))
-                return self._tracer_of_invokes(generation, execute=execute)
-            rows = self._checked(prompt, generation)
-        except LabError as exc:
-            raise for_the_user(exc) from None
-        return self._tracer(rows, prompt, execute=execute)
+    def _block(self, prompt: Any, generation: Generation | None, *, execute: bool) -> Tracer[Run]:
+        if prompt is _NO_PROMPT:
+            check_inputs(self.card, TokenRows(((0,),), generation))
+            return self._tracer_of_invokes(generation, execute=execute)
+        return self._tracer(self._checked(prompt, generation), prompt, execute=execute)
 
     def _checked(self, prompt: Any, generation: Generation | None = None) -> TokenRows:
         rows = prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)

@@ -90,9 +90,11 @@ def check_graph(graph: Graph, stages: ModuleTree | Stages, inputs: Inputs) -> Gr
 
 def _where(graph: Graph, node: Node, stages: Stages) -> tuple[ModuleTree, int, int]:
     """The tree that a node belongs to, and the size of the batch there, or of its invoke."""
-    placed = isinstance(node, Read | Write)
-    stage = stages.at(node.step if placed else 0)
-    if not placed or node.invoke is None:
+    if not isinstance(node, Read | Write):
+        stage = stages.at(0)
+        return stage.tree, stage.batch, stage.pos
+    stage = stages.at(node.step)
+    if node.invoke is None:
         return stage.tree, stage.batch, stage.pos
     span = stages.spans(graph, node.step)[node.invoke]
     if node.address != RESULT:

@@ -24,16 +24,15 @@ def check_generation(card: ModelCard, inputs: TokenRows, options: Generation) ->
             f"{card.name} cannot generate step by step: it keeps no cache of keys and values.",
             hint="Trace the prompt together with what was generated so far, in a loop.",
         )
+    seed = options.seed
     count, t, top_k, top_p = (
         options.max_new_tokens, options.temperature, options.top_k, options.top_p
     )  # fmt: skip
     _check(_whole(count, 1), "max_new_tokens", count, "a whole number from 1")
-    number = isinstance(t, int | float) and not isinstance(t, bool)
-    _check(number and math.isfinite(t) and t >= 0, "temperature", t, "a number from 0")
+    _check(_number(t) and 0 <= t < math.inf, "temperature", t, "a number from 0")
     _check(top_k is None or _whole(top_k, 1), "top_k", top_k, "a whole number from 1")
-    share = isinstance(top_p, int | float) and not isinstance(top_p, bool) and 0 < top_p <= 1
-    _check(top_p is None or share, "top_p", top_p, "a number over 0, up to 1")
-    seed = options.seed
+    share = top_p is None or (_number(top_p) and 0 < top_p <= 1)
+    _check(share, "top_p", top_p, "a number over 0, up to 1")
     _check(seed is None or (_whole(seed, 0) and seed < 2**63), "seed", seed, "a number from 0")
     for id in options.stop_ids or ():
         good = _whole(id, 0) and (not card.vocab or id < card.vocab)
@@ -48,6 +47,10 @@ def check_generation(card: ModelCard, inputs: TokenRows, options: Generation) ->
 
 def _whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check(good: bool, name: str, value: object, what: str) -> None:

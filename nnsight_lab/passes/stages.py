@@ -82,8 +82,8 @@ class Stages:
         found: list[Stage] = []
         for place, part in enumerate(self.parts):
             first, last = len(found), len(found) + part.passes - 1
-            tokens = isinstance(part.inputs, TokenRows)
-            batch, pos = (part.inputs.batch, part.inputs.pos) if tokens else (1, 1)
+            inputs = part.inputs
+            batch, pos = (inputs.batch, inputs.pos) if isinstance(inputs, TokenRows) else (1, 1)
             found += [
                 Stage(place, first, last, part.tree_at(step), batch, pos + step)
                 for step in range(part.passes)

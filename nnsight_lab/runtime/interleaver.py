@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 
 from nnsight_lab.errors import LabError, NeverReached, OpFailed
 from nnsight_lab.ir import Apply, Call, Constant, Gradient, NodeId, Read, Weight, Write
-from nnsight_lab.kernels import kernel, tensor_from_data, to_python
 from nnsight_lab.ir.tree import RESULT, STEP
+from nnsight_lab.kernels import kernel, tensor_from_data, to_python
 from nnsight_lab.passes.schedule import BEFORE, Moment, Schedule
 from nnsight_lab.passes.stages import after
 from nnsight_lab.runtime.gradients import Gradients

@@ -188,9 +188,7 @@ _STANDARD = frozenset(
 """Names most models have, so that a model without one is asked for it."""
 
 
-_NOT_YET = frozenset(
-    "session edit clear_edits scan source skip cache stop barrier next".split()
-)
+_NOT_YET = frozenset("session edit clear_edits scan source skip cache stop barrier next".split())
 """Verbs that users of other libraries try."""
 
 
