@@ -6,6 +6,8 @@ compared with hooks that count steps over `transformers`' own `generate`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -41,7 +43,8 @@ def test_the_likeliest_tokens_are_those_of_generate(name: str) -> None:
 
 
 def test_every_step_is_read_in_a_loop(lm: nl.LanguageModel, family: SmallModel) -> None:
-    streams, ids = [], []
+    streams: list[Any] = []
+    ids: list[Any] = []
     with lm.generate(IDS, max_new_tokens=5, eos_token_id=[]) as tracer:
         prompt = lm.layers[1].output.save()  # outside a loop: the prompt's forward pass
         for _step in tracer.iter[:]:
@@ -196,7 +199,7 @@ def test_sampling_with_a_seed_draws_what_generate_draws(
     ) as tracer:
         out = tracer.result.save()
 
-    options = {"do_sample": True, "temperature": 1.5, "top_k": 20, "top_p": 0.9}
+    options: dict[str, Any] = {"do_sample": True, "temperature": 1.5, "top_k": 20, "top_p": 0.9}
     expected = generated(
         family.module, IDS, seed=3, max_new_tokens=8, eos_token_id=None, **options
     ).ids
@@ -278,7 +281,7 @@ def test_a_value_goes_from_one_generation_to_another(
     def change(step: int, stream: torch.Tensor) -> torch.Tensor:
         return source if step == 1 else stream
 
-    options = {"eos_token_id": None, "output_logits": True, "return_dict_in_generate": True}
+    options: dict[str, Any] = {"eos_token_id": None, "output_logits": True, "return_dict_in_generate": True}
     expected = generated(family.module, SHORT, after={block: change}, **options).ids
     clean = generated(family.module, SHORT, **options).ids
     assert_same(patched, expected.logits[2], atol=1e-4)
@@ -299,7 +302,8 @@ def _second(family: SmallModel) -> int:
 
 def test_a_text_that_ends_early_loses_nothing(lm: nl.LanguageModel, family: SmallModel) -> None:
     end = _second(family)
-    streams, by_step = [], {}
+    streams: list[Any] = []
+    by_step: dict[int, Any] = {}
     with lm.generate(IDS, max_new_tokens=20, eos_token_id=end) as tracer:
         for step in tracer.iter[:]:
             stream = lm.layers[1].output[:, -1].save()
@@ -403,7 +407,7 @@ def test_a_generation_is_the_same_everywhere(
 ) -> None:
     def steered(lm: nl.LanguageModel) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor, str]:
         direction = torch.linspace(-2, 2, 128)
-        seen = []
+        seen: list[Any] = []
         with lm.generate(
             [CAPITAL, "Anna"], max_new_tokens=6, temperature=0.8, seed=1, eos_token_id=16
         ) as tracer:

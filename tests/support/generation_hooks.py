@@ -20,7 +20,7 @@ PAD = 0
 class Generated:
     """ids: as `generate` returns them. seen: what a module returned at each step, by path."""
 
-    ids: torch.Tensor
+    ids: Any
     seen: dict[str, list[torch.Tensor]] = field(default_factory=dict)
 
 
