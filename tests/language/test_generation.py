@@ -50,7 +50,8 @@ def test_every_step_is_read_in_a_loop(lm: nl.LanguageModel, family: SmallModel) 
         for _step in tracer.iter[:]:
             streams.append(lm.layers[1].output[:, -1].save())
             ids.append(lm.tokens.save())
-        mean = torch.stack(streams).mean(0).save()
+        stacked: Any = torch.stack(streams)
+        mean = stacked.mean(0).save()
         out = tracer.result.save()
 
     block = family.at(family.block, 1)
@@ -313,7 +314,8 @@ def test_a_text_that_ends_early_loses_nothing(lm: nl.LanguageModel, family: Smal
             if step == 10:
                 lm.layers[0].output[:] = 0.0  # never comes to that
                 late = lm.logits.save()
-        mean = torch.stack(streams).mean(0).save()
+        stacked: Any = torch.stack(streams)
+        mean = stacked.mean(0).save()
         out = tracer.result.save()
 
     block = family.at(family.block, 1)
@@ -417,7 +419,8 @@ def test_a_generation_is_the_same_everywhere(
                 if step == 4:
                     lm.tokens[0] = 21
                 seen.append(lm.layers[3].output[:, -1].save())
-            mean = torch.stack(seen).mean(0).save()
+            stacked: Any = torch.stack(seen)
+            mean = stacked.mean(0).save()
             out = tracer.result.save()
         text = f"{tracer.run.steps} {tracer.run.tokens} {tracer.run.missing}"
         return seen, mean, out, text
