@@ -13,7 +13,8 @@ from nnsight_lab.errors import BadInput, GraphError
 from nnsight_lab.ir import RESULT, STEP, Address, ModuleTree
 from nnsight_lab.passes.generation import no_gradient, refused_edit
 from nnsight_lab.passes.schedule import find_moment
-from nnsight_lab.tracing.source import at_line, one_frame, user_line
+from nnsight_lab.tracing.again import Body
+from nnsight_lab.tracing.source import at_line, one_frame, user_frame, user_line
 
 __all__ = ["Iteration", "Loop", "Steps"]
 
@@ -105,7 +106,11 @@ class Steps:
                 self.now = step
                 yield step
         finally:
-            self.now, self._inside = 0, False
+            self.leave()
+
+    def leave(self) -> None:
+        """Places are those of step 0 again."""
+        self.now, self._inside = 0, False
 
 
 def _is_index(value: Any) -> bool:
@@ -126,11 +131,34 @@ def _beyond(step: int, passes: int) -> BadInput:
 
 
 class Loop:
-    """Chosen steps, to go over with `for step in …`."""
+    """Chosen steps, to go over with `for step in …`, or with one `with` block for all of them."""
 
     def __init__(self, steps: Steps, chosen: list[int]) -> None:
         self._steps = steps
         self._chosen = chosen
+        self._going: Iterator[int] | None = None
+        self._body: Body | None = None
+
+    @one_frame
+    def __enter__(self) -> int:
+        frame = user_frame()
+        if not self._chosen:
+            raise BadInput("A block for no step.", hint="Choose one step at least.")
+        if frame is not None and len(self._chosen) > 1:
+            self._body = Body(frame)
+        self._going = self._steps.over(self._chosen)
+        return next(self._going)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        going, body = self._going, self._body
+        self._going = self._body = None
+        assert going is not None, "the block was entered"
+        try:
+            if kind is None and body is not None:
+                for step in going:
+                    body.run(step)
+        finally:
+            self._steps.leave()
 
     def __iter__(self) -> Iterator[int]:
         return self._steps.over(self._chosen)

@@ -282,7 +282,11 @@ def test_a_value_goes_from_one_generation_to_another(
     def change(step: int, stream: torch.Tensor) -> torch.Tensor:
         return source if step == 1 else stream
 
-    options: dict[str, Any] = {"eos_token_id": None, "output_logits": True, "return_dict_in_generate": True}
+    options: dict[str, Any] = {
+        "eos_token_id": None,
+        "output_logits": True,
+        "return_dict_in_generate": True,
+    }
     expected = generated(family.module, SHORT, after={block: change}, **options).ids
     clean = generated(family.module, SHORT, **options).ids
     assert_same(patched, expected.logits[2], atol=1e-4)
