@@ -21,6 +21,7 @@ __all__ = [
     "Emit",
     "Executor",
     "Failed",
+    "Generation",
     "Inputs",
     "ModelCard",
     "ModuleInputs",
@@ -30,15 +31,42 @@ __all__ = [
     "RunResult",
     "Saved",
     "Started",
+    "Token",
     "TokenRows",
 ]
 
 
 @dataclass(frozen=True, slots=True)
+class Generation:
+    """How prompts are gone on with, one token after another.
+
+    temperature: 0 takes the likeliest token. top_k, top_p: sample among the likeliest only.
+    seed: of every row's own random numbers; None draws new ones for each row and run.
+    stop_ids: ids that end a row; None for the model's own, empty for none.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop_ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TokenRows:
-    """Prompts as token ids, one tuple a prompt; lengths may differ. Padded on the left to run."""
+    """Prompts as token ids, one tuple a prompt; lengths may differ. Padded on the left to run.
+
+    generation: how to go on from them; None for one forward pass.
+    """
 
     rows: tuple[tuple[int, ...], ...]
+    generation: Generation | None = None
+
+    @property
+    def passes(self) -> int:
+        """How many forward passes the run may take: the prompt's, and one for each further token."""
+        return self.generation.max_new_tokens if self.generation is not None else 1
 
     @property
     def batch(self) -> int:
@@ -97,6 +125,14 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
+class Token:
+    """A token of each row was sampled after forward pass `step`; ended rows are padded."""
+
+    step: int
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The run ended with an error. Always the last event."""
 
@@ -108,23 +144,29 @@ class Done:
     """The run ended well. Always the last event.
 
     seconds: time by stage (`queued`, `run`, …). sent_bytes: bytes of saved values.
+    steps: forward passes that were made. ended: whether every row of a generation ended by itself.
     """
 
     seconds: Mapping[str, float] = field(default_factory=dict)
     sent_bytes: int = 0
+    steps: int = 1
+    ended: bool = False
 
 
-RunEvent: TypeAlias = Accepted | Queued | Started | Saved | Failed | Done
+RunEvent: TypeAlias = Accepted | Queued | Started | Saved | Token | Failed | Done
 Emit: TypeAlias = Callable[[RunEvent], None]
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a finished run gave: values by name, and what it cost."""
+    """What a finished run gave: values by name, what it cost, and the tokens of each step."""
 
     values: Mapping[str, Any]
     seconds: Mapping[str, float]
     sent_bytes: int = 0
+    steps: int = 1
+    ended: bool = False
+    tokens: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +185,8 @@ class ModelCard:
     context: the most positions a prompt may have, 0 when there is no limit.
     vocab: how many token ids there are, 0 when the model takes no tokens.
     tokenizer: the files of a fast tokenizer by name, or empty.
+    decode: the sites of a forward pass that adds one position to a cache, where `pos` is the
+        length so far; None when the model cannot.
     """
 
     name: str
@@ -155,6 +199,7 @@ class ModelCard:
     context: int = 0
     vocab: int = 0
     tokenizer: Mapping[str, str] = field(default_factory=dict)
+    decode: ModuleTree | None = None
 
 
 @runtime_checkable

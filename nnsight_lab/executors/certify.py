@@ -34,7 +34,7 @@ from nnsight_lab.executors.measure import Measured, measure
 from nnsight_lab.executors.sites import HookPoint
 from nnsight_lab.ir import Address, Site, TensorSpec
 
-__all__ = ["certified"]
+__all__ = ["certified", "without"]
 
 _Runs = Mapping[tuple[int, int], Callable[[], Any]]
 _Bad = dict[Address, str]
@@ -63,7 +63,7 @@ def certified(module: torch.nn.Module, runs: _Runs) -> tuple[Measured, NameRepor
         bad |= _Checks(module, measured, runs[largest]).all(problems, bad)
     except Exception as exc:  # noqa: BLE001 - a seam, as above
         problems.append(f"the values of its names were not checked: {_line(exc)}")
-    kept = _without(measured, bad)
+    kept = without(measured, bad)
     family = family_of(module)
     return kept, NameReport(
         type(module).__name__,
@@ -85,7 +85,7 @@ def _addresses(names: Names) -> set[Address]:
     return {binding.address for binding in names.bindings}
 
 
-def _without(measured: Measured, bad: Mapping[Address, str]) -> Measured:
+def without(measured: Measured, bad: Mapping[Address, str]) -> Measured:
     """The same, less some names; the module paths they stood for are themselves again."""
     if not bad:
         return measured

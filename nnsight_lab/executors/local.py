@@ -1,8 +1,8 @@
 """LocalExecutor: runs graphs on a torch module in this process.
 
 Hooks stand only where the graph reads or writes, and are removed afterwards even on error. A run
-stops the model after the last moment it needs. Prompts of unequal length are padded on the left,
-with positions counted from each prompt's own first token, so a batch gives what single runs give.
+stops the model after the last moment it needs. What one forward pass gives and takes is in
+`listen.py`, the passes of a generation in `generate.py`.
 """
 
 from __future__ import annotations
@@ -31,22 +31,23 @@ from nnsight_lab.contract import (
     Started,
     TokenRows,
 )
-from nnsight_lab.errors import BadInput, Cancelled, EngineFailed, LabError
+from nnsight_lab.errors import BadInput, EngineFailed, LabError
+from nnsight_lab.executors.batch import Padded
 from nnsight_lab.executors.certify import certified
+from nnsight_lab.executors.decoding import measured_decoding
 from nnsight_lab.executors.families import NameReport, names_in_tree
+from nnsight_lab.executors.generate import Decoder, Decoding, padding_of, stop_ids_of
 from nnsight_lab.executors.host import TorchHost
+from nnsight_lab.executors.listen import Enough, Listener
 from nnsight_lab.executors.loading import load_model, tokenizer_files
 from nnsight_lab.executors.measure import Measured, measure
-from nnsight_lab.executors.sites import HookPoint
 from nnsight_lab.executors.untouched import untouched
-from nnsight_lab.ir import ModuleTree, Spec
+from nnsight_lab.ir import ModuleTree
 from nnsight_lab.kernels.infer import map_tensors, meta_like
 from nnsight_lab.kernels.tensors import dtype_name
-from nnsight_lab.passes import check_graph, check_inputs, schedule
-from nnsight_lab.passes.invokes import Span, narrowed, spans_of, widened
+from nnsight_lab.passes import Part, Stages, check_graph, check_inputs, schedule
 from nnsight_lab.passes.schedule import Schedule
 from nnsight_lab.runtime import Interleaver
-from nnsight_lab.runtime.interleaver import Place
 from nnsight_lab.runtime.values import copied
 from nnsight_lab.settings import Settings
 
@@ -57,10 +58,6 @@ _SMALL = ((2, 5), (3, 7))
 _SMALLER = ((5, 1), (3, 2))
 """The same for models whose context is shorter than that; of one position, both get one."""
 _SCHEDULES_KEPT = 64
-
-
-class _Enough(BaseException):
-    """Raised inside the forward pass when the graph needs nothing further. Never escapes."""
 
 
 def load_local(name: str, settings: Settings | None = None, **options: Any) -> LocalExecutor:
@@ -92,6 +89,7 @@ class LocalExecutor:
         self._cancelled: set[str] = set()
         self._one_at_a_time = threading.RLock()
         self._planning = threading.Lock()
+        self._decoding: Measured | None = None
         self._card: ModelCard | None = None
         self._names: NameReport | None = None
         self._takes_positions = "position_ids" in inspect.signature(module.forward).parameters
@@ -108,6 +106,7 @@ class LocalExecutor:
             {"tokens"} if self._language else set()
         )
         tree = self._measured_for(TokenRows(((0,),))).tree if self._language else ModuleTree(())
+        features |= {"generate"} if self._decoding else set()
         return ModelCard(
             name=self.name,
             architecture=type(self.module).__name__,
@@ -119,6 +118,7 @@ class LocalExecutor:
             context=self._config_number("max_position_embeddings"),
             vocab=self._config_number("vocab_size"),
             tokenizer=tokenizer_files(self.tokenizer),
+            decode=self._decoding.tree if self._decoding else None,
         )
 
     @property
@@ -142,12 +142,13 @@ class LocalExecutor:
         try:
             check_inputs(self.card(), request.inputs)
             measured = self._measured_for(request.inputs)
-            plan = self._plan(request, measured)
+            stages = Stages((Part(request.inputs, measured.tree, self._card_decode(measured)),))
+            plan = self._plan(request, measured, stages)
             emit(Accepted())
             with self._one_at_a_time:
                 waited = time.perf_counter()
                 emit(Started())
-                self._forward(request, measured, plan, emit)
+                steps, all_ended = self._carry_out(request, measured, plan, stages, emit)
         except LabError as exc:
             emit(Failed(exc))
         except Exception as exc:  # noqa: BLE001 - a seam: a model's own code may raise anything
@@ -159,7 +160,8 @@ class LocalExecutor:
             emit(Failed(failure))
         else:
             ended = time.perf_counter()
-            emit(Done({"wait": waited - begun, "run": ended - waited}))
+            seconds = {"wait": waited - begun, "run": ended - waited}
+            emit(Done(seconds, steps=steps, ended=all_ended))
         finally:
             self._cancelled.discard(request.id)
 
@@ -167,57 +169,64 @@ class LocalExecutor:
         """Stop a run at the next module it reaches."""
         self._cancelled.add(run_id)
 
-    def _plan(self, request: RunRequest, measured: Measured) -> Schedule:
+    def _card_decode(self, measured: Measured) -> ModuleTree | None:
+        ours = self._decoding is not None and measured is self._measured.get("tokens")
+        return self._decoding.tree if ours and self._decoding is not None else None
+
+    def _plan(self, request: RunRequest, measured: Measured, stages: Stages) -> Schedule:
         key = (request.graph.key, id(measured), _shape_key(request.inputs))
         with self._planning:
             plan = self._schedules.get(key)
         if plan is not None:
             return plan
-        check_graph(request.graph, measured.tree, request.inputs)
-        plan = schedule(request.graph, measured.tree)
+        check_graph(request.graph, stages, request.inputs)
+        plan = schedule(request.graph, stages)
         with self._planning:
             self._schedules[key] = plan
             while len(self._schedules) > _SCHEDULES_KEPT:
                 self._schedules.popitem(last=False)
         return plan
 
-    def _forward(self, request: RunRequest, measured: Measured, plan: Schedule, emit: Emit) -> None:
+    def _carry_out(
+        self,
+        request: RunRequest,
+        measured: Measured,
+        plan: Schedule,
+        stages: Stages,
+        emit: Emit,
+    ) -> tuple[int, bool]:
+        """Make the forward passes; gives how many there were, and whether every text ended."""
         host = TorchHost(self.module, dict(measured.tree.standard))
         run = Interleaver(plan, host, lambda name, value: emit(Saved(name, value)))
-        wanted = {
-            point: moment for point, moment in measured.moments.items() if moment in plan.moments
-        }
-
-        spans = spans_of(request.graph, request.inputs)
-
-        def part_of(place: Place) -> tuple[Spec, Span, str]:
-            assert place.invoke is not None
-            site = measured.tree.by_address[place.address]
-            return site.spec, spans[place.invoke], str(place.address)
-
-        def on_point(point: HookPoint, value: Any) -> Any:
-            if request.id in self._cancelled:
-                raise Cancelled("The run was cancelled.")
-
-            def read(place: Place) -> Any:
-                held = measured.bindings[place.address].take(value)
-                return held if place.invoke is None else narrowed(held, *part_of(place))
-
-            for place, new in run.reach(wanted[point], read):
-                binding = measured.bindings[place.address]
-                if place.invoke is not None:
-                    new = widened(binding.take(value), new, *part_of(place))  # noqa: PLW2901
-                value = binding.put(value, new)
-            if run.finished:
-                raise _Enough
-            return value
-
+        listener = Listener(run, plan, stages, lambda: request.id in self._cancelled)
+        inputs = request.inputs
         with torch.set_grad_enabled(bool(plan.gradients)), self._evaluating():
             run.begin()
-            if wanted:
-                with host.attached(set(wanted), on_point):
-                    self._call_model(request.inputs)
+            if isinstance(inputs, TokenRows) and inputs.generation is not None:
+                model = self._decoder(host, measured)
+                options = inputs.generation
+                text = Decoding(model, inputs, options, plan, stages, run, listener, emit)
+                text.go()
+                return text.steps, text.ended
+            with listener.attached(host, measured, 0) as anything, suppress(Enough):
+                if anything:
+                    self._call_model(inputs)
             run.end()
+        return 1, False
+
+    def _decoder(self, host: TorchHost, measured: Measured) -> Decoder:
+        assert self._decoding is not None, "checked with the inputs"
+        return Decoder(
+            self.module,
+            host,
+            measured,
+            self._decoding,
+            pad=self._padding,
+            end_pad=padding_of(self.module),
+            stop_ids=stop_ids_of(self.module),
+            vocab=self._config_number("vocab_size"),
+            takes_positions=self._takes_positions,
+        )
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -232,31 +241,19 @@ class LocalExecutor:
                 part.training = True
 
     def _call_model(self, inputs: Inputs) -> None:
-        try:
-            match inputs:
-                case TokenRows():
-                    self.module(**self._padded(inputs), use_cache=False)
-                case ModuleInputs(args=args, kwargs=kwargs):
-                    self.module(*args, **kwargs)
-        except _Enough:
-            return
+        match inputs:
+            case TokenRows():
+                self.module(**self._padded(inputs), use_cache=False)
+            case ModuleInputs(args=args, kwargs=kwargs):
+                self.module(*args, **kwargs)
+
+    @property
+    def _padding(self) -> int:
+        return getattr(self.tokenizer, "pad_token_id", None) or 0
 
     def _padded(self, inputs: TokenRows) -> dict[str, torch.Tensor]:
-        """Token ids, and where lengths differ a mask and each prompt's own positions."""
         device = TorchHost(self.module).device
-        width = inputs.pos
-        pad = getattr(self.tokenizer, "pad_token_id", None) or 0
-        ids = [[pad] * (width - len(row)) + list(row) for row in inputs.rows]
-        given = {"input_ids": torch.tensor(ids, device=device)}
-        mask = torch.tensor(
-            [[0] * (width - len(row)) + [1] * len(row) for row in inputs.rows], device=device
-        )
-        if not bool(mask.all()):
-            given["attention_mask"] = mask
-        if self._takes_positions:
-            # Always given, so that what follows from them is [batch, pos, …] padded or not.
-            given["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
-        return given
+        return Padded(inputs, self._padding, device, positions=self._takes_positions).prompt()
 
     def _measured_for(self, inputs: Inputs) -> Measured:
         key: Any = "tokens"
@@ -277,6 +274,13 @@ class LocalExecutor:
         runs = {size: self._small_run(*size) for size in short}
         with self._evaluating():
             measured, self._names = certified(self.module, runs)
+            self._decoding = measured_decoding(
+                self.module,
+                measured,
+                vocab=self._config_number("vocab_size"),
+                context=context,
+                positions=self._takes_positions,
+            )
         return measured
 
     def _small_run(self, batch: int, pos: int) -> Callable[[], None]:
@@ -320,7 +324,7 @@ def _without_traces(module: torch.nn.Module, inputs: ModuleInputs) -> None:
 def _shape_key(inputs: Inputs) -> Any:
     """Inputs of the same key reach the same sites with the same shapes."""
     if isinstance(inputs, TokenRows):
-        return inputs.batch, inputs.pos
+        return inputs.batch, inputs.pos, inputs.passes, inputs.generation is not None
 
     def shape(tensor: torch.Tensor) -> str:
         return f"{tensor.dtype}{tuple(tensor.shape)}"

@@ -45,11 +45,15 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A module tree, the binding behind each of its addresses, and the moment of each point."""
+    """A module tree, the binding behind each of its addresses, and the moment of each point.
+
+    order: the hook points by moment.
+    """
 
     tree: ModuleTree
     bindings: Mapping[Address, Binding]
     moments: Mapping[HookPoint, int]
+    order: tuple[HookPoint, ...]
 
 
 def _spec_of(value: Any) -> Spec:
@@ -153,7 +157,7 @@ def measure(
         same_as=tuple(_twins(first, standard)),
         standard=names,
     )
-    return Measured(tree, first.bindings, moments)
+    return Measured(tree, first.bindings, moments, first.order)
 
 
 def _twins(seen: Watched, standard: tuple[Binding, ...]) -> list[tuple[Address, Address]]:

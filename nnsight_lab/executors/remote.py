@@ -54,7 +54,7 @@ class RemoteExecutor:
 
     def tree_for(self, inputs: Inputs) -> ModuleTree:
         """The sites of one forward pass."""
-        _rows(inputs)
+        _prompts(inputs)
         return self.card().tree
 
     def run(self, request: RunRequest, emit: Emit) -> None:
@@ -84,10 +84,14 @@ class RemoteExecutor:
             yield Failed(_located(exc, request.graph))
 
     def _told(self, request: RunRequest, run: _Run) -> Iterator[RunEvent]:
-        rows = _rows(request.inputs)
+        inputs = _prompts(request.inputs)
         graph = request.graph.to_bytes(sources=False)
         link, key = self.client.link(), uuid.uuid4().hex
-        job, box = link.ask(lambda connection: connection.submit(self.model, graph, rows, key))
+        job, box = link.ask(
+            lambda connection: connection.submit(
+                self.model, graph, inputs.rows, key, inputs.generation
+            )
+        )
         run.submitted(link, job)
         try:
             while True:
@@ -133,13 +137,13 @@ class _Run:
             link.cancel(job)
 
 
-def _rows(inputs: Inputs) -> tuple[tuple[int, ...], ...]:
+def _prompts(inputs: Inputs) -> TokenRows:
     if not isinstance(inputs, TokenRows):
         raise NotSupported(
             "A server runs language models on prompts only.",
             hint="Run a wrapped module in this process: nl.wrap(module).",
         )
-    return inputs.rows
+    return inputs
 
 
 def _located(error: LabError, graph: Graph) -> LabError:

@@ -36,6 +36,9 @@ from nnsight_lab.ir.nodes import (
     Write,
 )
 from nnsight_lab.ir.tree import (
+    RESULT,
+    STEP,
+    TOKENS,
     DictSpec,
     Dim,
     ModuleCard,
@@ -49,7 +52,10 @@ from nnsight_lab.ir.tree import (
 )
 
 __all__ = [
+    "RESULT",
     "SCHEMA",
+    "STEP",
+    "TOKENS",
     "Address",
     "Apply",
     "Block",

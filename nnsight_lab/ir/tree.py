@@ -8,7 +8,7 @@ know which place the model reaches first. Sizes that follow the prompt are kept 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from typing import TypeAlias
@@ -16,6 +16,9 @@ from typing import TypeAlias
 from nnsight_lab.ir.address import Address
 
 __all__ = [
+    "RESULT",
+    "STEP",
+    "TOKENS",
     "DictSpec",
     "Dim",
     "ModuleCard",
@@ -27,6 +30,16 @@ __all__ = [
     "TensorSpec",
     "TupleSpec",
 ]
+
+
+STEP = 2**40
+"""Moments of one forward pass are below this; those of the next pass follow from here."""
+
+TOKENS = Address("", "tokens")
+"""The ids that were sampled after a forward pass of a generation, `[batch]`."""
+
+RESULT = Address("", "result")
+"""What a generation gave, prompt included: `[batch, pos]`."""
 
 
 class SizeForm(Enum):
@@ -146,6 +159,14 @@ class ModuleTree:
     sites: tuple[Site, ...] = ()
     same_as: tuple[tuple[Address, Address], ...] = ()
     standard: tuple[tuple[str, str], ...] = field(default=())
+
+    @cached_property
+    def generating(self) -> ModuleTree:
+        """The same forward pass as part of a generation: with `tokens`, and `result` at its end."""
+        batch = Dim(SizeForm.BATCH)
+        tokens = Site(TOKENS, STEP - 3, TensorSpec("int64", (batch,)))
+        result = Site(RESULT, STEP - 2, TensorSpec("int64", (batch, Dim(SizeForm.UNKNOWN))))
+        return replace(self, sites=(*self.sites, tokens, result))
 
     @cached_property
     def by_path(self) -> dict[str, ModuleCard]:

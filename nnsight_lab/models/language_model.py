@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nnsight_lab.contract import Emit, Executor, TokenRows
+from nnsight_lab.contract import Emit, Executor, Generation, TokenRows
 from nnsight_lab.errors import BadInput, LabError
 from nnsight_lab.executors.families import NameReport, names_in_tree
 from nnsight_lab.executors.local import LocalExecutor, load_local
 from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.models.at_the_line import at_the_line
+from nnsight_lab.models.generation import generation_of
 from nnsight_lab.models.prompts import rows_of, tokenizer_from_files, visible_token
 from nnsight_lab.models.run import Run
 from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.passes import check_inputs
 from nnsight_lab.settings import Settings
 from nnsight_lab.tracing import Recorder, Tracer
-from nnsight_lab.tracing.source import for_the_user, user_line
+from nnsight_lab.tracing.source import for_the_user, one_frame, user_line
+from nnsight_lab.tracing.tracer import open_recorder
 
 __all__ = ["LanguageModel"]
 
@@ -100,7 +103,8 @@ class LanguageModel(TracedModel):
         return names_in_tree(self.card.tree, self.card.architecture)
 
     def _current_tree(self) -> ModuleTree:
-        return self.card.tree
+        recorder = open_recorder(self)
+        return recorder.tree if recorder is not None else self.card.tree
 
     def tokenize(self, prompt: Any) -> TokenRows:
         """A prompt as rows of token ids. Raises `BadInput`."""
@@ -115,6 +119,7 @@ class LanguageModel(TracedModel):
         """One token as text, with whitespace visible: `·` for a space, `↵` for a line end."""
         return visible_token(self.tokenizer, id)
 
+    @one_frame
     def trace(self, prompt: Any = _NO_PROMPT, *, execute: bool = True) -> Tracer[Run]:
         """Record what follows in the `with` block, and run it on `prompt` when the block ends.
 
@@ -125,40 +130,68 @@ class LanguageModel(TracedModel):
         Raises:
             BadInput: the prompt is empty or not a prompt.
         """
-        if prompt is _NO_PROMPT:
-            return self._tracer_of_invokes(execute=execute)
-        try:
-            rows = self._checked(prompt)
-        except LabError as exc:
-            raise for_the_user(exc) from None
-        return self._tracer(rows, prompt, execute=execute)
+        return self._block(prompt, None, execute=execute)
 
-    def _checked(self, prompt: Any) -> TokenRows:
+    @one_frame
+    def generate(
+        self, prompt: Any = _NO_PROMPT, *, execute: bool = True, **options: Any
+    ) -> Tracer[Run]:
+        """Record what follows in the `with` block, and generate from `prompt` when it ends.
+
+        `for step in tracer.iter[:]` goes over the steps: step 0 is the prompt's forward pass, each
+        further one adds a position. `lm.tokens` are the sampled ids of a step, `[batch]`, which
+        may be written; `tracer.result` is `[batch, pos]`, prompt and new tokens.
+
+        prompt, execute: as for `trace`.
+        max_new_tokens: how many tokens at most (default 20); fewer when all rows end.
+        do_sample, temperature, top_k, top_p: sample; by default the likeliest token is taken.
+        seed: makes sampling repeat itself; each row draws as it would alone.
+        eos_token_id: ids that end a row; by default the model's own, `[]` for none.
+
+        Raises:
+            BadInput: an unknown option, or one with a value it cannot have.
+            NotSupported: the model cannot generate step by step.
+        """
+        return self._block(prompt, generation_of(options), execute=execute)
+
+    def _block(self, prompt: Any, generation: Generation | None, *, execute: bool) -> Tracer[Run]:
+        if prompt is _NO_PROMPT:
+            check_inputs(self.card, TokenRows(((0,),), generation))
+            return self._tracer_of_invokes(generation, execute=execute)
+        return self._tracer(self._checked(prompt, generation), prompt, execute=execute)
+
+    def _checked(self, prompt: Any, generation: Generation | None = None) -> TokenRows:
         rows = prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
+        if generation is not None:
+            rows = replace(rows, generation=generation)
         check_inputs(self.card, rows)
         return rows
 
-    def _tracer_of_invokes(self, *, execute: bool) -> Tracer[Run]:
+    def _tracer_of_invokes(self, generation: Generation | None, *, execute: bool) -> Tracer[Run]:
         prompts: list[Any] = []
         rows: list[tuple[int, ...]] = []
 
         def add_prompt(prompt: Any) -> tuple[int, int]:
-            found = self._checked(prompt)
+            found = self._checked(prompt, generation)
             prompts.append(prompt)
             rows.extend(found.rows)
             return found.batch, found.pos
 
         def carry_out(graph: Graph) -> Run:
-            inputs = TokenRows(tuple(rows))
+            inputs = TokenRows(tuple(rows), generation)
             check_inputs(self.card, inputs)
             return self._carry_out(graph, inputs, prompts)
 
-        recorder = Recorder(self.card.tree, 0, 0)
+        passes = generation.max_new_tokens if generation is not None else 0
+        recorder = Recorder(self.card.tree, 0, 0, decode=self.card.decode, passes=passes)
         return Tracer(self, recorder, carry_out, execute=execute, add_prompt=add_prompt)
 
-    def run(self, graph: Graph, prompt: Any, *, on_event: Emit | None = None) -> Run:
+    def run(
+        self, graph: Graph, prompt: Any, *, on_event: Emit | None = None, **options: Any
+    ) -> Run:
         """Run a recorded graph again, on this prompt.
 
+        options: of a generation, as for `generate`.
         on_event: called with each `RunEvent` as it comes; saved values arrive while the model runs.
 
         Raises:
@@ -166,6 +199,8 @@ class LanguageModel(TracedModel):
         """
         try:
             rows = prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
+            if options:
+                rows = replace(rows, generation=generation_of(options))
             return self.run_inputs(graph, rows, prompt, on_event)
         except LabError as exc:
             raise for_the_user(exc) from exc.__cause__

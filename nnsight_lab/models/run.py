@@ -30,6 +30,7 @@ class Run(Mapping[str, Any]):
 
     model: the model that ran. graph: the experiment. inputs: what the model was given.
     prompt: the inputs as the user wrote them. seconds: time by stage. sent_bytes: over the wire.
+    steps: forward passes that were made. tokens: the ids sampled at each step, one a row.
     """
 
     def __init__(
@@ -41,8 +42,12 @@ class Run(Mapping[str, Any]):
         self.prompt = prompt
         self.seconds: Mapping[str, float] = result.seconds
         self.sent_bytes = result.sent_bytes
+        self.steps = result.steps
+        self.tokens = result.tokens
+        self._ended = result.ended
         order = [output.name for output in graph.outputs]
         self._values = {name: result.values[name] for name in order if name in result.values}
+        self.missing = tuple(name for name in order if name not in result.values)
 
     def __getitem__(self, name: str) -> Any:
         if name in self._values:
@@ -51,6 +56,13 @@ class Run(Mapping[str, Any]):
         if parts:
             return _put_together({_keys(key[len(name) :]): part for key, part in parts.items()})
         known = ", ".join(self._values) or "nothing"
+        if name in self.missing:
+            raise for_the_user(
+                NotSaved(
+                    f"The step of {name!r} did not happen: the text ended before it.",
+                    hint=f"{self.steps} steps ran. The run saved {known}.",
+                )
+            )
         raise for_the_user(
             NotSaved(f"{name!r} was not saved in this run.", hint=f"It saved {known}.")
         )
@@ -83,9 +95,20 @@ class Run(Mapping[str, Any]):
         views = self.model.settings.run_views
         return [*object.__dir__(self), *views, *(n for n in self._values if n.isidentifier())]
 
+    def _how_far(self) -> str:
+        """How many tokens of a generation there were, and why no more."""
+        options = getattr(self.inputs, "generation", None)
+        if options is None:
+            return ""
+        made, asked = len(self.tokens), options.max_new_tokens
+        if made == asked:
+            return f", {made} tokens"
+        why = "end of sequence" if self._ended else "nothing further was asked for"
+        return f", stopped after {made} of {asked} tokens ({why})"
+
     def __repr__(self) -> str:
         total = sum(self.seconds.values())
-        lines = [f"<Run on {self.model.name}, {total * 1e3:.1f} ms>"]
+        lines = [f"<Run on {self.model.name}, {total * 1e3:.1f} ms{self._how_far()}>"]
         for name, value in self._values.items():
             lines.append(f"  {name}: {_described(value)}")
         return "\n".join(lines)

@@ -20,6 +20,7 @@ from nnsight_lab.contract import (
     RunRequest,
     RunResult,
     Saved,
+    Token,
     TokenRows,
 )
 from nnsight_lab.errors import BadInput, EngineFailed, LabError, NotSupported
@@ -93,9 +94,13 @@ class TracedModel(ABC):
         """The module tree to complete names from."""
 
     def _tracer(self, inputs: Inputs, prompt: Any, *, execute: bool = True) -> Tracer[Run]:
-        tree = self.executor.tree_for(inputs)
-        batch, pos = (inputs.batch, inputs.pos) if isinstance(inputs, TokenRows) else (1, 1)
-        recorder = Recorder(tree, batch, pos)
+        tree, decode = self.executor.tree_for(inputs), None
+        batch, pos, passes = 1, 1, 0
+        if isinstance(inputs, TokenRows):
+            batch, pos = inputs.batch, inputs.pos
+            if inputs.generation is not None:
+                decode, passes = self.card.decode, inputs.passes
+        recorder = Recorder(tree, batch, pos, decode=decode, passes=passes)
         return Tracer(
             self, recorder, lambda graph: self._carry_out(graph, inputs, prompt), execute=execute
         )
@@ -105,11 +110,14 @@ class TracedModel(ABC):
     ) -> Run:
         """Run a graph and collect what it saves. Raises what the run failed with."""
         values: dict[str, Any] = {}
+        tokens: list[tuple[int, ...]] = []
         ending: list[Done | Failed] = []
 
         def collect(event: RunEvent) -> None:
             if isinstance(event, Saved):
                 values[event.name] = event.value
+            elif isinstance(event, Token):
+                tokens.append(event.ids)
             elif isinstance(event, Done | Failed):
                 ending.append(event)
             if on_event is not None:
@@ -117,8 +125,11 @@ class TracedModel(ABC):
 
         self.executor.run(RunRequest(uuid.uuid4().hex, graph, inputs), collect)
         match ending:
-            case [Done(seconds=seconds, sent_bytes=sent)]:
-                return Run(self, graph, inputs, prompt, RunResult(values, seconds, sent))
+            case [Done() as done]:
+                result = RunResult(
+                    values, done.seconds, done.sent_bytes, done.steps, done.ended, tuple(tokens)
+                )
+                return Run(self, graph, inputs, prompt, result)
             case [Failed(error=error)]:
                 raise _at_its_line(error, graph)
             case _:

@@ -2,6 +2,8 @@
 
     live.py       drop_dead_nodes: every node left serves an output or a write
     schedule.py   schedule: which nodes run at which moment of the forward pass
+    stages.py     Stages: the forward passes of a run, and what each can be asked
+    generation.py what a generation may be asked
     shapes.py     specs of a module tree as tensors without data
     check.py      check_graph: names, order, shapes and cost, before anything runs or queues
     combine.py    then: a second graph that sees what the first one edited
@@ -14,11 +16,14 @@ from nnsight_lab.passes.combine import then
 from nnsight_lab.passes.live import drop_dead_nodes
 from nnsight_lab.passes.schedule import Moment, Schedule, schedule
 from nnsight_lab.passes.shapes import meta_of_spec
+from nnsight_lab.passes.stages import Part, Stages
 
 __all__ = [
     "GraphCost",
     "Moment",
+    "Part",
     "Schedule",
+    "Stages",
     "check_graph",
     "check_inputs",
     "drop_dead_nodes",

@@ -14,6 +14,7 @@ import torch
 from nnsight_lab.contract import Inputs, ModelCard, TokenRows
 from nnsight_lab.errors import AddressNotFound, BadInput, LabError, NotSupported, ShapeMismatch
 from nnsight_lab.ir import (
+    RESULT,
     Apply,
     Call,
     Constant,
@@ -26,7 +27,8 @@ from nnsight_lab.ir import (
     Write,
 )
 from nnsight_lab.kernels import Unknown, infer_call, to_python
-from nnsight_lab.passes.invokes import check_separable, spans_of
+from nnsight_lab.passes.generation import check_generation, check_in_generation
+from nnsight_lab.passes.invokes import check_separable
 from nnsight_lab.passes.schedule import schedule
 from nnsight_lab.passes.shapes import (
     bytes_of,
@@ -36,6 +38,7 @@ from nnsight_lab.passes.shapes import (
     module_path,
     weight_meta,
 )
+from nnsight_lab.passes.stages import Part, Stages
 
 __all__ = [
     "GraphCost",
@@ -58,32 +61,45 @@ class GraphCost:
     peak_bytes: int
 
 
-def check_graph(graph: Graph, tree: ModuleTree, inputs: Inputs) -> GraphCost:
-    """Check a graph against a model and its inputs.
+def check_graph(graph: Graph, stages: ModuleTree | Stages, inputs: Inputs) -> GraphCost:
+    """Check a graph against the forward passes of a run; a module tree alone stands for one.
+
+    inputs: of the first part of the run.
 
     Raises:
         AddressNotFound: a read, write or call names what the model does not have.
         WriteTooEarly: a write needs a value of the future.
         ShapeMismatch: an operation or a write does not fit.
         OpNotAllowed: an operation or an argument is not allowed.
+        NotSupported: it asks for something that a generation has not.
     """
-    schedule(graph, tree)
-    batch, pos = (inputs.batch, inputs.pos) if isinstance(inputs, TokenRows) else (1, 1)
-    spans = spans_of(graph, inputs)
+    if not isinstance(stages, Stages):
+        stages = Stages((Part(inputs, stages),))
+    schedule(graph, stages)
     metas: list[Any] = []
     for node in graph.nodes:
         try:
-            size = batch, pos
-            if isinstance(node, Read | Write) and node.invoke is not None:
-                span = spans[node.invoke]
-                size = span.rows, span.pos
-                check_separable(tree.by_address[node.address].spec, str(node.address))
-            metas.append(infer_node(node, metas, tree, *size))
+            check_in_generation(node, stages)
+            metas.append(infer_node(node, metas, *_where(graph, node, stages)))
         except LabError as exc:
             exc.node = node.id
             raise exc.at(node.where)
     saved = sum(bytes_of(metas[output.node]) for output in graph.outputs)
     return GraphCost(saved, sum(map(bytes_of, metas)))
+
+
+def _where(graph: Graph, node: Node, stages: Stages) -> tuple[ModuleTree, int, int]:
+    """The tree that a node belongs to, and the size of the batch there, or of its invoke."""
+    if not isinstance(node, Read | Write):
+        stage = stages.at(0)
+        return stage.tree, stage.batch, stage.pos
+    stage = stages.at(node.step)
+    if node.invoke is None:
+        return stage.tree, stage.batch, stage.pos
+    span = stages.spans(graph, node.step)[node.invoke]
+    if node.address != RESULT:
+        check_separable(stage.tree.by_address[node.address].spec, str(node.address))
+    return stage.tree, span.rows, span.pos
 
 
 def check_inputs(card: ModelCard, inputs: Inputs) -> None:
@@ -104,6 +120,8 @@ def check_inputs(card: ModelCard, inputs: Inputs) -> None:
             f"The prompt has {inputs.pos} tokens; {card.name} takes {card.context}.",
             hint="Shorten the prompt.",
         )
+    if inputs.generation is not None:
+        check_generation(card, inputs, inputs.generation)
     high, low = max(map(max, inputs.rows)), min(map(min, inputs.rows))
     if card.vocab and (high >= card.vocab or low < 0):
         bad = low if low < 0 else high

@@ -23,15 +23,19 @@ def then(first: Graph, second: Graph, *, keep_outputs: bool = False) -> Graph:
     """
     _check_same_rows(first, second)
     nodes: list[Node] = list(first.nodes)
-    edited = {node.address: node.value for node in first.writes()}
-    written = {node.address for node in second.writes()}
-    nodes = [node for node in nodes if not (isinstance(node, Write) and node.address in written)]
+    edited = {(node.address, node.step): node.value for node in first.writes()}
+    written = {(node.address, node.step) for node in second.writes()}
+    nodes = [
+        node
+        for node in nodes
+        if not (isinstance(node, Write) and (node.address, node.step) in written)
+    ]
     ids: dict[NodeId, NodeId] = {node.id: place for place, node in enumerate(nodes)}
     nodes = [with_new_ids(node, ids) for node in nodes]
     theirs: dict[NodeId, NodeId] = {}
     for node in second.nodes:
-        if isinstance(node, Read) and node.address in edited:
-            theirs[node.id] = ids[edited[node.address]]
+        if isinstance(node, Read) and (node.address, node.step) in edited:
+            theirs[node.id] = ids[edited[node.address, node.step]]
             continue
         theirs[node.id] = len(nodes)
         nodes.append(with_new_ids(node, theirs))

@@ -1,9 +1,10 @@
-"""`schedule`: which nodes run at which moment of one forward pass.
+"""`schedule`: which nodes run at which moment of a run, of one forward pass or of several.
 
 A *moment* is a point at which the model hands over one or more values (a module is about to run,
 or has run); the module tree numbers them in the order the model reaches them. A node runs at the
 first moment at which all it needs is there, so values are ready, and can be sent, as early as
 possible. A write whose value is made later than its own place is impossible and is refused here.
+Moments of forward pass `i` lie from `i * STEP` on (`stages.py`).
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ import difflib
 from collections import defaultdict
 from dataclasses import dataclass
 
-from nnsight_lab.errors import AddressNotFound, NotSupported, WriteTooEarly
-from nnsight_lab.ir import Address, Gradient, Graph, ModuleTree, NodeId, Read, Write
+from nnsight_lab.errors import AddressNotFound, BadInput, NotSupported, WriteTooEarly
+from nnsight_lab.ir import STEP, Address, Gradient, Graph, ModuleTree, NodeId, Read, Write
 from nnsight_lab.ir.nodes import dependencies
+from nnsight_lab.passes.stages import Stages, after
 
 __all__ = ["AFTER", "BEFORE", "Moment", "Schedule", "find_moment", "schedule", "too_early"]
 
 BEFORE = -1
 """The moment of what needs nothing from the model."""
 
-AFTER = 2**62
-"""The moment of gradients and what needs them: the forward pass is over."""
+AFTER = after(0)
+"""The moment of gradients and what needs them: the first forward pass is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A graph laid along one forward pass; `moments[BEFORE]` runs before it begins."""
+    """A graph laid along a run; `moments[BEFORE]` runs before it begins."""
 
     graph: Graph
     moments: dict[int, Moment]
@@ -88,16 +90,18 @@ def too_early(write_at: Address, read_at: str, read_line: str) -> WriteTooEarly:
     )
 
 
-def schedule(graph: Graph, tree: ModuleTree) -> Schedule:
-    """Lay a graph along the forward pass that `tree` describes.
+def schedule(graph: Graph, stages: ModuleTree | Stages) -> Schedule:
+    """Lay a graph along the forward passes of a run; a module tree alone stands for one.
 
     Raises:
         AddressNotFound: a read or write names a place the model does not reach.
         WriteTooEarly: a write needs a value the model makes after that place.
+        BadInput: a read or write is of a step that the run does not have.
         NotSupported: a place is edited under one name and used under another.
     """
-    when = _moments_of_nodes(graph, tree)
-    _check_one_name_a_place(graph, tree, when)
+    stages = Stages.of(stages)
+    when = _moments_of_nodes(graph, stages)
+    _check_one_name_a_place(graph, stages, when)
     last_use = dict(when)
     for node in graph.nodes:
         for other in dependencies(node):
@@ -105,23 +109,28 @@ def schedule(graph: Graph, tree: ModuleTree) -> Schedule:
     return Schedule(graph, _grouped(graph, when, last_use))
 
 
-def _moments_of_nodes(graph: Graph, tree: ModuleTree) -> dict[NodeId, int]:
+def _moment(stages: Stages, node: Read | Write) -> int:
+    step = stages.step_of(node.address, node.step)
+    return step * STEP + find_moment(stages.at(step).tree, node.address)
+
+
+def _moments_of_nodes(graph: Graph, stages: Stages) -> dict[NodeId, int]:
     when: dict[NodeId, int] = {}
     for node in graph.nodes:
         try:
             ready = max((when[other] for other in dependencies(node)), default=BEFORE)
             match node:
-                case Read(address=address):
-                    when[node.id] = find_moment(tree, address)
+                case Read():
+                    when[node.id] = _moment(stages, node)
                 case Write(address=address, value=value):
-                    when[node.id] = find_moment(tree, address)
+                    when[node.id] = _moment(stages, node)
                     if ready > when[node.id]:
                         raise _conflict(graph, when, address, value)
                 case Gradient():
-                    when[node.id] = AFTER
+                    when[node.id] = max(AFTER, after(ready // STEP))
                 case _:
                     when[node.id] = ready
-        except (AddressNotFound, WriteTooEarly) as exc:
+        except (AddressNotFound, BadInput, WriteTooEarly) as exc:
             exc.node = node.id
             raise exc.at(node.where)
     return when
@@ -144,7 +153,7 @@ def _conflict(
     return too_early(address, str(latest.address), line)
 
 
-def _check_one_name_a_place(graph: Graph, tree: ModuleTree, when: dict[NodeId, int]) -> None:
+def _check_one_name_a_place(graph: Graph, stages: Stages, when: dict[NodeId, int]) -> None:
     """A module's own input or output holds all there is at its moment, other names parts of it.
 
     An edit under one name is not seen under another, so a graph that mixes them is refused.
@@ -154,7 +163,8 @@ def _check_one_name_a_place(graph: Graph, tree: ModuleTree, when: dict[NodeId, i
         if not isinstance(node, Read | Write) or when[node.id] not in edited:
             continue
         write = edited[when[node.id]]
-        own = (address.path in tree.by_path for address in (node.address, write.address))
+        paths = stages.at(node.step).tree.by_path
+        own = (address.path in paths for address in (node.address, write.address))
         if node.address != write.address and any(own):
             raise NotSupported(
                 f"{node.address} and {write.address} are two names of one place, which is edited.",

@@ -5,6 +5,8 @@
     writes = run.reach(moment, read)     # called by the host, once a moment
     run.end()                            # everything the graph names was reached
 
+With several forward passes: `end(step)` after each, and `miss` for those that were not made.
+
 The host knows the model; this file knows the graph. `read(place)` hands over a value of the
 model, and what `reach` returns is put back in its place.
 """
@@ -16,10 +18,13 @@ from typing import Any, TypeAlias
 
 from nnsight_lab.errors import LabError, NeverReached, OpFailed
 from nnsight_lab.ir import Apply, Call, Constant, Gradient, NodeId, Read, Weight, Write
+from nnsight_lab.ir.tree import RESULT, STEP
 from nnsight_lab.kernels import kernel, tensor_from_data, to_python
-from nnsight_lab.passes.schedule import AFTER, BEFORE, Moment, Schedule
+from nnsight_lab.passes.schedule import BEFORE, Moment, Schedule
+from nnsight_lab.passes.stages import after
 from nnsight_lab.runtime.gradients import Gradients
 from nnsight_lab.runtime.host import Host
+from nnsight_lab.runtime.missing import MISSING, without_missing
 from nnsight_lab.runtime.values import Values, copied, in_order
 
 __all__ = ["Interleaver", "Place"]
@@ -40,12 +45,17 @@ class Interleaver:
         self._on_saved = on_saved
         self._values = Values()
         self._gradients = Gradients(schedule.gradients)
-        self._pending = set(schedule.moments) - {BEFORE, AFTER}
+        self._missing: set[NodeId] = set()
+        self._pending = {moment for moment in schedule.moments if not _is_outside(moment)}
 
     @property
     def finished(self) -> bool:
         """Whether every moment of the schedule has come, so the model may stop."""
         return not self._pending
+
+    def waiting(self, before: int) -> bool:
+        """Whether a moment before this one is still to come."""
+        return any(moment < before for moment in self._pending)
 
     def begin(self) -> None:
         """Compute what needs nothing from the model."""
@@ -62,20 +72,26 @@ class Interleaver:
         writes: list[tuple[Place, Any]] = []
         for node in here.reads:
             value = in_order(read(node))
-            if self._gradients.wanted_at(node.id):
+            if value is MISSING:
+                self._missing.add(node.id)
+            elif self._gradients.wanted_at(node.id):
                 # What a gradient is taken at must be what the model goes on with.
                 value = self._gradients.followed(value)
                 writes.append((node, value))
             self._values[node.id] = value
         self._compute(here)
         # The model may change what it is handed (an in-place activation), so it gets a copy.
-        writes += [(node, copied(self._values[node.value])) for node in here.writes]
+        writes += [
+            (node, copied(self._values[node.value]))
+            for node in here.writes
+            if node.value not in self._missing
+        ]
         self._values.forget(here.drops)
         self._pending.discard(moment)
         return writes
 
-    def end(self) -> None:
-        """The forward pass is over.
+    def end(self, step: int = 0) -> None:
+        """Forward pass `step` is over.
 
         Raises:
             NeverReached: it did not come by an address the graph names.
@@ -83,14 +99,24 @@ class Interleaver:
         for moment in sorted(self._pending):
             here = self._schedule.moments[moment]
             node: Place = here.reads[0] if here.reads else here.writes[0]
+            if moment >= (step + 1) * STEP or node.address == RESULT:
+                break
             raise NeverReached(
                 f"The forward pass ended without reaching {node.address}.",
                 hint="On these inputs the model does not run that module.",
                 node=node.id,
             ).at(node.where)
-        after = self._schedule.moments.get(AFTER)
-        if after is not None:
-            self._compute(after)
+        over = self._schedule.moments.get(after(step))
+        if over is not None:
+            self._compute(over)
+            self._values.forget(over.drops)
+
+    def miss(self, before: int) -> None:
+        """The moments up to `before` will not come: their reads are missing, their writes void."""
+        for moment in sorted(self._pending):
+            if moment >= before:
+                return
+            self.reach(moment, lambda _: MISSING)
 
     def _compute(self, here: Moment) -> None:
         for id in here.steps:
@@ -101,10 +127,18 @@ class Interleaver:
         lasting = [id for id in (*reads, *here.steps) if id not in dropped]
         self._values.keep(saved, lasting, reads, self._gradients.active)
         for name, node in here.outputs:
+            if node in self._missing:
+                continue
             self._on_saved(name, self._gradients.let_go(self._values[node]))
 
     def _evaluate(self, id: NodeId) -> Any:
         node = self._graph[id]
+        if self._missing:
+            found = without_missing(node, self._missing)
+            if found is None:
+                self._missing.add(id)
+                return MISSING
+            node = found
         try:
             match node:
                 case Constant(value=value):
@@ -138,3 +172,8 @@ class Interleaver:
 
     def _named(self, kwargs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
         return {key: to_python(arg, self._values.__getitem__) for key, arg in kwargs}
+
+
+def _is_outside(moment: int) -> bool:
+    """Whether a moment is before the run, or at the end of a forward pass."""
+    return moment == BEFORE or moment == after(moment // STEP)

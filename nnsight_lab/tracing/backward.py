@@ -34,6 +34,7 @@ class Backwards:
         Raises:
             ShapeMismatch: it is not a single real number.
         """
+        at_line(user_line(), self._recorder.places.steps.check_backward)
         at_line(user_line(), check_differentiable, loss.meta, loss.meta)
         self._loss = loss
         return nullcontext()

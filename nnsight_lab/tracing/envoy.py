@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from nnsight_lab.errors import AddressNotFound, GraphError, OpNotAllowed, SourceLine
-from nnsight_lab.ir import Address, ModuleTree
+from nnsight_lab.ir import TOKENS, Address, ModuleTree
 from nnsight_lab.passes.shapes import module_path, weight_meta
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.source import one_frame, user_line
@@ -175,6 +175,8 @@ class Envoy:
             hint = (
                 "That verb is not there yet; docs/explanation/not-yet.md says what to do instead."
             )
+        if name == TOKENS.port and not self._path:
+            hint = "with lm.generate(prompt, max_new_tokens=n): has the sampled ids of each step."
         if name in _STANDARD and _is_there(tree, Address("", "logits")):
             hint += " print(lm.names) says which standard names this model lacks, and why."
         return AddressNotFound(f"{here} has no module or value {name!r}.", hint=hint, where=where)
@@ -186,9 +188,7 @@ _STANDARD = frozenset(
 """Names most models have, so that a model without one is asked for it."""
 
 
-_NOT_YET = frozenset(
-    "generate session edit clear_edits scan source skip iter all cache stop barrier next".split()
-)
+_NOT_YET = frozenset("session edit clear_edits scan source skip cache stop barrier next".split())
 """Verbs that users of other libraries try."""
 
 

@@ -13,11 +13,13 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnsight_lab.ir import NodeId
 from nnsight_lab.tracing.proxy import Proxy
-from nnsight_lab.tracing.recorder import Recorder
+
+if TYPE_CHECKING:
+    from nnsight_lab.tracing.recorder import Recorder
 
 __all__ = ["assign_in_frame", "filled", "names_of_saved", "variables_of"]
 
@@ -104,10 +106,16 @@ def _matters(value: Any) -> bool:
 
 
 def filled(recorder: Recorder, variables: dict[str, Any]) -> dict[str, Any]:
-    """The variables that get a new value; lists and dicts among them are filled in place."""
+    """The variables that get a new value; lists and dicts among them are filled in place.
+
+    Values of steps that did not happen leave their lists; a variable keeps the recorded value.
+    """
     changed: dict[str, Any] = {}
     for slot in reversed(list(_slots(variables))):
         node = _saved_node(slot.value, recorder)
+        if node is not None and node in recorder.missing:
+            _take_out(slot)
+            continue
         if node is not None:
             new = recorder.results[node]
         elif slot.new_items:
@@ -123,6 +131,12 @@ def filled(recorder: Recorder, variables: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
+def _take_out(slot: _Slot) -> None:
+    """A list or dict loses what did not happen; items come here from the last to the first."""
+    if slot.inside is not None and not isinstance(slot.inside.value, tuple):
+        del slot.inside.value[slot.key]
+
+
 def _tuple_with(old: Any, new_items: dict[int, Any]) -> Any:
     items = [new_items.get(place, item) for place, item in enumerate(old)]
     return type(old)(*items) if hasattr(old, "_fields") else type(old)(items)
@@ -131,8 +145,10 @@ def _tuple_with(old: Any, new_items: dict[int, Any]) -> Any:
 def assign_in_frame(frame: FrameType, changed: dict[str, Any]) -> None:
     """Rebind variables of a frame, be it a module or a function, and globals it mentions."""
     own = frame.f_locals  # asked for once: before PEP 667 asking again would undo what we write
+    code = frame.f_code
+    known = {*own, *code.co_varnames, *code.co_cellvars, *code.co_freevars}
     for name, value in changed.items():
-        (own if name in own else frame.f_globals)[name] = value
+        (own if name in known else frame.f_globals)[name] = value
     if sys.version_info < (3, 13) and own is not frame.f_globals:
         # Before PEP 667 a function's f_locals is a copy; this writes it through.
         ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))

@@ -9,37 +9,56 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nnsight_lab.errors import GraphError, NotSupported, OpNotAllowed, ShapeMismatch
-from nnsight_lab.ir import Address, ModuleTree, Read, Write
+from nnsight_lab.ir import RESULT, Address, ModuleTree, Read, Write
 from nnsight_lab.passes.check import check_fits
 from nnsight_lab.passes.invokes import check_separable
-from nnsight_lab.passes.schedule import find_moment, too_early
+from nnsight_lab.passes.schedule import too_early
 from nnsight_lab.passes.shapes import meta_of_spec
 from nnsight_lab.tracing.cells import Cell, Value
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.source import at_line, user_line
+from nnsight_lab.tracing.steps import Steps
 
 if TYPE_CHECKING:
     from nnsight_lab.tracing.recorder import Recorder
 
 __all__ = ["Places"]
 
-_Key = tuple[Address, int | None]
+_Key = tuple[Address, int | None, int]
 
 
 class Places:
-    """The cells of one recording, and the rows that places mean at this point of it.
+    """The cells of one recording, and the rows and step that places mean at this point of it.
 
-    tree: of the forward pass that is recorded now. batch, pos: the size of its prompt.
+    batch: rows of the prompt that is recorded now. steps: its forward passes.
     """
 
-    def __init__(self, recorder: Recorder, tree: ModuleTree, batch: int, pos: int) -> None:
-        self.tree = tree
+    def __init__(
+        self,
+        recorder: Recorder,
+        tree: ModuleTree,
+        batch: int,
+        pos: int,
+        decode: ModuleTree | None,
+        passes: int,
+    ) -> None:
         self.batch = batch
-        self.pos = pos
+        self.steps = Steps(tree, decode, passes)
+        self._pos = pos
         self._recorder = recorder
         self._cells: dict[_Key, Cell] = {}
         self._rows: list[tuple[int, int]] = []
         self._invoke: int | None = None
+
+    @property
+    def tree(self) -> ModuleTree:
+        """The tree of the forward pass that is recorded now."""
+        return self.steps.tree
+
+    @property
+    def pos(self) -> int:
+        """How many positions there are in the forward pass that is recorded now."""
+        return self._pos + self.steps.now
 
     # Whose rows
 
@@ -52,18 +71,18 @@ class Places:
         """From here on, places are those of one more invoke: `rows` prompts of `pos` tokens."""
         self._invoke = len(self._rows)
         self._rows.append((rows, pos))
-        self.batch, self.pos = rows, pos
+        self.batch, self._pos = rows, pos
 
     def enter_all_rows(self) -> None:
         """From here on, places are those of the whole batch; no prompt may follow."""
         self._invoke = None
         self.batch = sum(rows for rows, _ in self._rows)
-        self.pos = max((pos for _, pos in self._rows), default=0)
+        self._pos = max((pos for _, pos in self._rows), default=0)
 
     def leave_invoke(self) -> None:
         """The invoke is over; places need another one."""
         self._invoke = None
-        self.batch = self.pos = 0
+        self.batch = self._pos = 0
 
     # Reading and editing
 
@@ -79,31 +98,33 @@ class Places:
             NotSupported: it cannot be told which part of it an invoke's rows are.
         """
         address = self.tree.one_name.get(address, address)
-        key = (address, self._invoke)
+        step = self.steps.step_of(address)
+        key = (address, self._invoke, step)
         where = user_line()
-        at_line(where, self._check_rows, address)
+        at_line(where, self._check_rows, address, step)
         if key not in self._cells:
-            moment = at_line(where, find_moment, self.tree, address)
+            moment = at_line(where, self.steps.moment, address)
             spec = self.tree.by_address[address].spec
             meta = meta_of_spec(spec, self.batch, self.pos)
-            if self._invoke is not None:
+            if self._invoke is not None and address != RESULT:
                 at_line(where, check_separable, spec, str(address))
             id = self._recorder.next_id
-            node = Read(id=id, address=address, invoke=self._invoke, where=where)
+            node = Read(id=id, address=address, invoke=self._invoke, step=step, where=where)
             value = self._recorder.add(node, meta, moment, f"{address} ({where})")
             self._cells[key] = Cell(value, address)
         return self._cells[key]
 
-    def _check_rows(self, address: Address) -> None:
+    def _check_rows(self, address: Address, step: int) -> None:
         """Once a place is edited, it is used by invokes or by all rows, never by both."""
         if not self.batch:
             raise GraphError(
                 "No prompt was given to this trace, and no invoke is open.",
                 hint="with tracer.invoke(prompt): reads and edits that prompt's rows.",
             )
-        for (at, invoke), cell in self._cells.items():
-            apart = (invoke is None) != (self._invoke is None)
-            if at == address and cell.version and apart:
+        others = [None] if self._invoke is not None else range(len(self._rows))
+        for invoke in others:
+            cell = self._cells.get((address, invoke, step))
+            if cell is not None and cell.version:
                 raise _mixed(address, invoke, self._invoke)
 
     def write(self, address: Address, value: Any) -> None:
@@ -145,6 +166,7 @@ class Places:
             hint = "Edit a .clone() of it, or a module's output."
             raise OpNotAllowed(cell.fixed, hint=hint).at(where)
         if cell.address is not None:
+            at_line(where, self.steps.check_edit, cell.address)
             at_line(where, check_fits, str(cell.address), cell.value.meta, new.meta)
             if new.moment > cell.value.moment:
                 raise too_early(cell.address, *_place_and_line(new.read)).at(where)
@@ -161,8 +183,8 @@ class Places:
         """
         found: list[tuple[Write, int]] = []
         edited = {key for key, cell in self._cells.items() if cell.version}
-        for (address, invoke), cell in self._cells.items():
-            if invoke is not None and {(address, invoke), (address, None)} <= edited:
+        for (address, invoke, step), cell in self._cells.items():
+            if invoke is not None and {(address, invoke, step), (address, None, step)} <= edited:
                 raise _mixed(address, None, invoke).at(cell.edited)
             if cell.version and cell.address is not None:
                 node = Write(
@@ -170,6 +192,7 @@ class Places:
                     address=cell.address,
                     value=cell.value.node,
                     invoke=invoke,
+                    step=step,
                     where=cell.edited,
                 )
                 found.append((node, cell.value.moment))

@@ -116,6 +116,8 @@ class Proxy:
             NotSaved: it was not saved, or the block has not ended.
         """
         results = self.recorder.results
+        if self._saved is not None and self._saved.node in self.recorder.missing:
+            raise _did_not_happen()
         if self._saved is None or self._saved.node not in results:
             raise _not_saved("This value was not saved, so it did not come back.")
         return results[self._saved.node]
@@ -207,8 +209,16 @@ class Proxy:
         if name in TRANSPOSED:
             return self._call(f"Tensor.{name}", self)
         if not is_op(f"Tensor.{name}"):
-            raise no_attribute(name) if self.recorder.open else _not_saved(_ENDED)
+            raise no_attribute(name) if self.recorder.open else self._why_not_here()
         return one_frame(partial(self._call, f"Tensor.{name}", self))
+
+    def _state(self) -> str:
+        missing = self._saved is not None and self._saved.node in self.recorder.missing
+        return ", its step did not happen" if missing else ", not saved"
+
+    def _why_not_here(self) -> LabError:
+        missing = self._saved is not None and self._saved.node in self.recorder.missing
+        return _did_not_happen() if missing else _not_saved(_ENDED)
 
     def _known(self, asked: str) -> torch.Tensor:
         meta = self.now().meta
@@ -272,7 +282,7 @@ class Proxy:
         if self.came_back:
             return repr(self.value)
         where = f" at {self._cell.address}" if self._cell.address is not None else ""
-        state = "" if self.recorder.open else ", not saved"
+        state = "" if self.recorder.open else self._state()
         return f"<recorded {describe(self.now().meta)}{where}{state}>"
 
 
@@ -281,6 +291,13 @@ _ENDED = "This value belongs to a block that has ended, and was not saved."
 
 def _not_saved(message: str) -> LabError:
     return NotSaved(message, hint="Call .save() on it inside the block.").at(user_line())
+
+
+def _did_not_happen() -> LabError:
+    return NotSaved(
+        "The step of this value did not happen: the text ended before it.",
+        hint="tracer.run.steps says how many steps ran; lists hold those only.",
+    ).at(user_line())
 
 
 def _recorder_in(values: Any) -> Recorder:

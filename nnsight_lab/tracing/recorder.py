@@ -45,13 +45,26 @@ __all__ = ["Recorder"]
 
 
 class Recorder:
-    """One recording. `batch` and `pos` are the size of the prompt it is recorded with."""
+    """One recording. `batch` and `pos` are the size of the prompt it is recorded with.
 
-    def __init__(self, tree: ModuleTree, batch: int = 1, pos: int = 1) -> None:
-        self.places = Places(self, tree, batch, pos)
+    decode, passes: of a generation, the tree of each pass after the prompt's, and how many passes
+        there may be; 0 for a trace.
+    """
+
+    def __init__(
+        self,
+        tree: ModuleTree,
+        batch: int = 1,
+        pos: int = 1,
+        *,
+        decode: ModuleTree | None = None,
+        passes: int = 0,
+    ) -> None:
+        self.places = Places(self, tree, batch, pos, decode, passes)
         self.backwards = Backwards(self)
         self.open = True
         self.results: dict[NodeId, Any] = {}
+        self.missing: set[NodeId] = set()
         self._nodes: list[Node] = []
         self._values: list[Value] = []
         self._constants: dict[int, tuple[Value, TensorData, Any]] = {}

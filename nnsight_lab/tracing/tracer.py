@@ -17,7 +17,7 @@ from types import FrameType, TracebackType
 from typing import Any, Generic, TypeVar
 
 from nnsight_lab.errors import GraphError, LabError, SourceLine
-from nnsight_lab.ir import Graph, NodeId
+from nnsight_lab.ir import RESULT, Address, Graph, NodeId
 from nnsight_lab.passes.live import drop_dead_nodes
 from nnsight_lab.tracing.einops_values import teach_einops
 from nnsight_lab.tracing.names import (
@@ -27,7 +27,8 @@ from nnsight_lab.tracing.names import (
     variables_of,
 )
 from nnsight_lab.tracing.recorder import Recorder
-from nnsight_lab.tracing.source import for_the_user, shorten_traceback, user_line
+from nnsight_lab.tracing.source import for_the_user, one_frame, shorten_traceback, user_line
+from nnsight_lab.tracing.steps import Iteration, Loop
 
 __all__ = ["Tracer", "open_recorder"]
 
@@ -110,11 +111,36 @@ class Tracer(Generic[RunT]):
                 "A prompt cannot follow tracer.invoke() without one.",
                 hint="Give all prompts first.",
             ).at(where)
+        if self._recorder.places.steps.now:
+            raise GraphError(
+                "A prompt cannot be given in a loop over steps.",
+                hint="Open the invoke first, and loop inside it.",
+            ).at(where)
         self._all_rows = prompt is None
         try:
             return self._rows(None if prompt is None else self._add_prompt(prompt))
         except LabError as exc:
             raise exc.at(where)
+
+    @property
+    def iter(self) -> Iteration:
+        """The steps of a generation: `for step in tracer.iter[:]`, `iter[2]`, `iter[1:3]`.
+
+        In the loop, places are those of that step; step 0 is the prompt's forward pass.
+        """
+        return Iteration(self._recorder.places.steps)
+
+    @one_frame
+    def all(self) -> Loop:
+        """Every step of a generation, as `tracer.iter[:]`."""
+        return self.iter[:]
+
+    @property
+    @one_frame
+    def result(self) -> Any:
+        """What the run gives: the ids of a generation, prompt included; else the model's output."""
+        places = self._recorder.places
+        return places.read(RESULT if places.steps.generates else Address("", "output"))
 
     @contextmanager
     def _rows(self, size: tuple[int, int] | None) -> Iterator[None]:
@@ -196,5 +222,9 @@ class Tracer(Generic[RunT]):
 
     def _keep(self, run: Any, names: dict[str, NodeId]) -> None:
         """Values under the recorder's own node ids, for proxies that have no variable."""
+        missing = set(getattr(run, "missing", ()))
         for name, node in names.items():
-            self._recorder.results[node] = run[name]
+            if name in missing:
+                self._recorder.missing.add(node)
+            else:
+                self._recorder.results[node] = run[name]

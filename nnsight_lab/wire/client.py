@@ -91,7 +91,12 @@ class ClientConnection:
         return ask, [encode_message(m.GetCard(ask, model))]
 
     def submit(
-        self, model: str, graph: bytes, rows: tuple[tuple[int, ...], ...], key: str
+        self,
+        model: str,
+        graph: bytes,
+        rows: tuple[tuple[int, ...], ...],
+        key: str,
+        generation: contract.Generation | None = None,
     ) -> tuple[int, list[Outgoing]]:
         """Submit a job. Raises `LimitExceeded` for a graph the server would not take."""
         limit = min(self.limits.graph_bytes, self._server_graph_bytes or 0)
@@ -101,7 +106,7 @@ class ClientConnection:
                 hint="Make large constants smaller, or compute them inside the trace.",
             )
         job = self._next()
-        text = encode_message(m.Submit(job, model, len(graph), rows, key))
+        text = encode_message(m.Submit(job, model, len(graph), rows, key, generation))
         if len(text) > self.limits.text_bytes:
             raise LimitExceeded(
                 f"Prompts that take {len(text)} bytes; {self.limits.text_bytes} may be sent.",
@@ -142,7 +147,9 @@ class ClientConnection:
             case m.Error(ask=int() as ask, error=error):
                 self._answered(ask, m.ListModels, m.GetCard)
                 return [e.AskFailed(ask, LabError.from_plain(dict(error)))]
-            case m.Accepted() | m.Queued() | m.Started() | m.Saved() | m.Failed() | m.Done():
+            case m.Accepted() | m.Queued() | m.Started() | m.Failed() | m.Done():
+                return self._job_message(message)
+            case m.Saved() | m.Token():
                 return self._job_message(message)
         raise RemoteProtocolError(f"The server sent {message.kind!r}, which only clients say.")
 
@@ -180,7 +187,8 @@ class ClientConnection:
         return job
 
     def _job_message(
-        self, message: m.Accepted | m.Queued | m.Started | m.Saved | m.Failed | m.Done
+        self,
+        message: m.Accepted | m.Queued | m.Started | m.Saved | m.Token | m.Failed | m.Done,
     ) -> list[e.ClientEvent]:
         job = self._job(message.job)
         if message.seq != job.seq:
@@ -196,14 +204,18 @@ class ClientConnection:
                 event = contract.Started()
             case m.Saved():
                 return self._announced(job, message)
+            case m.Token(step=step, ids=ids):
+                event = contract.Token(step, ids)
             case m.Failed(error=error):
                 del self._jobs[message.job]
                 event = contract.Failed(LabError.from_plain(dict(error)))
-            case m.Done(seconds=seconds, sent_bytes=sent_bytes):
+            case m.Done():
                 if job.streams:
                     raise RemoteProtocolError("A job is done before all its values arrived.")
                 del self._jobs[message.job]
-                event = contract.Done(seconds, sent_bytes)
+                event = contract.Done(
+                    message.seconds, message.sent_bytes, message.steps, message.ended
+                )
         return [e.JobTold(message.job, message.seq, event)]
 
     def _announced(self, job: _Job, message: m.Saved) -> list[e.ClientEvent]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+from nnsight_lab.contract import Generation
 from nnsight_lab.errors import LabError, LimitExceeded
 from nnsight_lab.ir.literals import DTYPE_SIZES, Arg
 from nnsight_lab.ir.plain_args import from_plain_arg, to_plain_arg
@@ -22,7 +23,9 @@ from nnsight_lab.wire.plain import (
     optional,
     parse,
     read_error,
+    read_flag,
     read_list,
+    read_number,
     read_record,
     read_seconds,
     read_text,
@@ -91,6 +94,20 @@ def _head(plain: Any) -> m.TensorHead:
     return m.TensorHead(**read_record(plain, _HEAD))
 
 
+_GENERATION: dict[str, Reader] = {
+    "max_new_tokens": _number,
+    "temperature": read_number,
+    "top_k": optional(_number),
+    "top_p": optional(read_number),
+    "seed": optional(read_whole),
+    "stop_ids": optional(tuple_of(_number, _AXES)),
+}
+
+
+def _generation(plain: Any) -> Generation:
+    return Generation(**read_record(plain, _GENERATION))
+
+
 _MODEL_LIST = tuple_of(_summary, _MODELS)
 _EVENT: dict[str, Reader] = {"job": _number, "seq": _number}
 
@@ -103,6 +120,7 @@ _FIELDS: dict[type[m.Message], dict[str, Reader]] = {
         "model": read_text,
         "graph_bytes": read_whole,
         "rows": tuple_of(_row, _ROWS),
+        "generation": optional(_generation),
         "key": read_text,
     },
     m.Cancel: {"job": _number},
@@ -124,7 +142,14 @@ _FIELDS: dict[type[m.Message], dict[str, Reader]] = {
         "tensors": tuple_of(_head, _ROWS),
     },
     m.Failed: {**_EVENT, "error": read_error},
-    m.Done: {**_EVENT, "seconds": read_seconds, "sent_bytes": read_whole},
+    m.Token: {**_EVENT, "step": _number, "ids": tuple_of(_number, _ROWS)},
+    m.Done: {
+        **_EVENT,
+        "seconds": read_seconds,
+        "sent_bytes": read_whole,
+        "steps": read_whole,
+        "ended": read_flag,
+    },
     m.Error: {"ask": optional(_number), "error": read_error},
 }
 _KINDS: dict[str, type[m.Message]] = {kind.kind: kind for kind in _FIELDS}
@@ -145,6 +170,8 @@ def _to_plain(name: str, value: Any) -> Any:
         return [{field.name: getattr(item, field.name) for field in fields(item)} for item in value]
     if name in {"versions", "seconds", "error"}:
         return dict(value)
+    if name == "generation" and value is not None:
+        return {field.name: getattr(value, field.name) for field in fields(value)}
     return value
 
 

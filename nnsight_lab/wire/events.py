@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from nnsight_lab.contract import ModelCard, RunEvent
+from nnsight_lab.contract import Generation, ModelCard, RunEvent
 from nnsight_lab.errors import LabError
 from nnsight_lab.wire.messages import ModelSummary
 
@@ -116,6 +116,7 @@ class JobSubmitted:
     graph: bytes
     rows: tuple[tuple[int, ...], ...]
     key: str
+    generation: Generation | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The control messages: one frozen dataclass each, and the union of what each side may say.
 
     client → server    Hello  ListModels  GetCard  Submit  Cancel
-    server → client    Welcome  Models  Card  Accepted  Queued  Started  Saved  Failed  Done  Error
+    server → client    Welcome  Models  Card  Error
+                       Accepted  Queued  Started  Saved  Token  Failed  Done
 
 Plain data only: how they are written is in `codec.py`, when they may be said in
 `connection.py`, and the bytes that follow `Submit`, `Card` and `Saved` in `frames.py`.
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
+from nnsight_lab.contract import Generation
 from nnsight_lab.ir.literals import Arg
 
 __all__ = [
@@ -37,10 +39,11 @@ __all__ = [
     "Started",
     "Submit",
     "TensorHead",
+    "Token",
     "Welcome",
 ]
 
-PROTOCOL = 1
+PROTOCOL = 2
 """The version of the protocol this package speaks."""
 
 
@@ -96,6 +99,7 @@ class GetCard:
 class Submit:
     """Run a graph, whose `graph_bytes` bytes follow. rows: prompts as token ids.
 
+    generation: how to go on from them, or None for one forward pass.
     key: chosen once by the client, the same when it submits again after a lost connection.
     """
 
@@ -105,6 +109,7 @@ class Submit:
     graph_bytes: int
     rows: tuple[tuple[int, ...], ...]
     key: str
+    generation: Generation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +193,17 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
+class Token:
+    """The ids that were sampled after forward pass `step`, one a row."""
+
+    kind: ClassVar[str] = "token"
+    job: int
+    seq: int
+    step: int
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The job ended with an error. error: as `LabError.to_plain` writes it."""
 
@@ -199,13 +215,15 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The job ended well. seconds: time by stage."""
+    """The job ended well. seconds: time by stage. steps, ended: as in `contract.Done`."""
 
     kind: ClassVar[str] = "done"
     job: int
     seq: int
     seconds: Mapping[str, float]
     sent_bytes: int
+    steps: int
+    ended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +237,6 @@ class Error:
 
 ClientMessage: TypeAlias = Hello | ListModels | GetCard | Submit | Cancel
 ServerMessage: TypeAlias = (
-    Welcome | Models | Card | Accepted | Queued | Started | Saved | Failed | Done | Error
+    Welcome | Models | Card | Accepted | Queued | Started | Saved | Token | Failed | Done | Error
 )
 Message: TypeAlias = ClientMessage | ServerMessage

@@ -16,7 +16,9 @@ __all__ = [
     "optional",
     "parse",
     "read_error",
+    "read_flag",
     "read_list",
+    "read_number",
     "read_record",
     "read_seconds",
     "read_text",
@@ -67,6 +69,23 @@ def read_whole(plain: Any) -> int:
     return plain
 
 
+def read_number(plain: Any) -> float:
+    """A finite number."""
+    try:
+        if type(plain) in {int, float} and math.isfinite(plain):
+            return float(plain)
+    except OverflowError as exc:
+        raise Malformed("a number too large") from exc
+    raise Malformed("not a finite number")
+
+
+def read_flag(plain: Any) -> bool:
+    """True or false."""
+    if not isinstance(plain, bool):
+        raise Malformed("not true or false")
+    return plain
+
+
 def read_text(plain: Any) -> str:
     """A string of bounded length that can be written as UTF-8."""
     if not isinstance(plain, str) or len(plain) > _TEXT:
@@ -100,11 +119,7 @@ def read_seconds(plain: Any) -> dict[str, float]:
     """A dict of finite numbers."""
     if not isinstance(plain, dict) or len(plain) > _NAMES:
         raise Malformed("not a dict of numbers")
-    for key, value in plain.items():
-        read_text(key)
-        if type(value) not in {int, float} or not math.isfinite(value):
-            raise Malformed("not a finite number")
-    return {key: float(value) for key, value in plain.items()}
+    return {read_text(key): read_number(value) for key, value in plain.items()}
 
 
 def read_error(plain: Any) -> dict[str, Any]:

@@ -150,7 +150,10 @@ class ServerConnection:
         if not complete:
             return []
         del self._uploads[job]
-        return [e.JobSubmitted(job, submit.model, stream.take(), submit.rows, submit.key)]
+        graph = stream.take()
+        return [
+            e.JobSubmitted(job, submit.model, graph, submit.rows, submit.key, submit.generation)
+        ]
 
     def _drop_upload(self, job: int, *, complete: bool = False) -> None:
         if self._uploads.pop(job, None) is not None and not complete:
@@ -199,12 +202,15 @@ class ServerConnection:
                 return [encode_message(m.Started(job, seq))]
             case contract.Saved(name=name, value=value):
                 return self._saved(job, seq, told, name, value)
+            case contract.Token(step=step, ids=ids):
+                return [encode_message(m.Token(job, seq, step, ids))]
             case contract.Failed(error=error):
                 self._end(job)
                 return [encode_message(m.Failed(job, seq, _plain_error(error)))]
-            case contract.Done(seconds=seconds, sent_bytes=sent_bytes):
+            case contract.Done() as done:
                 self._end(job)
-                return [encode_message(m.Done(job, seq, seconds, sent_bytes))]
+                end = m.Done(job, seq, done.seconds, done.sent_bytes, done.steps, done.ended)
+                return [encode_message(end)]
 
     def _end(self, job: int) -> None:
         del self._open[job]

@@ -7,6 +7,7 @@ tensor. Forms are short lists: an address is `[path, port, call]`, an axis is a 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from nnsight_lab.contract import Capabilities, ModelCard
@@ -28,6 +29,7 @@ from nnsight_lab.wire.faults import RemoteProtocolError
 from nnsight_lab.wire.limits import WireLimits
 from nnsight_lab.wire.plain import (
     Malformed,
+    optional,
     parse,
     read_list,
     read_record,
@@ -62,6 +64,7 @@ def encode_card(card: ModelCard) -> bytes:
         },
         "tokenizer": dict(card.tokenizer),
         "tree": _tree_to_plain(card.tree),
+        "decode": None if card.decode is None else _sites_to_plain(card.decode),
     }
     return write(plain).encode()
 
@@ -76,7 +79,10 @@ def decode_card(data: bytes, limits: WireLimits) -> ModelCard:
     if len(data) > limits.card_bytes:
         raise LimitExceeded(f"A model card of {len(data)} bytes; {limits.card_bytes} may be sent.")
     try:
-        return ModelCard(**read_record(parse(data), _CARD))
+        card = read_record(parse(data), _CARD)
+        if card["decode"] is not None:
+            card["decode"] = replace(card["tree"], **card["decode"])
+        return ModelCard(**card)
     except ValueError as exc:
         raise RemoteProtocolError(f"A malformed model card: {str(exc)[:200]}.") from exc
 
@@ -87,12 +93,19 @@ def _tree_to_plain(tree: ModuleTree) -> dict[str, Any]:
             [card.path, card.kind, [[name, _spec_to_plain(spec)] for name, spec in card.weights]]
             for card in tree.modules
         ],
+        **_sites_to_plain(tree),
+        "standard": [list(pair) for pair in tree.standard],
+    }
+
+
+def _sites_to_plain(tree: ModuleTree) -> dict[str, Any]:
+    """What differs between the forward passes of one model."""
+    return {
         "sites": [
             [_address_to_plain(site.address), site.moment, _spec_to_plain(site.spec)]
             for site in tree.sites
         ],
         "same_as": [[_address_to_plain(one), _address_to_plain(two)] for one, two in tree.same_as],
-        "standard": [list(pair) for pair in tree.standard],
     }
 
 
@@ -192,6 +205,10 @@ def _tree(plain: Any) -> ModuleTree:
     return ModuleTree(**read_record(plain, _TREE))
 
 
+def _sites(plain: Any) -> dict[str, Any]:
+    return read_record(plain, _SITES)
+
+
 def _capabilities(plain: Any) -> Capabilities:
     return Capabilities(**read_record(plain, _ABLE))
 
@@ -200,10 +217,10 @@ def _features(plain: Any) -> frozenset[str]:
     return frozenset(map(read_text, read_list(plain)))
 
 
+_SITES = {"sites": tuple_of(_site, _MANY), "same_as": tuple_of(_twins, _MANY)}
 _TREE = {
     "modules": tuple_of(_module, _MANY),
-    "sites": tuple_of(_site, _MANY),
-    "same_as": tuple_of(_twins, _MANY),
+    **_SITES,
     "standard": tuple_of(_names, _MANY),
 }
 _ABLE = {"engine": read_text, "device": read_text, "features": _features}
@@ -218,4 +235,5 @@ _CARD = {
     "capabilities": _capabilities,
     "tokenizer": _files,
     "tree": _tree,
+    "decode": optional(_sites),
 }

@@ -7,10 +7,10 @@ op table, or ask for more than the limits. Runs in a thread beside the event loo
 
 from __future__ import annotations
 
-from nnsight_lab.contract import ModelCard, TokenRows
+from nnsight_lab.contract import Generation, ModelCard, TokenRows
 from nnsight_lab.errors import BadBytes, LimitExceeded
 from nnsight_lab.ir import Graph
-from nnsight_lab.passes import check_graph, check_inputs
+from nnsight_lab.passes import Part, Stages, check_graph, check_inputs
 from nnsight_lab_server.config import ServerLimits
 
 __all__ = ["admit"]
@@ -19,17 +19,21 @@ _NAME = 1_024
 
 
 def admit(
-    graph: bytes, rows: tuple[tuple[int, ...], ...], card: ModelCard, limits: ServerLimits
+    graph: bytes,
+    rows: tuple[tuple[int, ...], ...],
+    card: ModelCard,
+    limits: ServerLimits,
+    generation: Generation | None = None,
 ) -> tuple[Graph, TokenRows]:
     """The graph and inputs of a job that may be queued.
 
     Raises:
         LabError: it may not; each reason has its own class.
     """
-    inputs = _inputs(rows, card, limits)
+    inputs = _inputs(TokenRows(rows, generation), card, limits)
     read = Graph.from_bytes(graph, limits=limits.graph)
     _check_names(read)
-    cost = check_graph(read, card.tree, inputs)
+    cost = check_graph(read, Stages((Part(inputs, card.tree, card.decode),)), inputs)
     if cost.saved_bytes > limits.saved_bytes:
         raise LimitExceeded(
             f"The run would save {cost.saved_bytes} bytes; {limits.saved_bytes} may be sent back.",
@@ -43,18 +47,23 @@ def admit(
     return read, inputs
 
 
-def _inputs(rows: tuple[tuple[int, ...], ...], card: ModelCard, limits: ServerLimits) -> TokenRows:
-    inputs = TokenRows(rows)
+def _inputs(inputs: TokenRows, card: ModelCard, limits: ServerLimits) -> TokenRows:
     check_inputs(card, inputs)
+    if inputs.passes > limits.new_tokens:
+        raise LimitExceeded(
+            f"{inputs.passes} new tokens; this server makes {limits.new_tokens} in one run.",
+            hint="Ask for fewer with max_new_tokens.",
+        )
     if inputs.batch > limits.prompts or inputs.pos > limits.prompt_tokens:
         raise LimitExceeded(
             f"{inputs.batch} prompts of up to {inputs.pos} tokens; this server takes"
             f" {limits.prompts} prompts of up to {limits.prompt_tokens}.",
             hint="Send fewer or shorter prompts at a time.",
         )
-    if inputs.batch * inputs.pos > limits.batch_tokens:
+    tokens = inputs.batch * (inputs.pos + inputs.passes - 1)
+    if tokens > limits.batch_tokens:
         raise LimitExceeded(
-            f"{inputs.batch * inputs.pos} tokens, padding included;"
+            f"{tokens} tokens, padding and new ones included;"
             f" this server takes {limits.batch_tokens}.",
             hint="Send fewer or shorter prompts at a time.",
         )

@@ -25,6 +25,7 @@ class ServerLimits:
 
     graph: how large a graph may be; checked while it is read.
     prompt_tokens, prompts, batch_tokens: of one job; the last counts padding.
+    new_tokens: how far one job may go on from its prompts.
     saved_bytes: what one job may send back. working_bytes: all its values together.
     queued: jobs that may wait for one model.
     backlog_bytes: unsent results of one client after which its next job waits.
@@ -37,6 +38,7 @@ class ServerLimits:
     prompt_tokens: int = 32_768
     prompts: int = 1_024
     batch_tokens: int = 262_144
+    new_tokens: int = 4_096
     saved_bytes: int = 512 * _MIB
     working_bytes: int = 16_384 * _MIB
     queued: int = 256

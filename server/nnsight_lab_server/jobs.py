@@ -16,7 +16,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import chain, zip_longest
 
@@ -30,6 +30,7 @@ from nnsight_lab.contract import (
     RunRequest,
     Saved,
     Started,
+    Token,
 )
 from nnsight_lab.errors import Cancelled, EngineFailed, LabError, LimitExceeded
 from nnsight_lab_server.engines.base import Engine
@@ -261,11 +262,14 @@ class _Tale:
                     self._over()
                 else:
                     self._job.emit(event)
+            case Token():
+                self._job.emit(event)
             case Failed(error=error):
                 self._finish(Failed(_told(error)))
             case Done(seconds=seconds):
                 waited = self._begun - self._job.queued_at
-                self._finish(Done({**seconds, "queued": waited}, self._sent))
+                told = {**seconds, "queued": waited}
+                self._finish(replace(event, seconds=told, sent_bytes=self._sent))
 
     def _over(self) -> None:
         self._finish(

@@ -144,7 +144,7 @@ class Session:
         number = submitted.job
         worker, card = self._catalogue.find(submitted.model)
         graph, inputs = await asyncio.to_thread(
-            admit, submitted.graph, submitted.rows, card, self._limits
+            admit, submitted.graph, submitted.rows, card, self._limits, submitted.generation
         )
         if number not in self._connection.jobs:
             return  # cancelled meanwhile

@@ -369,12 +369,12 @@ def submitted(socket: Socket, graph: bytes, job: int = 1, until: str = "failed")
 
 def test_a_client_that_does_not_speak_our_protocol_is_told(small: Serving) -> None:
     with small.socket() as socket:
-        socket.send(encode_message(m.Hello(2, {})))
+        socket.send(encode_message(m.Hello(m.PROTOCOL + 1, {})))
         answer = json.loads(socket.recv(timeout=30))
         with pytest.raises(ConnectionClosed):
             socket.recv(timeout=30)
 
-    assert "protocol 1" in answer["error"]["message"]
+    assert f"protocol {m.PROTOCOL}" in answer["error"]["message"]
 
 
 def test_a_server_that_is_not_there(small: Serving) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nnsight_lab.contract import Generation
 from nnsight_lab.errors import LabError, LimitExceeded, ProtocolError
 from nnsight_lab.ir import DictArg, ListArg, Ref, Special
 from nnsight_lab.wire import RemoteProtocolError
@@ -52,11 +53,20 @@ HEAD = st.builds(
     st.sampled_from(["float32", "bfloat16", "bool"]),
     st.lists(WHOLE, max_size=4).map(tuple),
 )
+GENERATION = st.builds(
+    Generation,
+    U32,
+    st.floats(0, 10),
+    st.none() | U32,
+    st.none() | st.floats(0, 1),
+    st.none() | WHOLE,
+    st.none() | st.lists(U32, max_size=3).map(tuple),
+)
 MESSAGES: st.SearchStrategy[m.Message] = st.one_of(
     st.builds(m.Hello, WHOLE, TEXTS),
     st.builds(m.ListModels, U32),
     st.builds(m.GetCard, U32, TEXT),
-    st.builds(m.Submit, U32, TEXT, WHOLE, ROWS, TEXT),
+    st.builds(m.Submit, U32, TEXT, WHOLE, ROWS, TEXT, st.none() | GENERATION),
     st.builds(m.Cancel, U32),
     st.builds(m.Welcome, WHOLE, TEXTS, MODELS, WHOLE),
     st.builds(m.Models, U32, MODELS),
@@ -66,7 +76,8 @@ MESSAGES: st.SearchStrategy[m.Message] = st.one_of(
     st.builds(m.Started, U32, U32),
     st.builds(m.Saved, U32, U32, TEXT, STRUCTURE, st.lists(HEAD, max_size=3).map(tuple)),
     st.builds(m.Failed, U32, U32, ERROR),
-    st.builds(m.Done, U32, U32, SECONDS, WHOLE),
+    st.builds(m.Token, U32, U32, U32, st.lists(U32, max_size=4).map(tuple)),
+    st.builds(m.Done, U32, U32, SECONDS, WHOLE, WHOLE, st.booleans()),
     st.builds(m.Error, st.none() | U32, ERROR),
 )
 JSON = st.recursive(

@@ -1,0 +1,124 @@
+"""One run's ear at the model: at each hook point of a forward pass, values go out and come back.
+
+    listener = Listener(run, plan, stages, cancelled)
+    with listener.attached(host, measured, step): module(…)    # one forward pass
+
+The interleaver knows the graph and the host the hooks; this file knows which hook point is which
+moment of the run, and whose rows a place means there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from nnsight_lab.errors import Cancelled
+from nnsight_lab.executors.host import TorchHost
+from nnsight_lab.executors.measure import Measured
+from nnsight_lab.executors.sites import HookPoint
+from nnsight_lab.ir import STEP, ModuleTree, Spec
+from nnsight_lab.passes.invokes import Span, narrowed, widened
+from nnsight_lab.passes.schedule import Schedule
+from nnsight_lab.passes.stages import Stages
+from nnsight_lab.runtime import Interleaver
+from nnsight_lab.runtime.interleaver import Place
+from nnsight_lab.runtime.missing import MISSING
+
+__all__ = ["Enough", "Listener"]
+
+
+class Enough(BaseException):
+    """Raised inside a forward pass when the graph needs nothing further of it. Never escapes."""
+
+
+class Listener:
+    """Hears the forward passes of one run."""
+
+    def __init__(
+        self, run: Interleaver, plan: Schedule, stages: Stages, cancelled: Callable[[], bool]
+    ) -> None:
+        self._run = run
+        self._graph = plan.graph
+        self._stages = stages
+        self._cancelled = cancelled
+        self._moments: dict[int, list[int]] = {}
+        for moment in plan.moments:
+            self._moments.setdefault(moment // STEP, []).append(moment % STEP)
+
+    def enough(self, step: int) -> bool:
+        """Whether the part of the run that `step` belongs to needs nothing further."""
+        return not self._run.waiting((self._stages.at(step).last + 1) * STEP)
+
+    @contextmanager
+    def attached(
+        self,
+        host: TorchHost,
+        measured: Measured,
+        step: int,
+        *,
+        ended: Collection[int] = (),
+        to_the_end: bool = False,
+    ) -> Iterator[bool]:
+        """Hear forward pass `step` while the block runs; gives whether there is anything to hear.
+
+        ended: invokes that have no part in this pass. to_the_end: never raise `Enough`.
+        """
+        points = {
+            measured.order[moment]: step * STEP + moment
+            for moment in self._moments.get(step, ())
+            if moment < len(measured.order)
+        }
+        last = max(points.values(), default=-1)
+
+        def on_point(point: HookPoint, value: Any) -> Any:
+            if self._cancelled():
+                raise Cancelled("The run was cancelled.")
+            moment = points[point]
+            value = self.hand_over(
+                moment,
+                value,
+                measured.tree,
+                ended,
+                lambda place, held: measured.bindings[place.address].take(held),
+                lambda place, held, new: measured.bindings[place.address].put(held, new),
+            )
+            if moment >= last and not to_the_end and self.enough(step):
+                raise Enough
+            return value
+
+        if not points:
+            yield False
+            return
+        with host.attached(set(points), on_point):
+            yield True
+
+    def hand_over(
+        self,
+        moment: int,
+        value: Any,
+        tree: ModuleTree,
+        ended: Collection[int] = (),
+        take: Callable[[Place, Any], Any] = lambda _, held: held,
+        put: Callable[[Place, Any, Any], Any] = lambda _, __, new: new,
+    ) -> Any:
+        """Give a moment what is there; returns what shall be there."""
+
+        def part_of(place: Place) -> tuple[Spec, Span, str]:
+            assert place.invoke is not None
+            spans = self._stages.spans(self._graph, place.step)
+            return tree.by_address[place.address].spec, spans[place.invoke], str(place.address)
+
+        def read(place: Place) -> Any:
+            if place.invoke in ended:
+                return MISSING
+            held = take(place, value)
+            return held if place.invoke is None else narrowed(held, *part_of(place))
+
+        for place, new in self._run.reach(moment, read):
+            if place.invoke in ended:
+                continue
+            if place.invoke is not None:
+                new = widened(take(place, value), new, *part_of(place))  # noqa: PLW2901
+            value = put(place, value, new)
+        return value

@@ -1,0 +1,115 @@
+"""`Stages`: the forward passes of one run, numbered through, and what each can be asked.
+
+A run has parts: a trace is one pass, a generation a pass of the prompt and one for each further
+token. Steps count the passes of all parts. Moments of step `i` lie from `i * STEP` on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from nnsight_lab.contract import Inputs, ModuleInputs, TokenRows
+from nnsight_lab.errors import BadInput
+from nnsight_lab.ir import RESULT, STEP, Address, Graph, ModuleTree
+from nnsight_lab.passes.invokes import Span, spans_of
+
+__all__ = ["Part", "Stage", "Stages", "after"]
+
+
+def after(step: int) -> int:
+    """The moment at which forward pass `step` is over: of gradients, and what needs them."""
+    return (step + 1) * STEP - 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """One trace or one generation.
+
+    tree: of the prompt's forward pass. decode: of each pass after it.
+    """
+
+    inputs: Inputs
+    tree: ModuleTree
+    decode: ModuleTree | None = None
+
+    @property
+    def passes(self) -> int:
+        """How many forward passes it may take."""
+        return self.inputs.passes if isinstance(self.inputs, TokenRows) else 1
+
+    @property
+    def generates(self) -> bool:
+        """Whether it goes on from its prompt."""
+        return isinstance(self.inputs, TokenRows) and self.inputs.generation is not None
+
+    def tree_at(self, step: int) -> ModuleTree:
+        """The tree of its `step`-th pass."""
+        if not self.generates:
+            return self.tree
+        tree = self.tree if step == 0 or self.decode is None else self.decode
+        return tree.generating
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One forward pass of a run. tree, batch, pos: its sites, and the size they have there.
+
+    part: which part it belongs to. first, last: that part's steps.
+    """
+
+    part: int
+    first: int
+    last: int
+    tree: ModuleTree
+    batch: int
+    pos: int
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The forward passes of a run."""
+
+    parts: tuple[Part, ...]
+
+    @staticmethod
+    def of(tree: ModuleTree | Stages) -> Stages:
+        """One forward pass without a prompt; stages as they are."""
+        return tree if isinstance(tree, Stages) else Stages((Part(ModuleInputs(), tree),))
+
+    @cached_property
+    def _stages(self) -> tuple[Stage, ...]:
+        found: list[Stage] = []
+        for place, part in enumerate(self.parts):
+            first, last = len(found), len(found) + part.passes - 1
+            inputs = part.inputs
+            batch, pos = (inputs.batch, inputs.pos) if isinstance(inputs, TokenRows) else (1, 1)
+            found += [
+                Stage(place, first, last, part.tree_at(step), batch, pos + step)
+                for step in range(part.passes)
+            ]
+        return tuple(found)
+
+    def __len__(self) -> int:
+        return len(self._stages)
+
+    def at(self, step: int) -> Stage:
+        """One forward pass. Raises `BadInput` when the run has no such step."""
+        if not 0 <= step < len(self._stages):
+            raise BadInput(
+                f"Step {step} of a run that has {len(self._stages)}.",
+                hint="Steps count from 0; max_new_tokens says how many there are.",
+            )
+        return self._stages[step]
+
+    def step_of(self, address: Address, step: int) -> int:
+        """The step at which an address of `step` is reached: a result, after the last one."""
+        stage = self.at(step)
+        return stage.last if address == RESULT else step
+
+    def spans(self, graph: Graph, step: int) -> tuple[Span, ...]:
+        """The span of each invoke in one forward pass."""
+        stage = self.at(step)
+        spans = spans_of(graph, self.parts[stage.part].inputs)
+        more = step - stage.first
+        return tuple(Span(span.start, span.rows, span.pos + more) for span in spans)
