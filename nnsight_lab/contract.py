@@ -30,6 +30,7 @@ __all__ = [
     "RunRequest",
     "RunResult",
     "Saved",
+    "Several",
     "Started",
     "Token",
     "TokenRows",
@@ -87,7 +88,14 @@ class ModuleInputs:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
-Inputs: TypeAlias = TokenRows | ModuleInputs
+@dataclass(frozen=True, slots=True)
+class Several:
+    """What the traces of a session are given, one after another, in one run."""
+
+    parts: tuple[TokenRows | ModuleInputs, ...]
+
+
+Inputs: TypeAlias = TokenRows | ModuleInputs | Several
 
 
 @dataclass(frozen=True, slots=True)

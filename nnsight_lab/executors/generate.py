@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nnsight_lab.contract import Emit, Generation, Token, TokenRows
+from nnsight_lab.contract import Emit, Token, TokenRows
 from nnsight_lab.errors import BadInput
 from nnsight_lab.executors.batch import Padded
 from nnsight_lab.executors.host import TorchHost
@@ -19,9 +19,8 @@ from nnsight_lab.executors.listen import Enough, Listener
 from nnsight_lab.executors.measure import Measured
 from nnsight_lab.executors.sampling import Sampler
 from nnsight_lab.ir import RESULT, STEP, TOKENS, ModuleTree
-from nnsight_lab.passes.invokes import spans_of
 from nnsight_lab.passes.schedule import Schedule
-from nnsight_lab.passes.stages import Stages
+from nnsight_lab.passes.stages import Part, Stages
 from nnsight_lab.runtime import Interleaver
 from nnsight_lab.runtime.interleaver import Place
 
@@ -54,8 +53,7 @@ class Decoding:
     """
 
     model: Decoder
-    inputs: TokenRows
-    options: Generation
+    part: Part
     plan: Schedule
     stages: Stages
     run: Interleaver
@@ -66,19 +64,22 @@ class Decoding:
     _ids: list[torch.Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        model, options = self.model, self.options
+        model, inputs = self.model, self.part.inputs
+        assert isinstance(inputs, TokenRows), "a generation has prompts"
+        assert inputs.generation is not None, "and says how to go on"
+        self.options = options = inputs.generation
         device = model.host.device
         stop_ids = model.stop_ids if options.stop_ids is None else options.stop_ids
         pad = model.end_pad if model.end_pad is not None else (*stop_ids, 0)[0]
-        self._sampler = Sampler(options, self.inputs.batch, device, stop_ids=stop_ids, pad=pad)
+        self._sampler = Sampler(options, inputs.batch, device, stop_ids=stop_ids, pad=pad)
         self._batch = Padded(
-            self.inputs,
+            inputs,
             model.pad,
             device,
             positions=model.takes_positions,
             more=options.max_new_tokens,
         )
-        self._spans = spans_of(self.plan.graph, self.inputs)
+        self._spans = self.stages.spans(self.plan.graph, self.begins)
         self._whole = not self.plan.graph.outputs  # for its tokens alone
 
     @property
@@ -153,7 +154,7 @@ class Decoding:
             return frozenset()
         return frozenset(
             place
-            for place, span in enumerate(self._spans)
+            for place, span in self._spans.items()
             if all(ended[span.start : span.start + span.rows])
         )
 

@@ -28,6 +28,7 @@ from nnsight_lab.contract import (
     ModuleInputs,
     RunRequest,
     Saved,
+    Several,
     Started,
     TokenRows,
 )
@@ -141,8 +142,10 @@ class LocalExecutor:
         begun = time.perf_counter()
         try:
             check_inputs(self.card(), request.inputs)
-            measured = self._measured_for(request.inputs)
-            stages = Stages((Part(request.inputs, measured.tree, self._card_decode(measured)),))
+            inputs = request.inputs
+            given = inputs.parts if isinstance(inputs, Several) else (inputs,)
+            measured = [self._measured_for(part) for part in given]
+            stages = Stages(tuple(map(self._part, given, measured)))
             plan = self._plan(request, measured, stages)
             emit(Accepted())
             with self._one_at_a_time:
@@ -169,12 +172,13 @@ class LocalExecutor:
         """Stop a run at the next module it reaches."""
         self._cancelled.add(run_id)
 
-    def _card_decode(self, measured: Measured) -> ModuleTree | None:
-        ours = self._decoding is not None and measured is self._measured.get("tokens")
-        return self._decoding.tree if ours and self._decoding is not None else None
+    def _part(self, inputs: TokenRows | ModuleInputs, measured: Measured) -> Part:
+        decode = self._decoding.tree if self._decoding and isinstance(inputs, TokenRows) else None
+        return Part(inputs, measured.tree, decode)
 
-    def _plan(self, request: RunRequest, measured: Measured, stages: Stages) -> Schedule:
-        key = (request.graph.key, id(measured), _shape_key(request.inputs))
+    def _plan(self, request: RunRequest, measured: list[Measured], stages: Stages) -> Schedule:
+        shapes = tuple(_shape_key(part.inputs) for part in stages.parts)
+        key = (request.graph.key, tuple(map(id, measured)), shapes)
         with self._planning:
             plan = self._schedules.get(key)
         if plan is not None:
@@ -190,29 +194,32 @@ class LocalExecutor:
     def _carry_out(
         self,
         request: RunRequest,
-        measured: Measured,
+        measured: list[Measured],
         plan: Schedule,
         stages: Stages,
         emit: Emit,
     ) -> tuple[int, bool]:
         """Make the forward passes; gives how many there were, and whether every text ended."""
-        host = TorchHost(self.module, dict(measured.tree.standard))
+        host = TorchHost(self.module, dict(measured[0].tree.standard))
         run = Interleaver(plan, host, lambda name, value: emit(Saved(name, value)))
         listener = Listener(run, plan, stages, lambda: request.id in self._cancelled)
-        inputs = request.inputs
+        begins, made, ended = 0, 0, False
         with torch.set_grad_enabled(bool(plan.gradients)), self._evaluating():
             run.begin()
-            if isinstance(inputs, TokenRows) and inputs.generation is not None:
-                model = self._decoder(host, measured)
-                options = inputs.generation
-                text = Decoding(model, inputs, options, plan, stages, run, listener, emit)
-                text.go()
-                return text.steps, text.ended
-            with listener.attached(host, measured, 0) as anything, suppress(Enough):
-                if anything:
-                    self._call_model(inputs)
-            run.end()
-        return 1, False
+            for part, places in zip(stages.parts, measured, strict=True):
+                if part.generates:
+                    model = self._decoder(host, places)
+                    text = Decoding(model, part, plan, stages, run, listener, emit, begins)
+                    text.go()
+                    made, ended = made + text.steps, text.ended
+                else:
+                    with listener.attached(host, places, begins) as heard, suppress(Enough):
+                        if heard:
+                            self._call_model(part.inputs)
+                    run.end(begins)
+                    made, ended = made + 1, False
+                begins += part.passes
+        return made, ended
 
     def _decoder(self, host: TorchHost, measured: Measured) -> Decoder:
         assert self._decoding is not None, "checked with the inputs"
@@ -240,7 +247,7 @@ class LocalExecutor:
             for part in training:
                 part.training = True
 
-    def _call_model(self, inputs: Inputs) -> None:
+    def _call_model(self, inputs: TokenRows | ModuleInputs) -> None:
         match inputs:
             case TokenRows():
                 self.module(**self._padded(inputs), use_cache=False)
@@ -321,7 +328,7 @@ def _without_traces(module: torch.nn.Module, inputs: ModuleInputs) -> None:
         torch.func.functional_call(module, buffers, args, kwargs)
 
 
-def _shape_key(inputs: Inputs) -> Any:
+def _shape_key(inputs: TokenRows | ModuleInputs) -> Any:
     """Inputs of the same key reach the same sites with the same shapes."""
     if isinstance(inputs, TokenRows):
         return inputs.batch, inputs.pos, inputs.passes, inputs.generation is not None

@@ -21,6 +21,7 @@ from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.passes import check_inputs
 from nnsight_lab.settings import Settings
 from nnsight_lab.tracing import Recorder, Tracer
+from nnsight_lab.tracing.session import PartPlan, open_session
 from nnsight_lab.tracing.source import for_the_user, one_frame, user_line
 from nnsight_lab.tracing.tracer import open_recorder
 
@@ -177,14 +178,23 @@ class LanguageModel(TracedModel):
             rows.extend(found.rows)
             return found.batch, found.pos
 
-        def carry_out(graph: Graph) -> Run:
-            inputs = TokenRows(tuple(rows), generation)
-            check_inputs(self.card, inputs)
-            return self._carry_out(graph, inputs, prompts)
+        def inputs() -> TokenRows:
+            given = TokenRows(tuple(rows), generation)
+            check_inputs(self.card, given)
+            return given
 
+        card, session = self.card, open_session(self)
         passes = generation.max_new_tokens if generation is not None else 0
-        recorder = Recorder(self.card.tree, 0, 0, decode=self.card.decode, passes=passes)
-        return Tracer(self, recorder, carry_out, execute=execute, add_prompt=add_prompt)
+        if session is not None:
+            plan = PartPlan(card.tree, 0, 0, inputs, prompts, card.decode, passes, add_prompt)
+            return session.part(plan, execute=execute)
+        return Tracer(
+            self,
+            Recorder(card.tree, 0, 0, decode=card.decode, passes=passes),
+            lambda graph: self._carry_out(graph, inputs(), prompts),
+            execute=execute,
+            add_prompt=add_prompt,
+        )
 
     def run(
         self, graph: Graph, prompt: Any, *, on_event: Emit | None = None, **options: Any

@@ -16,6 +16,7 @@ from nnsight_lab.contract import (
     Failed,
     Inputs,
     ModelCard,
+    ModuleInputs,
     RunEvent,
     RunRequest,
     RunResult,
@@ -29,6 +30,7 @@ from nnsight_lab.models.run import Run
 from nnsight_lab.passes import drop_dead_nodes
 from nnsight_lab.settings import Settings
 from nnsight_lab.tracing import Envoy, Recorder, Tracer
+from nnsight_lab.tracing.session import PartPlan, Session, open_session
 from nnsight_lab.tracing.source import one_frame, user_line
 from nnsight_lab.tracing.tracer import open_recorder
 
@@ -93,13 +95,32 @@ class TracedModel(ABC):
     def _current_tree(self) -> ModuleTree:
         """The module tree to complete names from."""
 
-    def _tracer(self, inputs: Inputs, prompt: Any, *, execute: bool = True) -> Tracer[Run]:
+    def session(self, *, execute: bool = True) -> Session[Run]:
+        """Several traces as one run: values flow between them unsaved; one request to a server.
+
+        Each `with model.trace(prompt):` in the block is recorded; all run when the block ends, in
+        that order. Saved values come back then.
+
+        execute: False only records; `session.graph` is the experiment.
+
+        Raises:
+            GraphError: a trace or a session is open on this model already.
+        """
+        return Session(self, Recorder(self._current_tree(), 0, 0), self._carry_out, execute=execute)
+
+    def _tracer(
+        self, inputs: TokenRows | ModuleInputs, prompt: Any, *, execute: bool = True
+    ) -> Tracer[Run]:
         tree, decode = self.executor.tree_for(inputs), None
         batch, pos, passes = 1, 1, 0
         if isinstance(inputs, TokenRows):
             batch, pos = inputs.batch, inputs.pos
             if inputs.generation is not None:
                 decode, passes = self.card.decode, inputs.passes
+        session = open_session(self)
+        if session is not None:
+            plan = PartPlan(tree, batch, pos, lambda: inputs, prompt, decode, passes)
+            return session.part(plan, execute=execute)
         recorder = Recorder(tree, batch, pos, decode=decode, passes=passes)
         return Tracer(
             self, recorder, lambda graph: self._carry_out(graph, inputs, prompt), execute=execute

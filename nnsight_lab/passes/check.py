@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nnsight_lab.contract import Inputs, ModelCard, TokenRows
+from nnsight_lab.contract import Inputs, ModelCard, Several, TokenRows
 from nnsight_lab.errors import AddressNotFound, BadInput, LabError, NotSupported, ShapeMismatch
 from nnsight_lab.ir import (
     RESULT,
@@ -64,9 +64,8 @@ class GraphCost:
 def check_graph(graph: Graph, stages: ModuleTree | Stages, inputs: Inputs) -> GraphCost:
     """Check a graph against the forward passes of a run; a module tree alone stands for one.
 
-    inputs: of the first part of the run.
-
     Raises:
+        BadInput: a node names a step or rows that the run does not have.
         AddressNotFound: a read, write or call names what the model does not have.
         WriteTooEarly: a write needs a value of the future.
         ShapeMismatch: an operation or a write does not fit.
@@ -74,6 +73,7 @@ def check_graph(graph: Graph, stages: ModuleTree | Stages, inputs: Inputs) -> Gr
         NotSupported: it asks for something that a generation has not.
     """
     if not isinstance(stages, Stages):
+        assert not isinstance(inputs, Several), "several traces have several trees"
         stages = Stages((Part(inputs, stages),))
     schedule(graph, stages)
     metas: list[Any] = []
@@ -96,7 +96,12 @@ def _where(graph: Graph, node: Node, stages: Stages) -> tuple[ModuleTree, int, i
     stage = stages.at(node.step)
     if node.invoke is None:
         return stage.tree, stage.batch, stage.pos
-    span = stages.spans(graph, node.step)[node.invoke]
+    span = stages.spans(graph, node.step).get(node.invoke)
+    if span is None:
+        raise BadInput(
+            f"Invoke {node.invoke} has no rows at step {node.step}.",
+            hint="An invoke belongs to the trace it was opened in.",
+        )
     if node.address != RESULT:
         check_separable(stage.tree.by_address[node.address].spec, str(node.address))
     return stage.tree, span.rows, span.pos
@@ -109,6 +114,10 @@ def check_inputs(card: ModelCard, inputs: Inputs) -> None:
         BadInput: it is empty, too long, or has ids the model does not know.
         NotSupported: this executor takes prompts only, and was given tensors for a module.
     """
+    if isinstance(inputs, Several):
+        for part in inputs.parts:
+            check_inputs(card, part)
+        return
     if not isinstance(inputs, TokenRows):
         if "tokens" in card.capabilities.features:
             raise NotSupported(f"{card.name} takes prompts.", hint="Give it text or token ids.")

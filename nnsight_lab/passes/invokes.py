@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from nnsight_lab.contract import Inputs, TokenRows
+from nnsight_lab.contract import ModuleInputs, TokenRows
 from nnsight_lab.errors import BadInput, NotSupported
-from nnsight_lab.ir import Dim, Graph, SizeForm, Spec, TensorSpec
+from nnsight_lab.ir import Dim, SizeForm, Spec, TensorSpec
 
 __all__ = ["Span", "check_separable", "narrowed", "spans_of", "widened"]
 
@@ -27,23 +27,25 @@ class Span:
     pos: int
 
 
-def spans_of(graph: Graph, inputs: Inputs) -> tuple[Span, ...]:
-    """The span of each invoke of a graph, on these inputs.
+def spans_of(invokes: tuple[int, ...], inputs: TokenRows | ModuleInputs) -> tuple[Span, ...]:
+    """The span of each invoke, given how many rows it has, on these inputs.
 
     Raises:
         BadInput: the inputs have not the rows the graph was recorded for.
     """
-    if not graph.invokes:
+    if not invokes:
         return ()
-    if not isinstance(inputs, TokenRows) or sum(graph.invokes) != inputs.batch:
+    if invokes == (1,) and not isinstance(inputs, TokenRows):
+        return (Span(0, 1, 1),)  # a module in a session: all it is given
+    if not isinstance(inputs, TokenRows) or sum(invokes) != inputs.batch:
         have = inputs.batch if isinstance(inputs, TokenRows) else 0
         raise BadInput(
-            f"The graph has invokes of {', '.join(map(str, graph.invokes))} rows;"
+            f"The graph has invokes of {', '.join(map(str, invokes))} rows;"
             f" {have} prompts were given.",
             hint="Give one prompt for each row, in the order of the invokes.",
         )
     spans, start = [], 0
-    for rows in graph.invokes:
+    for rows in invokes:
         pos = max(map(len, inputs.rows[start : start + rows]))
         spans.append(Span(start, rows, pos))
         start += rows

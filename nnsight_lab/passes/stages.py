@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from nnsight_lab.contract import Inputs, ModuleInputs, TokenRows
+from nnsight_lab.contract import ModuleInputs, TokenRows
 from nnsight_lab.errors import BadInput
 from nnsight_lab.ir import RESULT, STEP, Address, Graph, ModuleTree
 from nnsight_lab.passes.invokes import Span, spans_of
@@ -29,7 +29,7 @@ class Part:
     tree: of the prompt's forward pass. decode: of each pass after it.
     """
 
-    inputs: Inputs
+    inputs: TokenRows | ModuleInputs
     tree: ModuleTree
     decode: ModuleTree | None = None
 
@@ -107,9 +107,36 @@ class Stages:
         stage = self.at(step)
         return stage.last if address == RESULT else step
 
-    def spans(self, graph: Graph, step: int) -> tuple[Span, ...]:
-        """The span of each invoke in one forward pass."""
+    def spans(self, graph: Graph, step: int) -> dict[int, Span]:
+        """The span of each invoke that has rows in one forward pass.
+
+        Raises:
+            BadInput: the inputs have not the rows the graph was recorded for.
+        """
         stage = self.at(step)
-        spans = spans_of(graph, self.parts[stage.part].inputs)
+        own = self._invokes(graph)[stage.part]
+        rows = graph.invokes[own.start : own.stop]
+        spans = spans_of(rows, self.parts[stage.part].inputs)
         more = step - stage.first
-        return tuple(Span(span.start, span.rows, span.pos + more) for span in spans)
+        return {
+            invoke: Span(span.start, span.rows, span.pos + more)
+            for invoke, span in zip(own, spans, strict=True)
+        }
+
+    def _invokes(self, graph: Graph) -> tuple[range, ...]:
+        """The invokes of each part. Where there are several parts, each lists all its rows."""
+        if len(self.parts) == 1:
+            return (range(len(graph.invokes)),)
+        found: list[range] = []
+        end = 0
+        for part in self.parts:
+            start, left = end, _rows_of(part.inputs)
+            while end < len(graph.invokes) and left > 0:
+                left -= graph.invokes[end]
+                end += 1
+            found.append(range(start, end))
+        return tuple(found)
+
+
+def _rows_of(inputs: TokenRows | ModuleInputs) -> int:
+    return inputs.batch if isinstance(inputs, TokenRows) else 1

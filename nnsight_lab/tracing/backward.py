@@ -6,9 +6,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from nnsight_lab.errors import GraphError
-from nnsight_lab.ir import Gradient, NodeId
+from nnsight_lab.ir import STEP, Gradient, NodeId
 from nnsight_lab.passes.check import check_differentiable
 from nnsight_lab.passes.schedule import AFTER
+from nnsight_lab.passes.stages import after
 from nnsight_lab.tracing.cells import Cell, Value
 from nnsight_lab.tracing.operators import GRADIENTS_ARE_READ
 from nnsight_lab.tracing.proxy import Proxy
@@ -56,6 +57,7 @@ class Backwards:
         key = (loss.node, at.node)
         if key not in self._gradients:
             node = Gradient(id=self._recorder.next_id, of=loss.node, at=at.node, where=where)
-            value = self._recorder.add(node, at.meta, AFTER, f"a gradient ({where})")
+            moment = max(AFTER, after(max(loss.moment, at.moment) // STEP))
+            value = self._recorder.add(node, at.meta, moment, f"a gradient ({where})")
             self._gradients[key] = value
         return Proxy(self._recorder, Cell(self._gradients[key], fixed=GRADIENTS_ARE_READ))

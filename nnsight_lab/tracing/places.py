@@ -49,6 +49,8 @@ class Places:
         self._cells: dict[_Key, Cell] = {}
         self._rows: list[tuple[int, int]] = []
         self._invoke: int | None = None
+        self._first_row = 0
+        self._next_step = 0
 
     @property
     def tree(self) -> ModuleTree:
@@ -67,6 +69,20 @@ class Places:
         """How many rows each invoke has, so far."""
         return tuple(rows for rows, _ in self._rows)
 
+    def enter_part(
+        self, tree: ModuleTree, batch: int, pos: int, decode: ModuleTree | None, passes: int
+    ) -> None:
+        """From here on, places are those of one more trace of a session; batch 0: of its invokes.
+
+        A run of several traces lists the rows of each, so one without invokes is one itself.
+        """
+        self.steps = Steps(tree, decode, passes, self._next_step)
+        self._next_step += max(passes, 1)
+        self._first_row = len(self._rows)
+        self.batch, self._pos = batch, pos
+        if batch:
+            self._rows.append((batch, pos))
+
     def enter_invoke(self, rows: int, pos: int) -> None:
         """From here on, places are those of one more invoke: `rows` prompts of `pos` tokens."""
         self._invoke = len(self._rows)
@@ -76,8 +92,9 @@ class Places:
     def enter_all_rows(self) -> None:
         """From here on, places are those of the whole batch; no prompt may follow."""
         self._invoke = None
-        self.batch = sum(rows for rows, _ in self._rows)
-        self._pos = max((pos for _, pos in self._rows), default=0)
+        own = self._rows[self._first_row :]
+        self.batch = sum(rows for rows, _ in own)
+        self._pos = max((pos for _, pos in own), default=0)
 
     def leave_invoke(self) -> None:
         """The invoke is over; places need another one."""

@@ -63,6 +63,7 @@ class Recorder:
         self.places = Places(self, tree, batch, pos, decode, passes)
         self.backwards = Backwards(self)
         self.open = True
+        self.session: Any = None
         self.results: dict[NodeId, Any] = {}
         self.missing: set[NodeId] = set()
         self._nodes: list[Node] = []

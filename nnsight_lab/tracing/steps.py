@@ -23,11 +23,14 @@ class Steps:
     """The forward passes of one recording, and which of them is recorded `now`.
 
     first: the tree of the prompt's pass. decode: of each further one. passes: how many there may
-    be in a generation, 0 for a trace.
+    be in a generation, 0 for a trace. begins: the number of the first in the whole run.
     """
 
-    def __init__(self, first: ModuleTree, decode: ModuleTree | None, passes: int) -> None:
+    def __init__(
+        self, first: ModuleTree, decode: ModuleTree | None, passes: int, begins: int = 0
+    ) -> None:
         self.now = 0
+        self.begins = begins
         self.passes = passes
         self.generates = passes > 0
         self._first = first.generating if self.generates else first
@@ -41,13 +44,13 @@ class Steps:
 
     def step_of(self, address: Address) -> int:
         """The step a place belongs to; a generation has one result, whatever step names it."""
-        return 0 if address == RESULT else self.now
+        return self.begins + (0 if address == RESULT else self.now)
 
     def moment(self, address: Address) -> int:
         """When the run reaches a place of this step. Raises `AddressNotFound`."""
         last = max(self.passes - 1, 0)
         step = last if address == RESULT else self.now
-        return step * STEP + find_moment(self.tree, address)
+        return (self.begins + step) * STEP + find_moment(self.tree, address)
 
     def check_edit(self, address: Address) -> None:
         """Refuse an edit that a generation cannot take."""

@@ -191,6 +191,11 @@ class Tracer(Generic[RunT]):
         if changed:
             assign(changed)
 
+    @property
+    def begun_at(self) -> SourceLine | None:
+        """The line of the `with`, once it has been entered."""
+        return self._begun_at
+
     def __enter__(self) -> Tracer[RunT]:
         self.begin()
         self._frame = sys._getframe(1)  # the frame that holds the `with`, ours or not
