@@ -62,8 +62,8 @@ def test_a_text_grows_by_one_position_a_step() -> None:
     graph = Graph((), (), (1, 1))
 
     assert [stages.at(step).pos for step in range(4)] == [3, 4, 5, 6]
-    assert [span.pos for span in stages.spans(graph, 0)] == [3, 1]
-    assert [(span.start, span.rows, span.pos) for span in stages.spans(graph, 2)] == [
+    assert [span.pos for span in stages.spans(graph, 0).values()] == [3, 1]
+    assert [(span.start, span.rows, span.pos) for span in stages.spans(graph, 2).values()] == [
         (0, 1, 5),
         (1, 1, 3),
     ]
