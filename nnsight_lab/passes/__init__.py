@@ -3,6 +3,7 @@
     live.py       drop_dead_nodes: every node left serves an output or a write
     schedule.py   schedule: which nodes run at which moment of the forward pass
     shapes.py     specs of a module tree as tensors without data
+    blocks.py     shapes of branches and loops
     check.py      check_graph: names, order, shapes and cost, before anything runs or queues
     combine.py    then: a second graph that sees what the first one edited
 

@@ -16,16 +16,20 @@ from nnsight_lab.errors import AddressNotFound, BadInput, LabError, NotSupported
 from nnsight_lab.ir import (
     Apply,
     Call,
+    Cond,
     Constant,
+    Foreach,
     Gradient,
     Graph,
     ModuleTree,
     Node,
     Read,
     Weight,
+    While,
     Write,
 )
 from nnsight_lab.kernels import Unknown, infer_call, to_python
+from nnsight_lab.passes.blocks import BlockShapes
 from nnsight_lab.passes.invokes import check_separable, spans_of
 from nnsight_lab.passes.schedule import schedule
 from nnsight_lab.passes.shapes import (
@@ -71,6 +75,7 @@ def check_graph(graph: Graph, tree: ModuleTree, inputs: Inputs) -> GraphCost:
     batch, pos = (inputs.batch, inputs.pos) if isinstance(inputs, TokenRows) else (1, 1)
     spans = spans_of(graph, inputs)
     metas: list[Any] = []
+    blocks = BlockShapes(lambda node, known: infer_node(node, known, tree, batch, pos))
     for node in graph.nodes:
         try:
             size = batch, pos
@@ -78,12 +83,15 @@ def check_graph(graph: Graph, tree: ModuleTree, inputs: Inputs) -> GraphCost:
                 span = spans[node.invoke]
                 size = span.rows, span.pos
                 check_separable(tree.by_address[node.address].spec, str(node.address))
-            metas.append(infer_node(node, metas, tree, *size))
+            if isinstance(node, Cond | Foreach | While):
+                metas.append(blocks.region(node, metas))
+            else:
+                metas.append(infer_node(node, metas, tree, *size))
         except LabError as exc:
             exc.node = node.id
             raise exc.at(node.where)
     saved = sum(bytes_of(metas[output.node]) for output in graph.outputs)
-    return GraphCost(saved, sum(map(bytes_of, metas)))
+    return GraphCost(saved, sum(map(bytes_of, metas)) + blocks.bytes)
 
 
 def check_inputs(card: ModelCard, inputs: Inputs) -> None:
@@ -141,6 +149,8 @@ def infer_node(node: Node, metas: list[Any], tree: ModuleTree, batch: int, pos: 
         case Gradient(of=of, at=at):
             check_differentiable(metas[of], metas[at])
             return metas[at]
+        case _:
+            raise AssertionError(f"{type(node).__name__} has no shape here")
 
 
 def check_differentiable(loss: Any, at: Any) -> None:
