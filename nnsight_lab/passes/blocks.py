@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from nnsight_lab.errors import LabError, LimitExceeded, ShapeMismatch
-from nnsight_lab.ir import Block, Cond, Foreach, Node, Param, While
+from nnsight_lab.ir import Cond, Foreach, Node, Param, While
+from nnsight_lab.ir.nodes import blocks_of
 from nnsight_lab.kernels import Unknown
 from nnsight_lab.kernels.join import fresh, item_meta, join_metas, same_meta
 from nnsight_lab.passes.shapes import bytes_of, describe
@@ -75,37 +76,38 @@ class BlockShapes:
         """The shape of what a region gives."""
         given = [metas[id] for id in node.inputs]
         match node:
-            case Cond(test=test, then=then, otherwise=otherwise):
+            case Cond(test=test):
                 check_single(metas[test])
-                pair = self._block(then, given), self._block(otherwise, given)
+                pair = self._block(node, 0, given), self._block(node, 1, given)
                 return tuple(map(join_metas, *pair))
-            case Foreach(over=over, carry=carry, body=body):
+            case Foreach(over=over, carry=carry):
                 length, item = items_of(metas[over])
-                ends, made = self._lasting(body, [metas[id] for id in carry], given, [item])
+                ends, made = self._lasting(node, 0, [metas[id] for id in carry], given, [item])
                 tuples = (Unknown() if length is None else (meta,) * length for meta in made)
                 return (*ends, *tuples)
-            case While(carry=carry, test=test_of, body=body, limit=limit):
+            case While(carry=carry, limit=limit):
                 if limit > MOST_TURNS:
                     raise LimitExceeded(
                         f"A loop of up to {limit} turns; {MOST_TURNS} may be.",
                         hint="Give nl.while_ a lower limit.",
                     )
-                ends, _ = self._lasting(body, [metas[id] for id in carry], given, [])
-                check_single(self._block(test_of, [*ends, *given])[0])
+                ends, _ = self._lasting(node, 1, [metas[id] for id in carry], given, [])
+                check_single(self._block(node, 0, [*ends, *given])[0])
                 return tuple(ends)
 
     def _lasting(
-        self, body: Block, carry: list[Any], given: list[Any], first: list[Any]
+        self, node: Node, body: int, carry: list[Any], given: list[Any], first: list[Any]
     ) -> tuple[list[Any], list[Any]]:
         """The shapes that hold in every turn, and those of what each turn makes."""
         while True:
-            results = self._block(body, [*first, *carry, *given])
+            results = self._block(node, body, [*first, *carry, *given])
             ends = list(map(join_metas, carry, results))
             if all(map(same_meta, carry, ends)):
                 return ends, results[len(carry) :]
             carry = ends
 
-    def _block(self, block: Block, given: list[Any]) -> list[Any]:
+    def _block(self, region: Node, which: int, given: list[Any]) -> list[Any]:
+        block = blocks_of(region)[which]
         self._looked_at += len(block.nodes)
         if self._looked_at > _MOST_NODES:
             raise LimitExceeded(
@@ -117,6 +119,7 @@ class BlockShapes:
             try:
                 metas.append(self._node(node, metas, given))
             except LabError as exc:
+                exc.inside = (which, node.id, *exc.inside)
                 raise exc.at(node.where)
         self.bytes += sum(map(bytes_of, metas))
         return [fresh(metas[id]) for id in block.results]

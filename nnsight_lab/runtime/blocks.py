@@ -14,7 +14,6 @@ import torch
 from nnsight_lab.errors import LabError, OpFailed
 from nnsight_lab.ir import (
     Apply,
-    Block,
     Call,
     Cond,
     Constant,
@@ -25,6 +24,7 @@ from nnsight_lab.ir import (
     Weight,
     While,
 )
+from nnsight_lab.ir.nodes import blocks_of
 from nnsight_lab.kernels import kernel, tensor_from_data, to_python
 from nnsight_lab.runtime.host import Host
 from nnsight_lab.runtime.values import in_order
@@ -47,8 +47,8 @@ def compute(node: Node, value_of: ValueOf, host: Host) -> Any:
         case Apply(path=path):
             return in_order(host.apply(path, *_arguments(node, value_of)))
         case Cond(test=test, inputs=inputs):
-            block = node.then if _is_true(value_of(test)) else node.otherwise
-            return tuple(_run(block, list(map(value_of, inputs)), host))
+            chosen = 0 if _is_true(value_of(test)) else 1
+            return tuple(_run(node, chosen, list(map(value_of, inputs)), host))
         case Foreach():
             return _foreach(node, value_of, host)
         case While():
@@ -75,7 +75,9 @@ def _arguments(node: Call | Apply, value_of: ValueOf) -> tuple[tuple[Any, ...], 
     return args, {key: to_python(arg, value_of) for key, arg in node.kwargs}
 
 
-def _run(block: Block, given: Sequence[Any], host: Host) -> list[Any]:
+def _run(region: Node, which: int, given: Sequence[Any], host: Host) -> list[Any]:
+    """What a block of a region gives. which: its place among the region's blocks."""
+    block = blocks_of(region)[which]
     values: list[Any] = []
     for node in block.nodes:
         if isinstance(node, Param):
@@ -84,8 +86,9 @@ def _run(block: Block, given: Sequence[Any], host: Host) -> list[Any]:
         failure: LabError | None = None
         try:
             values.append(compute(node, values.__getitem__, host))
-        except Exception as exc:  # a seam: torch's own errors become ours, with the user's line
+        except Exception as exc:  # noqa: BLE001 - a seam: torch's own errors become ours, with the user's line
             failure = failed(node, exc)
+            failure.inside = (which, node.id, *failure.inside)
             if failure is not exc:
                 failure.__cause__ = exc
         if failure is not None:
@@ -108,7 +111,7 @@ def _foreach(node: Foreach, value_of: ValueOf, host: Host) -> Any:
     carry, inputs = list(map(value_of, node.carry)), list(map(value_of, node.inputs))
     made: list[list[Any]] = [[] for _ in node.body.results[len(carry) :]]
     for item in value_of(node.over):
-        results = _run(node.body, [item, *carry, *inputs], host)
+        results = _run(node, 0, [item, *carry, *inputs], host)
         carry = results[: len(carry)]
         for column, value in zip(made, results[len(carry) :], strict=True):
             column.append(value)
@@ -118,12 +121,12 @@ def _foreach(node: Foreach, value_of: ValueOf, host: Host) -> Any:
 def _while(node: While, value_of: ValueOf, host: Host) -> Any:
     carry, inputs = list(map(value_of, node.carry)), list(map(value_of, node.inputs))
     turns = 0
-    while _is_true(_run(node.test, [*carry, *inputs], host)[0]):
+    while _is_true(_run(node, 0, [*carry, *inputs], host)[0]):
         if turns == node.limit:
             raise OpFailed(
                 f"The loop went on after {node.limit} turns.",
                 hint="Allow it more with nl.while_(test, body, ..., limit=...), or mend its test.",
             )
-        carry = _run(node.body, [*carry, *inputs], host)
+        carry = _run(node, 1, [*carry, *inputs], host)
         turns += 1
     return tuple(carry)

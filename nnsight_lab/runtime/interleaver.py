@@ -117,7 +117,7 @@ class Interleaver:
                     return weight
                 case _:
                     return compute(node, self._values.__getitem__, self._host)
-        except Exception as exc:  # a seam: torch's own errors become ours, with the user's line
+        except Exception as exc:  # noqa: BLE001 - a seam: torch's own errors become ours, with the user's line
             failure = failed(node, exc)
             failure.node = id
             raise failure from (exc.__cause__ if failure is exc else exc)

@@ -21,7 +21,7 @@ from nnsight_lab.passes.blocks import check_single, items_of
 from nnsight_lab.tracing.branches import choice, result_of
 from nnsight_lab.tracing.cells import Cell, Value
 from nnsight_lab.tracing.loops import Loop, Turn
-from nnsight_lab.tracing.nests import Differ, Leaf, collected, rebuilt, settled
+from nnsight_lab.tracing.nests import Differ, Leaf, collected, rebuilt, settled, stand_ins
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.regions import taped
@@ -129,7 +129,7 @@ def foreach(items: Any, body: Callable[..., Any], carry: Any = _NONE) -> Any:
     loop = Loop(recorder, [leaf.value for leaf in begins], where)
     for _ in range(_MOST_PASSES):
         with loop.turn(over, item) as turn:
-            given = [Proxy(recorder, Cell(value)) for value in turn.carried]
+            given = stand_ins(recorder, begins, turn.carried)
             assert turn.item is not None, "this loop goes over something"
             args = [Proxy(recorder, Cell(turn.item))]
             args += [] if carry is _NONE else [rebuilt(shape, given)]
@@ -199,9 +199,7 @@ def taken_apart(recorder: Recorder, made: Any, tuples: list[Value], length: int 
     return [rebuilt(made, [whole[index] for whole in wholes]) for index in range(length)]
 
 
-def while_(
-    test: Callable[..., Any], body: Callable[..., Any], *init: Any, limit: int = 100
-) -> Any:
+def while_(test: Callable[..., Any], body: Callable[..., Any], *init: Any, limit: int = 100) -> Any:
     """`while test(*state): state = body(*state)`, beginning with `init`; gives the last state.
 
     With one `init`, the state is that value and `body` gives one; with several, a tuple of them;
@@ -212,7 +210,7 @@ def while_(
         GraphError: the state does not keep its structure.
         OpFailed: after `limit` turns the test is still true.
     """
-    if not isinstance(limit, int) or limit < 1:
+    if limit < 1:
         raise BadInput(
             f"limit={limit!r} is no number of turns.", hint="Give a whole number from 1 on."
         ).at(user_line())
@@ -261,10 +259,10 @@ def _while(
     loop = Loop(recorder, [leaf.value for leaf in begins], where)
     for _ in range(_MOST_PASSES):
         with loop.turn() as look:
-            holds = test(*_given(recorder, shape, look))
+            holds = test(*_given(recorder, shape, begins, look))
             held = _test_of(recorder, holds, where)
         with loop.turn() as turn:
-            result = _state(body(*_given(recorder, shape, turn)), len(init), where)
+            result = _state(body(*_given(recorder, shape, begins, turn)), len(init), where)
             kept = settled(recorder, result)
         ends = _alike(recorder, kept, shape, where)
         if loop.lasts(turn, [leaf.value for leaf in ends]):
@@ -280,6 +278,6 @@ def _test_of(recorder: Recorder, holds: Any, where: SourceLine | None) -> Value:
     return recorder.constant(torch.tensor(bool(holds)))
 
 
-def _given(recorder: Recorder, shape: Any, turn: Turn) -> tuple[Any, ...]:
-    given: tuple[Any, ...] = rebuilt(shape, [Proxy(recorder, Cell(v)) for v in turn.carried])
+def _given(recorder: Recorder, shape: Any, begins: list[Leaf], turn: Turn) -> tuple[Any, ...]:
+    given: tuple[Any, ...] = rebuilt(shape, stand_ins(recorder, begins, turn.carried))
     return given

@@ -124,8 +124,7 @@ class Loop:
             where=self._where,
         )
         metas = [slot.meta for slot in self._slots]
-        for value in made:
-            metas.append(Unknown() if length is None else (fresh(value.meta),) * length)
+        metas += [Unknown() if length is None else (fresh(v.meta),) * length for v in made]
         ends = self._added(node, metas, [over, *map(self._recorder.value_at, captures)])
         return ends[: self._named], ends[len(self._slots) :]
 

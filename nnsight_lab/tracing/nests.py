@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nnsight_lab.tracing.cells import Value
+from nnsight_lab.kernels.table import is_inplace
+from nnsight_lab.tracing.cells import Cell, Value
+from nnsight_lab.tracing.operators import OPERATORS
 from nnsight_lab.tracing.proxy import Proxy
 
 if TYPE_CHECKING:
     from nnsight_lab.tracing.recorder import Recorder
 
-__all__ = ["Differ", "Leaf", "Pairing", "collected", "rebuilt", "settled"]
+__all__ = ["Differ", "Leaf", "Number", "Pairing", "collected", "rebuilt", "settled", "stand_ins"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,27 @@ class _Hole:
     """Where the `place`-th value of a region goes."""
 
     place: int
+
+
+class Number(Proxy):
+    """A recorded value that begins as a Python number: `n += v` gives a new one, as for numbers."""
+
+    __slots__ = ()
+
+
+def _not_in_place(self: Number, other: Any) -> Any:
+    return NotImplemented
+
+
+for _operator in OPERATORS:
+    if is_inplace(f"Tensor.{OPERATORS[_operator]}"):
+        setattr(Number, _operator, _not_in_place)
+
+
+def stand_ins(recorder: Recorder, leaves: list[Leaf], values: list[Value]) -> list[Proxy]:
+    """A recorded value for each leaf: the first of `values` take their place in a loop."""
+    kinds = [Number if _is_number(leaf.source) else Proxy for leaf in leaves]
+    return [kind(recorder, Cell(value)) for kind, value in zip(kinds, values, strict=False)]
 
 
 class Differ(Exception):
@@ -129,7 +152,7 @@ def _is_same(one: Any, other: Any) -> bool:
         return False
     try:
         return bool(one == other)
-    except Exception:  # a seam: any object's own idea of equality
+    except Exception:  # noqa: BLE001 - a seam: any object's own idea of equality
         return False
 
 
