@@ -139,7 +139,7 @@ class LabError(Exception):
             hint=str(plain.get("hint", "")),
             node=node if isinstance(node, int) else None,
         )
-        if isinstance(inside, list) and all(isinstance(step, int) for step in inside):
+        if isinstance(inside, list | tuple) and all(isinstance(step, int) for step in inside):
             error.inside = tuple(inside)
         return error
 
