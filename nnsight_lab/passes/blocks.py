@@ -20,7 +20,7 @@ __all__ = ["MOST_ITEMS", "MOST_TURNS", "BlockShapes", "check_single", "items_of"
 
 MOST_ITEMS = 2**16
 """The longest known value that a loop may go over."""
-MOST_TURNS = 1_000_000
+MOST_TURNS = 100_000
 """The highest limit a loop may be given."""
 _MOST_NODES = 500_000
 """How many nodes of blocks are looked at for one graph, again and again counted each time."""

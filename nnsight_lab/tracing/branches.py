@@ -13,7 +13,7 @@ from nnsight_lab.errors import SourceLine
 from nnsight_lab.ir import Cond, NodeId
 from nnsight_lab.kernels.join import join_metas
 from nnsight_lab.tracing.cells import Cell, Value
-from nnsight_lab.tracing.nests import Leaf, Pairing, rebuilt
+from nnsight_lab.tracing.nests import Leaf, Number, Pairing, is_number, rebuilt
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.regions import (
     Change,
@@ -63,7 +63,9 @@ def result_of(
         isinstance(leaf.source, Proxy) and all(leaf.source.is_from_before(t.moved) for t in tapes)
         for leaf in leaves
     )
-    return Proxy(recorder, Cell(value, fixed=_SHARED if outer else ""))
+    number = any(is_number(leaf.source) for leaf in leaves) and not outer
+    kind = Number if number else Proxy
+    return kind(recorder, Cell(value, fixed=_SHARED if outer else ""))
 
 
 _SHARED = (

@@ -20,7 +20,17 @@ from nnsight_lab.tracing.proxy import Proxy
 if TYPE_CHECKING:
     from nnsight_lab.tracing.recorder import Recorder
 
-__all__ = ["Differ", "Leaf", "Number", "Pairing", "collected", "rebuilt", "settled", "stand_ins"]
+__all__ = [
+    "Differ",
+    "Leaf",
+    "Number",
+    "Pairing",
+    "collected",
+    "is_number",
+    "rebuilt",
+    "settled",
+    "stand_ins",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +65,7 @@ for _operator in OPERATORS:
 
 def stand_ins(recorder: Recorder, leaves: list[Leaf], values: list[Value]) -> list[Proxy]:
     """A recorded value for each leaf: the first of `values` take their place in a loop."""
-    kinds = [Number if _is_number(leaf.source) else Proxy for leaf in leaves]
+    kinds = [Number if is_number(leaf.source) else Proxy for leaf in leaves]
     return [kind(recorder, Cell(value)) for kind, value in zip(kinds, values, strict=False)]
 
 
@@ -67,18 +77,14 @@ def settled(recorder: Recorder, nest: Any) -> Any:
     """The same nest, with each value in it as it is now."""
     if isinstance(nest, Proxy | torch.Tensor):
         return Leaf(recorder.value_of(nest), nest)
-    if isinstance(nest, tuple) and hasattr(nest, "_fields"):
-        return type(nest)(*(settled(recorder, item) for item in nest))
-    if type(nest) in (tuple, list):
-        return type(nest)(settled(recorder, item) for item in nest)
-    if type(nest) is dict:
-        return {key: settled(recorder, item) for key, item in nest.items()}
-    return nest
+    if isinstance(nest, torch.Size):
+        nest = tuple(nest)
+    return _mapped(nest, lambda item: settled(recorder, item))
 
 
 def collected(recorder: Recorder, nest: Any, leaves: list[Leaf]) -> Any:
     """A settled nest with holes for its values and numbers, which are added to `leaves`."""
-    if _is_number(nest):
+    if is_number(nest):
         nest = _as_leaf(recorder, nest)
     if isinstance(nest, Leaf):
         leaves.append(nest)
@@ -96,8 +102,8 @@ def rebuilt(nest: Any, values: list[Any]) -> Any:
 def _mapped(nest: Any, change: Any) -> Any:
     if isinstance(nest, tuple) and hasattr(nest, "_fields"):
         return type(nest)(*map(change, nest))
-    if type(nest) in (tuple, list):
-        return type(nest)(map(change, nest))
+    if isinstance(nest, tuple) or type(nest) is list:  # torch's named tuples are tuples
+        return type(nest)([change(item) for item in nest])
     if type(nest) is dict:
         return {key: change(item) for key, item in nest.items()}
     return nest
@@ -131,12 +137,13 @@ class Pairing:
         raise Differ(f"{_named(one)} and {_named(other)}")
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether it is a Python number, which becomes a value where it is chosen or carried."""
     return type(value) in (bool, int, float, complex)
 
 
 def _is_valued(value: Any) -> bool:
-    return isinstance(value, Leaf) or _is_number(value)
+    return isinstance(value, Leaf) or is_number(value)
 
 
 def _as_leaf(recorder: Recorder, value: Any) -> Leaf:

@@ -30,6 +30,7 @@ from nnsight_lab.ir import (
     TensorData,
     Weight,
 )
+from nnsight_lab.ir.nodes import dependencies
 from nnsight_lab.kernels import Unknown, from_python, infer_call, tensor_to_data
 from nnsight_lab.kernels.arguments import without_numpy
 from nnsight_lab.passes.live import drop_dead_nodes
@@ -56,6 +57,7 @@ class Recorder:
         self.results: dict[NodeId, Any] = {}
         self.tapes: list[Tape] = []
         self._nodes: list[Node | None] = []
+        self._holes = False
         self._values: list[Value] = []
         self._constants: dict[int, tuple[Value, TensorData, Any]] = {}
         self._weights: dict[tuple[str, str], Value] = {}
@@ -170,6 +172,8 @@ class Recorder:
                 "This value belongs to a block that has ended.",
                 hint="Call .save() on it inside the block.",
             ).at(user_line())
+        if self._holes and any(map(self.is_gone, dependencies(node))):
+            raise gone()
         self._nodes.append(node)
         self._values.append(Value(node.id, meta, moment, read))
         return self._values[-1]
@@ -207,7 +211,7 @@ class Recorder:
     def take_out(self, ids: Iterable[NodeId]) -> None:
         """Take nodes out of the program: a block holds them now."""
         for id in ids:
-            self._nodes[id] = None
+            self._nodes[id], self._holes = None, True
 
     def is_gone(self, id: NodeId) -> bool:
         """Whether a node was taken out."""
