@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from nnsight_lab.models.run import Run as Run
     from nnsight_lab.models.wrap import wrap as wrap
     from nnsight_lab.settings import Settings as Settings
+    from nnsight_lab.tracing.control import cond as cond
+    from nnsight_lab.tracing.control import foreach as foreach
+    from nnsight_lab.tracing.control import while_ as while_
 
 __all__ = [
     "Graph",
@@ -36,10 +39,13 @@ __all__ = [
     "LanguageModel",
     "Run",
     "Settings",
+    "cond",
     "connect",
     "errors",
+    "foreach",
     "ir",
     "recipes",
+    "while_",
     "wrap",
 ]
 
@@ -51,7 +57,10 @@ _HOMES = {
     "LanguageModel": "nnsight_lab.models.language_model",
     "Run": "nnsight_lab.models.run",
     "Settings": "nnsight_lab.settings",
+    "cond": "nnsight_lab.tracing.control",
     "connect": "nnsight_lab.models.lab",
+    "foreach": "nnsight_lab.tracing.control",
+    "while_": "nnsight_lab.tracing.control",
     "wrap": "nnsight_lab.models.wrap",
 }
 _ROOMS = ("errors", "ir", "recipes")

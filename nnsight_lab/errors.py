@@ -84,7 +84,11 @@ class SourceLine:
 
 
 class LabError(Exception):
-    """The root of the tree. Subclasses fix `code`; nothing raises this class itself."""
+    """The root of the tree. Subclasses fix `code`; nothing raises this class itself.
+
+    node: the node of the graph it belongs to. inside: where that node is a branch or a loop, the
+    way on: which of its blocks, which node there, and so on.
+    """
 
     code: ClassVar[str] = "lab-error"
 
@@ -101,6 +105,7 @@ class LabError(Exception):
         self.where = where
         self.hint = hint
         self.node = node
+        self.inside: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         lines = [self.message]
@@ -120,18 +125,23 @@ class LabError(Exception):
 
     def to_plain(self) -> dict[str, Any]:
         """Plain data for the wire. Source lines stay on the client; the node id travels."""
-        return {"code": self.code, "message": self.message, "hint": self.hint, "node": self.node}
+        plain: dict[str, Any] = {"code": self.code, "message": self.message, "hint": self.hint}
+        plain["node"] = self.node
+        return {**plain, "inside": list(self.inside)} if self.inside else plain
 
     @staticmethod
     def from_plain(plain: dict[str, Any]) -> LabError:
         """The error that `to_plain` described; an unknown code becomes a `ServerError`."""
         kind = _by_code().get(str(plain.get("code")), ServerError)
-        node = plain.get("node")
-        return kind(
+        node, inside = plain.get("node"), plain.get("inside")
+        error = kind(
             str(plain.get("message", "")),
             hint=str(plain.get("hint", "")),
             node=node if isinstance(node, int) else None,
         )
+        if isinstance(inside, list | tuple) and all(isinstance(step, int) for step in inside):
+            error.inside = tuple(inside)
+        return error
 
 
 def _by_code() -> dict[str, type[LabError]]:

@@ -148,6 +148,4 @@ def _prompts(inputs: Inputs) -> TokenRows:
 
 def _located(error: LabError, graph: Graph) -> LabError:
     """The error, tied to the user's line that made the node it names."""
-    if error.node is None or not 0 <= error.node < len(graph):
-        return error
-    return error.at(graph[error.node].where)
+    return error if error.node is None else error.at(graph.line_of(error.node, error.inside))

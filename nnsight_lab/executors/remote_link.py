@@ -197,7 +197,7 @@ class Link:
 def _own(error: LabError) -> LabError:
     """The same error once more: many runs may end with it, each at a line of its own."""
     own = type(error)(error.message, hint=error.hint, node=error.node)
-    own.__cause__ = error.__cause__
+    own.__cause__, own.inside = error.__cause__, error.inside
     return own
 
 

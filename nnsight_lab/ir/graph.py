@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from nnsight_lab.errors import LabError, SourceLine
 from nnsight_lab.ir import codec
 from nnsight_lab.ir.limits import Limits
-from nnsight_lab.ir.nodes import Node, NodeId, Read, Write, with_new_ids
+from nnsight_lab.ir.nodes import Node, NodeId, Read, Write, blocks_of, with_new_ids
 from nnsight_lab.ir.text import graph_to_text
 
 __all__ = ["SCHEMA", "Graph", "Output"]
@@ -79,6 +79,18 @@ class Graph:
     def writes(self) -> tuple[Write, ...]:
         """The nodes that change the model's own activations."""
         return tuple(node for node in self.nodes if isinstance(node, Write))
+
+    def line_of(self, node: NodeId, inside: Sequence[int] = ()) -> SourceLine | None:
+        """The line that made a node, or one inside it: which block, which node there, and so on."""
+        if not 0 <= node < len(self.nodes):
+            return None
+        found = self.nodes[node]
+        for block, id in zip(inside[::2], inside[1::2], strict=False):
+            blocks = blocks_of(found)
+            if not 0 <= block < len(blocks) or not 0 <= id < len(blocks[block].nodes):
+                break
+            found = blocks[block].nodes[id]
+        return found.where
 
     def to_bytes(self, *, sources: bool = True) -> bytes:
         """The graph as bytes. `sources=False` leaves out file names and line numbers."""

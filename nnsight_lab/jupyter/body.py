@@ -17,7 +17,8 @@ from types import CodeType, TracebackType
 from typing import Any
 
 from nnsight_lab.errors import LabError, MagicUsage, SourceLine
-from nnsight_lab.tracing.source import forget_cause, is_ours
+from nnsight_lab.jupyter.lowering import lower
+from nnsight_lab.tracing.source import forget_cause, leave_one_frame
 
 __all__ = ["LAST", "Body", "as_python", "begins_at_user", "compile_body"]
 
@@ -57,7 +58,7 @@ def compile_body(text: str, filename: str, first_line: int) -> Body:
         assert isinstance(last, ast.Expr)
         keep = ast.Assign(targets=[ast.Name(LAST, ast.Store())], value=last.value)
         tree.body[-1] = ast.fix_missing_locations(ast.copy_location(keep, last))
-    return Body(compile(tree, filename, "exec"), assigned, shows)
+    return Body(compile(lower(tree), filename, "exec"), assigned, shows)
 
 
 def _is_quiet(text: str) -> bool:
@@ -137,9 +138,5 @@ def begins_at_user(
 def _from_user(trace: TracebackType | None, filename: str) -> TracebackType | None:
     while trace is not None and trace.tb_frame.f_code.co_filename != filename:
         trace = trace.tb_next
-    last = trace
-    while last is not None and last.tb_next is not None:
-        if is_ours(last.tb_next.tb_frame.f_code.co_filename):
-            last.tb_next.tb_next = None
-        last = last.tb_next
+    leave_one_frame(trace)
     return trace

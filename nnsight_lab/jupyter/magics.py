@@ -23,7 +23,9 @@ from IPython.display import display
 
 from nnsight_lab.errors import LabError, MagicUsage, SourceLine
 from nnsight_lab.jupyter.body import LAST, Body, as_python, begins_at_user, compile_body
+from nnsight_lab.jupyter.flow import Flow, forget_flow
 from nnsight_lab.jupyter.line import USAGE, TraceLine, parse_trace_line
+from nnsight_lab.jupyter.lowering import FLOW
 from nnsight_lab.models.lab import Lab, connect
 from nnsight_lab.models.language_model import LanguageModel
 from nnsight_lab.models.run import Run
@@ -139,11 +141,14 @@ class TraceMagics(Magics):
         space = self._shell.user_ns
         space.pop(LAST, None)
         before = dict(space)
+        space[FLOW] = Flow(space)
         try:
             self._record(tracer, said, body, before)
         except BaseException:  # an interrupt as well; it goes on below
             _take_back(space, before)
             raise
+        finally:
+            forget_flow(space)
         space[said.name] = tracer.run
         return tracer.run
 
@@ -155,7 +160,9 @@ class TraceMagics(Magics):
         try:
             body.run(space)
             # `%time h = …` assigns where the body's own text shows no assignment.
-            others = (name for name in _changed(space, before) if not name.startswith("_"))
+            others = (
+                name for name in _changed(space, before) if name.isidentifier() and name[0] != "_"
+            )
             assigned = tuple(dict.fromkeys((*body.assigned, *others)))
             for name in assigned if said.save is None else said.save:
                 _save(space, name, asked=said.save is not None)

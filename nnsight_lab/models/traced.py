@@ -185,6 +185,4 @@ class TracedModel(ABC):
 
 
 def _at_its_line(error: LabError, graph: Graph) -> LabError:
-    if error.node is not None and error.node < len(graph):
-        return error.at(graph[error.node].where)
-    return error
+    return error if error.node is None else error.at(graph.line_of(error.node, error.inside))

@@ -5,6 +5,7 @@
     stages.py     Stages: the forward passes of a run, and what each can be asked
     generation.py what a generation may be asked
     shapes.py     specs of a module tree as tensors without data
+    blocks.py     shapes of branches and loops
     check.py      check_graph: names, order, shapes and cost, before anything runs or queues
     combine.py    then: a second graph that sees what the first one edited
 

@@ -17,16 +17,20 @@ from nnsight_lab.ir import (
     RESULT,
     Apply,
     Call,
+    Cond,
     Constant,
+    Foreach,
     Gradient,
     Graph,
     ModuleTree,
     Node,
     Read,
     Weight,
+    While,
     Write,
 )
 from nnsight_lab.kernels import Unknown, infer_call, to_python
+from nnsight_lab.passes.blocks import BlockShapes
 from nnsight_lab.passes.generation import check_generation, check_in_generation
 from nnsight_lab.passes.invokes import check_separable
 from nnsight_lab.passes.schedule import schedule
@@ -77,15 +81,22 @@ def check_graph(graph: Graph, stages: ModuleTree | Stages, inputs: Inputs) -> Gr
         stages = Stages((Part(inputs, stages),))
     schedule(graph, stages)
     metas: list[Any] = []
+    first = stages.at(0)
+    blocks = BlockShapes(
+        lambda node, known: infer_node(node, known, first.tree, first.batch, first.pos)
+    )
     for node in graph.nodes:
         try:
             check_in_generation(node, stages)
-            metas.append(infer_node(node, metas, *_where(graph, node, stages)))
+            if isinstance(node, Cond | Foreach | While):
+                metas.append(blocks.region(node, metas))
+            else:
+                metas.append(infer_node(node, metas, *_where(graph, node, stages)))
         except LabError as exc:
             exc.node = node.id
             raise exc.at(node.where)
     saved = sum(bytes_of(metas[output.node]) for output in graph.outputs)
-    return GraphCost(saved, sum(map(bytes_of, metas)))
+    return GraphCost(saved, sum(map(bytes_of, metas)) + blocks.bytes)
 
 
 def _where(graph: Graph, node: Node, stages: Stages) -> tuple[ModuleTree, int, int]:
@@ -168,6 +179,8 @@ def infer_node(node: Node, metas: list[Any], tree: ModuleTree, batch: int, pos: 
         case Gradient(of=of, at=at):
             check_differentiable(metas[of], metas[at])
             return metas[at]
+        case _:
+            raise AssertionError(f"{type(node).__name__} has no shape here")
 
 
 def check_differentiable(loss: Any, at: Any) -> None:

@@ -2,6 +2,7 @@
 
     host.py         what the interleaver needs from whoever runs the model
     interleaver.py  evaluates a scheduled graph, moment by moment
+    blocks.py       computes one node, and the branches and loops within one
     values.py       the table of one run's values
 
 Written once for every engine: local PyTorch is one host, a hooked worker is another. Nothing here

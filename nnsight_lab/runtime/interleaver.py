@@ -16,12 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from nnsight_lab.errors import LabError, NeverReached, OpFailed
-from nnsight_lab.ir import Apply, Call, Constant, Gradient, NodeId, Read, Weight, Write
+from nnsight_lab.errors import NeverReached
+from nnsight_lab.ir import Gradient, NodeId, Read, Weight, Write
 from nnsight_lab.ir.tree import RESULT, STEP
-from nnsight_lab.kernels import kernel, tensor_from_data, to_python
 from nnsight_lab.passes.schedule import BEFORE, Moment, Schedule
 from nnsight_lab.passes.stages import after
+from nnsight_lab.runtime.blocks import compute, failed
 from nnsight_lab.runtime.gradients import Gradients
 from nnsight_lab.runtime.host import Host
 from nnsight_lab.runtime.missing import MISSING, without_missing
@@ -141,8 +141,6 @@ class Interleaver:
             node = found
         try:
             match node:
-                case Constant(value=value):
-                    return tensor_from_data(value).to(self._host.device)
                 case Gradient():
                     return self._gradients.taken(node, self._values)
                 case Weight(path=path, name=name) if self._gradients.wanted_at(id):
@@ -151,27 +149,12 @@ class Interleaver:
                     weight = in_order(self._host.weight(path, name).detach())
                     self._values.own_forever(weight)
                     return weight
-                case Call(op=op, args=args, kwargs=kwargs):
-                    return kernel(op)(*self._python(args), **self._named(kwargs))
-                case Apply(path=path, args=args, kwargs=kwargs):
-                    return in_order(self._host.apply(path, self._python(args), self._named(kwargs)))
-        except LabError as exc:
-            exc.node = id
-            raise exc.at(node.where)
-        except Exception as exc:  # a seam: torch's own errors become ours, with the user's line
-            what = node.op if isinstance(node, Call) else "calling a module"
-            raise OpFailed(
-                f"{what} failed while the model ran: {str(exc).splitlines()[0] if str(exc) else ''}",
-                hint="The shapes were right when recorded; look at the values it was given.",
-                node=id,
-            ).at(node.where) from exc
-        raise AssertionError(f"{type(node).__name__} is not computed")
-
-    def _python(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(to_python(arg, self._values.__getitem__) for arg in args)
-
-    def _named(self, kwargs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
-        return {key: to_python(arg, self._values.__getitem__) for key, arg in kwargs}
+                case _:
+                    return compute(node, self._values.__getitem__, self._host)
+        except Exception as exc:  # noqa: BLE001 - a seam: torch's own errors become ours, with the user's line
+            failure = failed(node, exc)
+            failure.node = id
+            raise failure from (exc.__cause__ if failure is exc else exc)
 
 
 def _is_outside(moment: int) -> bool:

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nnsight_lab.errors import GraphError, NotSupported, OpNotAllowed, ShapeMismatch
+from nnsight_lab.errors import (
+    GraphError,
+    NotSupported,
+    OpNotAllowed,
+    ShapeMismatch,
+    SourceLine,
+)
 from nnsight_lab.ir import RESULT, Address, ModuleTree, Read, Write
 from nnsight_lab.passes.check import check_fits
 from nnsight_lab.passes.invokes import check_separable
@@ -171,14 +177,16 @@ class Places:
         for place, item in new.items():
             whole[place] = item
 
-    def edit(self, cell: Cell, new: Value) -> None:
+    def edit(self, cell: Cell, new: Value, where: SourceLine | None = None) -> None:
         """Give a cell a new value, checking that a place in the model can take it.
+
+        where: the line of the edit, when it is not the one that runs now.
 
         Raises:
             ShapeMismatch: the value does not fit the place.
             WriteTooEarly: the value is made after the model has passed the place.
         """
-        where = user_line()
+        where = where or user_line()
         if cell.fixed:
             hint = "Edit a .clone() of it, or a module's output."
             raise OpNotAllowed(cell.fixed, hint=hint).at(where)
@@ -188,6 +196,7 @@ class Places:
             if new.moment > cell.value.moment:
                 raise too_early(cell.address, *_place_and_line(new.read)).at(where)
             new = Value(new.node, new.meta, cell.value.moment, cell.value.read)
+        self._recorder.note_edit(cell)
         cell.value = new
         cell.version += 1
         cell.edited = where

@@ -7,7 +7,7 @@ number at once (`if h > 0:`, `float(h)`) is refused with the line and a way roun
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nnsight_lab.errors import LabError, NotSaved, OpNotAllowed, ValueNotKnown
+from nnsight_lab.ir import NodeId
 from nnsight_lab.ir.ops import is_op
 from nnsight_lab.kernels.table import (
     op_name,
@@ -66,7 +67,8 @@ class Proxy:
             return self._pin
         if not self._steps:
             return self._cell.value
-        if self._value is None or self._seen != self._cell.version:
+        old = self._value is None or self.recorder.is_gone(self._value.node)
+        if self._value is None or old or self._seen != self._cell.version:
             self._value, self._seen = self._viewed(), self._cell.version
         return self._value
 
@@ -80,6 +82,10 @@ class Proxy:
     def is_whole(self, cell: Cell) -> bool:
         """Whether this is all of `cell`, as after `module.output += v`."""
         return self._cell is cell and not self._steps and self._pin is None
+
+    def is_from_before(self, moved: Container[NodeId]) -> bool:
+        """Whether what this views is a place outside a region whose nodes are `moved`."""
+        return self._cell.value.node not in moved
 
     def views(self, base: Proxy, key: Any) -> bool:
         """Whether this is `base[key]`, up to date."""
@@ -131,6 +137,7 @@ class Proxy:
         if not self.recorder.open:
             raise _not_saved(_ENDED)
         value = self.now()
+        self.recorder.check_saving(value)
         pinned = Proxy(self.recorder, self._cell, self._steps)
         pinned._pin = value
         self._saved = pinned._saved = value

@@ -11,11 +11,12 @@ tree and from running operations on tensors without data.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-from nnsight_lab.errors import NotSaved, OpNotAllowed
+from nnsight_lab.errors import GraphError, NotSaved, OpNotAllowed
 from nnsight_lab.ir import (
     Apply,
     Call,
@@ -29,6 +30,7 @@ from nnsight_lab.ir import (
     TensorData,
     Weight,
 )
+from nnsight_lab.ir.nodes import dependencies
 from nnsight_lab.kernels import Unknown, from_python, infer_call, tensor_to_data
 from nnsight_lab.kernels.arguments import without_numpy
 from nnsight_lab.passes.live import drop_dead_nodes
@@ -39,6 +41,7 @@ from nnsight_lab.tracing.cells import Cell, Value, holds_tensor
 from nnsight_lab.tracing.places import Places
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.record import record
+from nnsight_lab.tracing.regions import Tape, gone, without_holes
 from nnsight_lab.tracing.source import at_line, user_line
 
 __all__ = ["Recorder"]
@@ -66,7 +69,9 @@ class Recorder:
         self.session: Any = None
         self.results: dict[NodeId, Any] = {}
         self.missing: set[NodeId] = set()
-        self._nodes: list[Node] = []
+        self.tapes: list[Tape] = []
+        self._nodes: list[Node | None] = []
+        self._holes = False
         self._values: list[Value] = []
         self._constants: dict[int, tuple[Value, TensorData, Any]] = {}
         self._weights: dict[tuple[str, str], Value] = {}
@@ -145,7 +150,7 @@ class Recorder:
                 ).at(user_line())
             value = value.value
         if isinstance(value, Proxy):
-            return value.now()
+            return self._still_here(value.now())
         if isinstance(value, int | float | bool | complex) and isinstance(like, torch.Tensor):
             value = torch.full(like.shape, value, dtype=like.dtype)
         if isinstance(value, torch.Tensor):
@@ -181,6 +186,8 @@ class Recorder:
                 "This value belongs to a block that has ended.",
                 hint="Call .save() on it inside the block.",
             ).at(user_line())
+        if self._holes and any(map(self.is_gone, dependencies(node))):
+            raise gone()
         self._nodes.append(node)
         self._values.append(Value(node.id, meta, moment, read))
         return self._values[-1]
@@ -204,7 +211,50 @@ class Recorder:
         plain = tuple(from_python(arg, ref) for arg in args)
         return plain, {key: from_python(value, ref) for key, value in kwargs.items()}, needs
 
+    # Regions: nodes that are moved into a block, see `regions.py`
+
+    @property
+    def in_region(self) -> bool:
+        """Whether a branch or the body of a loop is recorded now."""
+        return bool(self.tapes)
+
+    def nodes_from(self, start: NodeId) -> list[Node]:
+        """The nodes from an id on that are still part of the program."""
+        return [node for node in self._nodes[start:] if node is not None]
+
+    def take_out(self, ids: Iterable[NodeId]) -> None:
+        """Take nodes out of the program: a block holds them now."""
+        for id in ids:
+            self._nodes[id], self._holes = None, True
+
+    def is_gone(self, id: NodeId) -> bool:
+        """Whether a node was taken out."""
+        return self._nodes[id] is None
+
+    def value_at(self, id: NodeId) -> Value:
+        """The value a node makes."""
+        return self._values[id]
+
+    def note_edit(self, cell: Cell) -> None:
+        """A cell is about to be edited, maybe in a branch only."""
+        if self.tapes:
+            self.tapes[-1].note(cell)
+
+    def _still_here(self, value: Value) -> Value:
+        if self.is_gone(value.node):
+            raise gone()
+        return value
+
     # The end
+
+    def check_saving(self, value: Value) -> None:
+        """Refuse to save what may never be made, or is made many times."""
+        self._still_here(value)
+        if self.in_region:
+            raise GraphError(
+                "Nothing can be saved inside a branch or a loop of the graph.",
+                hint="Give the value back from it, and save the result: nl.cond(...).save().",
+            ).at(user_line())
 
     def note_saved(self, proxy: Proxy) -> None:
         """A value was saved; it must come back whatever name it has."""
@@ -224,14 +274,14 @@ class Recorder:
             self.add(node, None, moment)
         self.open = False
         outputs = tuple(Output(name, node) for name, node in names.items())
-        return Graph(tuple(self._nodes), outputs, self.places.invokes)
+        return without_holes(self._nodes, outputs, self.places.invokes)
 
     def so_far(self) -> Graph:
         """What has been recorded up to now, without names for what it saves."""
         saved = [proxy.saved_value for proxy in self._saved]
         ids = dict.fromkeys(value.node for value in saved if value is not None)
         outputs = tuple(Output(f"saved_{place}", node) for place, node in enumerate(ids))
-        return drop_dead_nodes(Graph(tuple(self._nodes), outputs, self.places.invokes))
+        return drop_dead_nodes(without_holes(self._nodes, outputs, self.places.invokes))
 
 
 def _meta_argument(arg: Any, recorder: Recorder) -> Any:

@@ -20,6 +20,7 @@ __all__ = [
     "for_the_user",
     "forget_cause",
     "is_ours",
+    "leave_one_frame",
     "one_frame",
     "shorten_traceback",
     "user_frame",
@@ -127,10 +128,32 @@ def one_frame(function: Callable[_P, _T]) -> Callable[_P, _T]:
 def shorten_traceback(exc: BaseException) -> None:
     """Leave at most one frame of ours below the user's own, in place."""
     forget_cause(exc)
-    trace: TracebackType | None = exc.__traceback__
+    leave_one_frame(exc.__traceback__)
+
+
+def leave_one_frame(trace: TracebackType | None) -> None:
+    """The same for a traceback. Where ours called the user's functions, those frames stay."""
     while trace is not None and trace.tb_next is not None:
-        below = trace.tb_next
-        if is_ours(below.tb_frame.f_code.co_filename):
-            below.tb_next = None
+        below: TracebackType | None = trace.tb_next
+        file = trace.tb_next.tb_frame.f_code.co_filename
+        while below is not None and is_ours(below.tb_frame.f_code.co_filename):
+            below = below.tb_next
+        if is_ours(file) and (below is None or not file.endswith(_CALL_BACK)):
+            trace.tb_next.tb_next = None
             return
+        if is_ours(file) and below is not None and _same_line(trace, below):
+            trace.tb_next = below.tb_next
+            continue
+        trace.tb_next = below
         trace = below
+
+
+def _same_line(trace: TracebackType, below: TracebackType) -> bool:
+    """Whether a lambda stands in the very line that handed it over; one of them is shown."""
+    one, other = trace.tb_frame.f_code, below.tb_frame.f_code
+    same = one.co_filename == other.co_filename and trace.tb_lineno == below.tb_lineno
+    return same and other.co_name == "<lambda>"
+
+
+_CALL_BACK = (f"tracing{os.sep}control.py", f"jupyter{os.sep}flow.py")
+"""Files of ours that call functions of the user, which a traceback must go on to show."""

@@ -32,6 +32,7 @@ _T = TypeVar("_T")
 _BIGGEST = 2**63 - 1
 _TEXT = 65_536
 _NAMES = 4_096
+_DEEPEST = 64
 
 
 class Malformed(ValueError):
@@ -125,7 +126,10 @@ def read_seconds(plain: Any) -> dict[str, float]:
 def read_error(plain: Any) -> dict[str, Any]:
     """An error as `LabError.to_plain` writes it."""
     texts = dict.fromkeys(("code", "message", "hint"), read_text)
-    return read_record(plain, {**texts, "node": optional(read_whole)})
+    fields: dict[str, Callable[[Any], Any]] = {**texts, "node": optional(read_whole)}
+    if isinstance(plain, dict) and "inside" in plain:  # only where a node holds blocks
+        fields["inside"] = tuple_of(read_whole, _DEEPEST)
+    return read_record(plain, fields)
 
 
 def tuple_of(read: Callable[[Any], _T], most: int) -> Callable[[Any], tuple[_T, ...]]:

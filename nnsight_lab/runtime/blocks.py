@@ -1,0 +1,132 @@
+"""Computes one node of a graph, and the blocks within a node: branches and loops.
+
+Used by the interleaver for what needs nothing but values, and for every node inside a block. A
+block keeps its values in a list of its own, which is forgotten when it has given its results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+from nnsight_lab.errors import LabError, OpFailed
+from nnsight_lab.ir import (
+    Apply,
+    Call,
+    Cond,
+    Constant,
+    Foreach,
+    Node,
+    NodeId,
+    Param,
+    Weight,
+    While,
+)
+from nnsight_lab.ir.nodes import blocks_of
+from nnsight_lab.kernels import kernel, tensor_from_data, to_python
+from nnsight_lab.runtime.host import Host
+from nnsight_lab.runtime.values import in_order
+
+__all__ = ["compute", "failed"]
+
+ValueOf: TypeAlias = Callable[[NodeId], Any]
+
+
+def compute(node: Node, value_of: ValueOf, host: Host) -> Any:
+    """The value of a node that does nothing to the model."""
+    match node:
+        case Constant(value=value):
+            return tensor_from_data(value).to(host.device)
+        case Weight(path=path, name=name):
+            return in_order(host.weight(path, name).detach())
+        case Call(op=op):
+            args, kwargs = _arguments(node, value_of)
+            return kernel(op)(*args, **kwargs)
+        case Apply(path=path):
+            return in_order(host.apply(path, *_arguments(node, value_of)))
+        case Cond(test=test, inputs=inputs):
+            chosen = 0 if _is_true(value_of(test)) else 1
+            return tuple(_run(node, chosen, list(map(value_of, inputs)), host))
+        case Foreach():
+            return _foreach(node, value_of, host)
+        case While():
+            return _while(node, value_of, host)
+    raise AssertionError(f"{type(node).__name__} is not computed")
+
+
+def failed(node: Node, exc: Exception) -> LabError:
+    """What a node failed with, as an error of ours at the user's line."""
+    if isinstance(exc, LabError):
+        return exc.at(node.where)
+    what = node.op if isinstance(node, Call) else _NAMED.get(type(node), "calling a module")
+    return OpFailed(
+        f"{what} failed while the model ran: {str(exc).splitlines()[0] if str(exc) else ''}",
+        hint="The shapes were right when recorded; look at the values it was given.",
+    ).at(node.where)
+
+
+_NAMED = {Cond: "a branch", Foreach: "a loop", While: "a loop"}
+
+
+def _arguments(node: Call | Apply, value_of: ValueOf) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    args = tuple(to_python(arg, value_of) for arg in node.args)
+    return args, {key: to_python(arg, value_of) for key, arg in node.kwargs}
+
+
+def _run(region: Node, which: int, given: Sequence[Any], host: Host) -> list[Any]:
+    """What a block of a region gives. which: its place among the region's blocks."""
+    block = blocks_of(region)[which]
+    values: list[Any] = []
+    for node in block.nodes:
+        if isinstance(node, Param):
+            values.append(given[node.index])
+            continue
+        failure: LabError | None = None
+        try:
+            values.append(compute(node, values.__getitem__, host))
+        except Exception as exc:  # noqa: BLE001 - a seam: torch's own errors become ours, with the user's line
+            failure = failed(node, exc)
+            failure.inside = (which, node.id, *failure.inside)
+            if failure is not exc:
+                failure.__cause__ = exc
+        if failure is not None:
+            raise failure
+    # The recorder takes what a region gives to have its memory in order.
+    return [in_order(values[result]) for result in block.results]
+
+
+def _is_true(value: Any) -> bool:
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        return bool(value)
+    what = f"a tensor of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else "none"
+    raise OpFailed(
+        f"A test is a single value; this is {what}.",
+        hint="Reduce it first: (h > 0).any(), or torch.where for each element.",
+    )
+
+
+def _foreach(node: Foreach, value_of: ValueOf, host: Host) -> Any:
+    carry, inputs = list(map(value_of, node.carry)), list(map(value_of, node.inputs))
+    made: list[list[Any]] = [[] for _ in node.body.results[len(carry) :]]
+    for item in value_of(node.over):
+        results = _run(node, 0, [item, *carry, *inputs], host)
+        carry = results[: len(carry)]
+        for column, value in zip(made, results[len(carry) :], strict=True):
+            column.append(value)
+    return (*carry, *map(tuple, made))
+
+
+def _while(node: While, value_of: ValueOf, host: Host) -> Any:
+    carry, inputs = list(map(value_of, node.carry)), list(map(value_of, node.inputs))
+    turns = 0
+    while _is_true(_run(node, 0, [*carry, *inputs], host)[0]):
+        if turns == node.limit:
+            raise OpFailed(
+                f"The loop went on after {node.limit} turns.",
+                hint="Allow it more with nl.while_(test, body, ..., limit=...), or mend its test.",
+            )
+        carry = _run(node, 1, [*carry, *inputs], host)
+        turns += 1
+    return tuple(carry)
