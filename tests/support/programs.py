@@ -3,8 +3,8 @@
 A program is a list of small steps on a pool of values. `Hooked` runs it with real tensors: places
 hold what plain PyTorch hooks captured, edits are real writes in place, views share real memory.
 Because a program may name places in any order, it is run again with the edits it made last time
-put into the model by hooks, until nothing changes any more: the first place is right after one
-round, the second after two, and so on. Nothing of ours is used.
+put into the model by hooks, until nothing changes any more, at no place: the first place is right
+after one round, the second after two, and so on. Nothing of ours is used.
 """
 
 from __future__ import annotations
@@ -157,11 +157,11 @@ class Hooked:
         """The logits after the program; `saved` holds what it saved. Raises `Impossible`."""
         logits = self._forward()
         for _ in range(len(PLACES) + 1):
-            before = [value.clone() for value in self.saved], logits
+            before = [*self.saved, logits, *self._raw.values()]
             self.saved, self._cells, self._origins, self._keep = [], {}, {}, []
             interpret(program, self)
             logits = self._forward()
-            if _same([*before[0], before[1]], [*self.saved, logits]):
+            if _same(before, [*self.saved, logits, *self._raw.values()]):
                 return logits
         raise AssertionError("the program did not settle")
 
