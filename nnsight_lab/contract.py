@@ -24,6 +24,7 @@ __all__ = [
     "Inputs",
     "ModelCard",
     "ModuleInputs",
+    "PeekCost",
     "Queued",
     "RunEvent",
     "RunRequest",
@@ -125,6 +126,18 @@ class RunResult:
     values: Mapping[str, Any]
     seconds: Mapping[str, float]
     sent_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PeekCost:
+    """What Python's looks at values cost while a block was recorded: runs, their time, bytes."""
+
+    count: int = 0
+    seconds: float = 0.0
+    sent_bytes: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.count} peek{'' if self.count == 1 else 's'}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,30 +115,34 @@ class LanguageModel(TracedModel):
         """One token as text, with whitespace visible: `·` for a space, `↵` for a line end."""
         return visible_token(self.tokenizer, id)
 
-    def trace(self, prompt: Any = _NO_PROMPT, *, execute: bool = True) -> Tracer[Run]:
+    def trace(
+        self, prompt: Any = _NO_PROMPT, *, execute: bool = True, peek: bool = True
+    ) -> Tracer[Run]:
         """Record what follows in the `with` block, and run it on `prompt` when the block ends.
 
         prompt: text, a list of texts (a padded batch), token ids, or a mapping with `input_ids`.
             Without one, each `with tracer.invoke(prompt):` in the block brings its own.
         execute: False only records; `tracer.graph` is the experiment, to run or send later.
+        peek: False refuses what needs a value while recording (`if h.norm() > 5`), which
+            otherwise runs what is recorded so far.
 
         Raises:
             BadInput: the prompt is empty or not a prompt.
         """
         if prompt is _NO_PROMPT:
-            return self._tracer_of_invokes(execute=execute)
+            return self._tracer_of_invokes(execute=execute, peek=peek)
         try:
             rows = self._checked(prompt)
         except LabError as exc:
             raise for_the_user(exc) from None
-        return self._tracer(rows, prompt, execute=execute)
+        return self._tracer(rows, prompt, execute=execute, peek=peek)
 
     def _checked(self, prompt: Any) -> TokenRows:
         rows = prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
         check_inputs(self.card, rows)
         return rows
 
-    def _tracer_of_invokes(self, *, execute: bool) -> Tracer[Run]:
+    def _tracer_of_invokes(self, **how: bool) -> Tracer[Run]:
         prompts: list[Any] = []
         rows: list[tuple[int, ...]] = []
 
@@ -154,7 +158,7 @@ class LanguageModel(TracedModel):
             return self._carry_out(graph, inputs, prompts)
 
         recorder = Recorder(self.card.tree, 0, 0)
-        return Tracer(self, recorder, carry_out, execute=execute, add_prompt=add_prompt)
+        return Tracer(self, recorder, carry_out, add_prompt=add_prompt, **how)
 
     def run(self, graph: Graph, prompt: Any, *, on_event: Emit | None = None) -> Run:
         """Run a recorded graph again, on this prompt.

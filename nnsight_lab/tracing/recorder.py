@@ -28,6 +28,7 @@ from nnsight_lab.ir import (
     Ref,
     TensorData,
     Weight,
+    Write,
 )
 from nnsight_lab.kernels import Unknown, from_python, infer_call, tensor_to_data
 from nnsight_lab.kernels.arguments import without_numpy
@@ -36,6 +37,7 @@ from nnsight_lab.passes.schedule import BEFORE
 from nnsight_lab.passes.shapes import infer_apply, weight_meta
 from nnsight_lab.tracing.backward import Backwards
 from nnsight_lab.tracing.cells import Cell, Value, holds_tensor
+from nnsight_lab.tracing.peeks import Peeks
 from nnsight_lab.tracing.places import Places
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.record import record
@@ -45,11 +47,15 @@ __all__ = ["Recorder"]
 
 
 class Recorder:
-    """One recording. `batch` and `pos` are the size of the prompt it is recorded with."""
+    """One recording. `batch` and `pos` are the size of the prompt it is recorded with.
+
+    peeks: finds values while it is recorded; None where nothing may run.
+    """
 
     def __init__(self, tree: ModuleTree, batch: int = 1, pos: int = 1) -> None:
         self.places = Places(self, tree, batch, pos)
         self.backwards = Backwards(self)
+        self.peeks: Peeks | None = None
         self.open = True
         self.results: dict[NodeId, Any] = {}
         self._nodes: list[Node] = []
@@ -62,6 +68,19 @@ class Recorder:
     def tree(self) -> ModuleTree:
         """The tree of the forward pass that is recorded now."""
         return self.places.tree
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes recorded so far."""
+        return tuple(self._nodes)
+
+    def moment_of(self, node: NodeId) -> int:
+        """When a node of this recording happens."""
+        return self._values[node].moment
+
+    def pending(self) -> list[tuple[Write, int]]:
+        """What edits become when the block ends, with their moments; not yet among the nodes."""
+        return self.places.writes()
 
     @property
     def next_id(self) -> NodeId:
@@ -120,6 +139,10 @@ class Recorder:
             where=where,
         )
         return self.add(node, meta, *self._latest(needs))
+
+    def wrapped(self, value: Any) -> Proxy:
+        """A recorded value by itself, which is no view of another."""
+        return Proxy(self, Cell(value))
 
     def value_of(self, value: Any, like: Any = None) -> Value:
         """A recorded value as it is now, or a tensor or number as a constant like `like`."""
@@ -206,7 +229,7 @@ class Recorder:
 
         names: what to save, by name.
         """
-        for node, moment in self.places.writes():
+        for node, moment in self.pending():
             self.add(node, None, moment)
         self.open = False
         outputs = tuple(Output(name, node) for name, node in names.items())
