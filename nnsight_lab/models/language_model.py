@@ -142,7 +142,7 @@ class LanguageModel(TracedModel):
         check_inputs(self.card, rows)
         return rows
 
-    def _tracer_of_invokes(self, **how: bool) -> Tracer[Run]:
+    def _tracer_of_invokes(self, *, execute: bool, peek: bool) -> Tracer[Run]:
         prompts: list[Any] = []
         rows: list[tuple[int, ...]] = []
 
@@ -158,7 +158,9 @@ class LanguageModel(TracedModel):
             return self._carry_out(graph, inputs, prompts)
 
         recorder = Recorder(self.card.tree, 0, 0)
-        return Tracer(self, recorder, carry_out, add_prompt=add_prompt, **how)
+        return Tracer(
+            self, recorder, carry_out, execute=execute, peek=peek, add_prompt=add_prompt
+        )
 
     def run(self, graph: Graph, prompt: Any, *, on_event: Emit | None = None) -> Run:
         """Run a recorded graph again, on this prompt.

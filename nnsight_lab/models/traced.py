@@ -92,12 +92,16 @@ class TracedModel(ABC):
     def _current_tree(self) -> ModuleTree:
         """The module tree to complete names from."""
 
-    def _tracer(self, inputs: Inputs, prompt: Any, **how: bool) -> Tracer[Run]:
+    def _tracer(self, inputs: Inputs, prompt: Any, *, execute: bool, peek: bool) -> Tracer[Run]:
         tree = self.executor.tree_for(inputs)
         batch, pos = (inputs.batch, inputs.pos) if isinstance(inputs, TokenRows) else (1, 1)
         recorder = Recorder(tree, batch, pos)
         return Tracer(
-            self, recorder, lambda graph: self._carry_out(graph, inputs, prompt), **how
+            self,
+            recorder,
+            lambda graph: self._carry_out(graph, inputs, prompt),
+            execute=execute,
+            peek=peek,
         )
 
     def _carry_out(

@@ -55,7 +55,9 @@ def _given(method: str, found: Any, args: tuple[Any, ...], kwargs: dict[str, Any
         if special is not None:
             return special(found, *args, **kwargs)
         return getattr(found, method)(*args, **kwargs)
-    except (RuntimeError, TypeError, AttributeError) as exc:
+    except (RuntimeError, TypeError, AttributeError, ValueError) as exc:
+        if isinstance(exc, ValueError) and isinstance(found, torch.Tensor) and found.numel() == 1:
+            raise  # int() of a nan: Python's own answer to the value, not to its shape
         raise ShapeMismatch(
             f"{str(exc).splitlines()[0].rstrip('.')}.",
             hint="Index or reduce the value first: h[0, -1, 3], h.max(); print(h.shape) helps.",
