@@ -158,9 +158,7 @@ class LanguageModel(TracedModel):
             return self._carry_out(graph, inputs, prompts)
 
         recorder = Recorder(self.card.tree, 0, 0)
-        return Tracer(
-            self, recorder, carry_out, execute=execute, peek=peek, add_prompt=add_prompt
-        )
+        return Tracer(self, recorder, carry_out, execute=execute, peek=peek, add_prompt=add_prompt)
 
     def run(self, graph: Graph, prompt: Any, *, on_event: Emit | None = None) -> Run:
         """Run a recorded graph again, on this prompt.

@@ -28,6 +28,7 @@ RUNNABLE = (
     "docs/index.md",
     "docs/how-to/read-and-edit.md",
     "docs/how-to/save-and-rerun-a-graph.md",
+    "docs/reference/peeks.md",
 )
 
 #: Error pages whose example needs no server and no interruption.
@@ -40,6 +41,7 @@ RAISES = (
     "not-saved",
     "op-failed",
     "op-not-allowed",
+    "peek-contradicted",
     "server-unreachable",
     "shape-mismatch",
     "value-not-known",

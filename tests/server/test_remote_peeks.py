@@ -25,7 +25,7 @@ def halve_the_loud(lm: Any) -> tuple[Any, list[int], torch.Tensor]:
     with lm.trace(PROMPT) as tracer:
         for index, layer in enumerate(lm.layers):
             h = layer.output[:, -1]
-            if h.norm() > 24.0:
+            if h.norm() > 60.0:
                 loud.append(index)
                 h *= 0.5
         best = int(lm.logits[0, -1].argmax())
