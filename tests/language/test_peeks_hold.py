@@ -22,16 +22,9 @@ PROMPTS = (IDS, [[9, 2, 44]], [[1, 2, 3, 4, 5, 6, 7, 8, 9]])
 def place(lm: Any, draw: random.Random) -> Any:
     """A place of the model, anywhere in it."""
     layer = lm.layers[draw.randrange(LAYERS)]
-    return draw.choice(
-        [
-            lambda: layer.output,
-            lambda: layer.attn.output,
-            lambda: layer.attn.z,
-            lambda: layer.mlp.output,
-            lambda: lm.embed.output,
-            lambda: lm.logits,
-        ]
-    )()
+    modules = (layer, layer.attn, layer.mlp, lm.embed, lm.lm_head)
+    where = draw.randrange(len(modules) + 1)
+    return modules[where].output if where < len(modules) else layer.attn.z
 
 
 def step(lm: Any, draw: random.Random, seen: list[tuple[float, Any]], old: list[Any]) -> None:
@@ -72,7 +65,7 @@ def program(lm: Any, draw: random.Random, seen: list[tuple[float, Any]]) -> None
 
 @pytest.mark.parametrize("seed", range(4))
 def test_what_python_was_given_is_true_of_the_run(lm: nl.LanguageModel, seed: int) -> None:
-    draw = random.Random(seed)
+    draw = random.Random(seed)  # noqa: S311 - a program, not a secret
     looks, refused, edited = 0, 0, 0
     for _ in range(12):
         seen: list[tuple[float, Any]] = []
