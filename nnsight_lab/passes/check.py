@@ -18,6 +18,7 @@ from nnsight_lab.ir import (
     Call,
     Constant,
     Gradient,
+    GradientWrite,
     Graph,
     ModuleTree,
     Node,
@@ -141,6 +142,12 @@ def infer_node(node: Node, metas: list[Any], tree: ModuleTree, batch: int, pos: 
         case Gradient(of=of, at=at):
             check_differentiable(metas[of], metas[at])
             return metas[at]
+        case GradientWrite(of=of, at=at, value=value):
+            check_differentiable(metas[of], metas[at])
+            check_fits("The gradient", metas[at], metas[value])
+            return None
+        case _:
+            raise NotSupported(f"A {type(node).__name__} cannot be run here yet.")
 
 
 def check_differentiable(loss: Any, at: Any) -> None:

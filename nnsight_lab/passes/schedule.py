@@ -13,8 +13,18 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from nnsight_lab.errors import AddressNotFound, NotSupported, WriteTooEarly
-from nnsight_lab.ir import Address, Gradient, Graph, ModuleTree, NodeId, Read, Write
+from nnsight_lab.ir import (
+    Address,
+    Gradient,
+    GradientWrite,
+    Graph,
+    ModuleTree,
+    NodeId,
+    Read,
+    Write,
+)
 from nnsight_lab.ir.nodes import dependencies
+from nnsight_lab.passes.sweeps import check_sweeps
 
 __all__ = ["AFTER", "BEFORE", "Moment", "Schedule", "find_moment", "schedule", "too_early"]
 
@@ -98,6 +108,7 @@ def schedule(graph: Graph, tree: ModuleTree) -> Schedule:
     """
     when = _moments_of_nodes(graph, tree)
     _check_one_name_a_place(graph, tree, when)
+    check_sweeps(graph.nodes, when)
     last_use = dict(when)
     for node in graph.nodes:
         for other in dependencies(node):
@@ -117,7 +128,7 @@ def _moments_of_nodes(graph: Graph, tree: ModuleTree) -> dict[NodeId, int]:
                     when[node.id] = find_moment(tree, address)
                     if ready > when[node.id]:
                         raise _conflict(graph, when, address, value)
-                case Gradient():
+                case Gradient() | GradientWrite():
                     when[node.id] = AFTER
                 case _:
                     when[node.id] = ready
@@ -177,6 +188,8 @@ def _grouped(
                 reads[when[node.id]].append(node)
             case Write():
                 writes[when[node.id]].append(node)
+            case GradientWrite():
+                continue  # it is part of the gradients of its pass
             case _:
                 steps[when[node.id]].append(node.id)
         if not isinstance(node, Write):

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from nnsight_lab.errors import LabError, NeverReached, OpFailed
 from nnsight_lab.ir import Apply, Call, Constant, Gradient, NodeId, Read, Weight, Write
+from nnsight_lab.ir.nodes import dependencies
 from nnsight_lab.kernels import kernel, tensor_from_data, to_python
 from nnsight_lab.passes.schedule import AFTER, BEFORE, Moment, Schedule
 from nnsight_lab.runtime.gradients import Gradients
@@ -39,7 +40,7 @@ class Interleaver:
         self._host = host
         self._on_saved = on_saved
         self._values = Values()
-        self._gradients = Gradients(schedule.gradients)
+        self._gradients = Gradients(schedule.graph)
         self._pending = set(schedule.moments) - {BEFORE, AFTER}
 
     @property
@@ -63,9 +64,10 @@ class Interleaver:
         for node in here.reads:
             value = in_order(read(node))
             if self._gradients.wanted_at(node.id):
-                # What a gradient is taken at must be what the model goes on with.
-                value = self._gradients.followed(value)
-                writes.append((node, value))
+                # What a gradient is taken at must be what the model goes on from; the model may
+                # then change its copy in place.
+                value = self._gradients.followed(node.id, copied(value))
+                writes.append((node, copied(value)))
             self._values[node.id] = value
         self._compute(here)
         # The model may change what it is handed (an in-place activation), so it gets a copy.
@@ -94,7 +96,7 @@ class Interleaver:
 
     def _compute(self, here: Moment) -> None:
         for id in here.steps:
-            self._values[id] = self._evaluate(id)
+            self._step(id)
         reads = [node.id for node in here.reads]
         dropped = set(here.drops)
         saved = [node for _, node in here.outputs]
@@ -103,6 +105,23 @@ class Interleaver:
         for name, node in here.outputs:
             self._on_saved(name, self._gradients.let_go(self._values[node]))
 
+    def _step(self, id: NodeId) -> None:
+        """Compute a node, unless an edit of a gradient has already asked for it."""
+        if id not in self._values:
+            self._values[id] = self._gradients.followed(id, self._evaluate(id))
+
+    def _value_of(self, id: NodeId) -> Any:
+        """The value of a node that may not have had its turn yet, and of what it needs."""
+        missing, stack = {id}, [id]
+        while stack:
+            needed = dependencies(self._graph[stack.pop()])
+            new = {other for other in needed if other not in self._values} - missing
+            missing |= new
+            stack += new
+        for other in sorted(missing):
+            self._step(other)
+        return self._values[id]
+
     def _evaluate(self, id: NodeId) -> Any:
         node = self._graph[id]
         try:
@@ -110,7 +129,7 @@ class Interleaver:
                 case Constant(value=value):
                     return tensor_from_data(value).to(self._host.device)
                 case Gradient():
-                    return self._gradients.taken(node, self._values)
+                    return self._gradients.taken(node, self._values, self._value_of)
                 case Weight(path=path, name=name) if self._gradients.wanted_at(id):
                     return self._host.weight(path, name)
                 case Weight(path=path, name=name):
@@ -122,7 +141,7 @@ class Interleaver:
                 case Apply(path=path, args=args, kwargs=kwargs):
                     return in_order(self._host.apply(path, self._python(args), self._named(kwargs)))
         except LabError as exc:
-            exc.node = id
+            exc.node = id if exc.node is None else exc.node
             raise exc.at(node.where)
         except Exception as exc:  # a seam: torch's own errors become ours, with the user's line
             what = node.op if isinstance(node, Call) else "calling a module"

@@ -17,7 +17,6 @@ from nnsight_lab.tracing.source import one_frame, user_line
 
 __all__ = [
     "CONCRETE",
-    "GRADIENTS_ARE_READ",
     "NUMBERS",
     "OPERATORS",
     "TRANSPOSED",
@@ -59,8 +58,6 @@ NUMBERS = {
     "__round__": "round()", "__reduce_ex__": "Pickling",
 }  # fmt: skip
 """Conversions that need the number itself, in the words of the refusal."""
-
-GRADIENTS_ARE_READ = "A gradient is read; editing it on its way back is not possible yet."
 
 _METHODS_OF_NUMBERS = frozenset({"item", "tolist", "numpy", "allclose", "equal"})
 

@@ -149,6 +149,8 @@ class Places:
             if new.moment > cell.value.moment:
                 raise too_early(cell.address, *_place_and_line(new.read)).at(where)
             new = Value(new.node, new.meta, cell.value.moment, cell.value.read)
+        if cell.gradient is not None:
+            at_line(where, self._recorder.backwards.check_edit, cell, new)
         cell.value = new
         cell.version += 1
         cell.edited = where

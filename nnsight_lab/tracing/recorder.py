@@ -64,6 +64,11 @@ class Recorder:
         return self.places.tree
 
     @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes recorded so far."""
+        return tuple(self._nodes)
+
+    @property
     def next_id(self) -> NodeId:
         """The id of the node that is added next."""
         return len(self._nodes)
@@ -208,6 +213,7 @@ class Recorder:
         """
         for node, moment in self.places.writes():
             self.add(node, None, moment)
+        self.backwards.add_writes()
         self.open = False
         outputs = tuple(Output(name, node) for name, node in names.items())
         return Graph(tuple(self._nodes), outputs, self.places.invokes)
