@@ -215,7 +215,8 @@ class LocalExecutor:
         with torch.set_grad_enabled(bool(plan.gradients)), self._evaluating():
             run.begin()
             if wanted:
-                with host.attached(set(wanted), on_point):
+                skips = [skip for moment in plan.moments.values() for skip in moment.skips]
+                with host.attached(set(wanted), on_point), host.skipping(skips, run.instead):
                     self._call_model(request.inputs)
             run.end()
 

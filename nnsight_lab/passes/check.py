@@ -23,6 +23,7 @@ from nnsight_lab.ir import (
     ModuleTree,
     Node,
     Read,
+    Skip,
     Weight,
     Write,
 )
@@ -122,7 +123,7 @@ def infer_node(node: Node, metas: list[Any], tree: ModuleTree, batch: int, pos: 
             return torch.empty(value.shape, dtype=kind, device="meta")
         case Read(address=address):
             return meta_of_spec(tree.by_address[address].spec, batch, pos)
-        case Write(address=address, value=value):
+        case Write(address=address, value=value) | Skip(address=address, value=value):
             site = meta_of_spec(tree.by_address[address].spec, batch, pos)
             check_fits(str(address), site, metas[value])
             return None

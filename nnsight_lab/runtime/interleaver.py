@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from nnsight_lab.errors import LabError, NeverReached, OpFailed
-from nnsight_lab.ir import Apply, Call, Constant, Gradient, NodeId, Read, Weight, Write
+from nnsight_lab.ir import Apply, Call, Constant, Gradient, NodeId, Read, Skip, Weight, Write
 from nnsight_lab.ir.nodes import dependencies
 from nnsight_lab.kernels import kernel, tensor_from_data, to_python
 from nnsight_lab.passes.schedule import AFTER, BEFORE, Moment, Schedule
@@ -42,6 +42,7 @@ class Interleaver:
         self._values = Values()
         self._gradients = Gradients(schedule.graph)
         self._pending = set(schedule.moments) - {BEFORE, AFTER}
+        self._skipped: dict[NodeId, Any] = {}
 
     @property
     def finished(self) -> bool:
@@ -72,9 +73,14 @@ class Interleaver:
         self._compute(here)
         # The model may change what it is handed (an in-place activation), so it gets a copy.
         writes += [(node, copied(self._values[node.value])) for node in here.writes]
+        self._skipped |= {node.id: copied(self._values[node.value]) for node in here.skips}
         self._values.forget(here.drops)
         self._pending.discard(moment)
         return writes
+
+    def instead(self, skip: Skip) -> Any:
+        """What a skipped module gives: asked for once, in its place."""
+        return self._skipped.pop(skip.id)
 
     def end(self) -> None:
         """The forward pass is over.
@@ -84,7 +90,7 @@ class Interleaver:
         """
         for moment in sorted(self._pending):
             here = self._schedule.moments[moment]
-            node: Place = here.reads[0] if here.reads else here.writes[0]
+            node: Place | Skip = (*here.reads, *here.writes, *here.skips)[0]
             raise NeverReached(
                 f"The forward pass ended without reaching {node.address}.",
                 hint="On these inputs the model does not run that module.",

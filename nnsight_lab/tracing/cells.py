@@ -16,7 +16,7 @@ from nnsight_lab.errors import SourceLine
 from nnsight_lab.ir import Address, Gradient, NodeId
 from nnsight_lab.kernels import Unknown
 
-__all__ = ["Cell", "Step", "Value", "holds_tensor", "same_key"]
+__all__ = ["Cell", "Step", "Value", "holds_tensor", "place_and_line", "same_key"]
 
 Step: TypeAlias = tuple[str, tuple[Any, ...], dict[str, Any]]
 """One view operation on the way from a cell to a view: op, further arguments, named ones."""
@@ -71,3 +71,9 @@ def holds_tensor(meta: Any) -> bool:
     if isinstance(meta, dict):
         return any(map(holds_tensor, meta.values()))
     return False
+
+
+def place_and_line(read: str) -> tuple[str, str]:
+    """The place of a `Value.read`, and the line it was read at, for an error."""
+    place, _, line = read.partition(" (")
+    return place, "read at " + line.removesuffix(")") if line else "read later"

@@ -67,6 +67,15 @@ class Envoy:
         return self._open("").apply(self._path, args, kwargs)
 
     @one_frame
+    def skip(self, value: Any) -> None:
+        """Do not run this module: its output is `value`, a tensor or what else it would give.
+
+        The value must be there before the module is due. Nothing inside it may be read; its
+        output may, and be edited.
+        """
+        self._open("skip").skips.skip(self._path, 0, value)
+
+    @one_frame
     def __getitem__(self, index: int | str | slice) -> Any:
         """A module of a list, by number or dotted path; a slice gives a list of them."""
         tree = self._tree()
@@ -187,7 +196,7 @@ _STANDARD = frozenset(
 
 
 _NOT_YET = frozenset(
-    "generate session edit clear_edits scan source skip iter all cache stop barrier next".split()
+    "generate session edit clear_edits scan source iter all cache stop barrier next".split()
 )
 """Verbs that users of other libraries try."""
 

@@ -14,7 +14,7 @@ from nnsight_lab.passes.check import check_fits
 from nnsight_lab.passes.invokes import check_separable
 from nnsight_lab.passes.schedule import find_moment, too_early
 from nnsight_lab.passes.shapes import meta_of_spec
-from nnsight_lab.tracing.cells import Cell, Value
+from nnsight_lab.tracing.cells import Cell, Value, place_and_line
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.source import at_line, user_line
 
@@ -47,6 +47,11 @@ class Places:
     def invokes(self) -> tuple[int, ...]:
         """How many rows each invoke has, so far."""
         return tuple(rows for rows, _ in self._rows)
+
+    @property
+    def invoke(self) -> int | None:
+        """Whose rows places mean now; None for all."""
+        return self._invoke
 
     def enter_invoke(self, rows: int, pos: int) -> None:
         """From here on, places are those of one more invoke: `rows` prompts of `pos` tokens."""
@@ -81,9 +86,10 @@ class Places:
         address = self.tree.one_name.get(address, address)
         key = (address, self._invoke)
         where = user_line()
-        at_line(where, self._check_rows, address)
+        at_line(where, self.check_rows, address)
         if key not in self._cells:
             moment = at_line(where, find_moment, self.tree, address)
+            at_line(where, self._recorder.skips.check_reached, address, moment)
             spec = self.tree.by_address[address].spec
             meta = meta_of_spec(spec, self.batch, self.pos)
             if self._invoke is not None:
@@ -94,8 +100,13 @@ class Places:
             self._cells[key] = Cell(value, address)
         return self._cells[key]
 
-    def _check_rows(self, address: Address) -> None:
-        """Once a place is edited, it is used by invokes or by all rows, never by both."""
+    def check_rows(self, address: Address) -> None:
+        """Once a place is edited, it is used by invokes or by all rows, never by both.
+
+        Raises:
+            GraphError: there are no rows yet.
+            NotSupported: it is edited for other rows.
+        """
         if not self.batch:
             raise GraphError(
                 "No prompt was given to this trace, and no invoke is open.",
@@ -147,7 +158,7 @@ class Places:
         if cell.address is not None:
             at_line(where, check_fits, str(cell.address), cell.value.meta, new.meta)
             if new.moment > cell.value.moment:
-                raise too_early(cell.address, *_place_and_line(new.read)).at(where)
+                raise too_early(cell.address, *place_and_line(new.read)).at(where)
             new = Value(new.node, new.meta, cell.value.moment, cell.value.read)
         if cell.gradient is not None:
             at_line(where, self._recorder.backwards.check_edit, cell, new)
@@ -187,8 +198,3 @@ def _mixed(address: Address, edited: int | None, used: int | None) -> NotSupport
         f"{address} is edited for {_rows_named(edited)}, and used for {_rows_named(used)}.",
         hint="Edit and read it for the same rows.",
     )
-
-
-def _place_and_line(read: str) -> tuple[str, str]:
-    place, _, line = read.partition(" (")
-    return place, "read at " + line.removesuffix(")") if line else "read later"

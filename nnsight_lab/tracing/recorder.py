@@ -4,6 +4,7 @@
     record.py     one operation, as Python writes it
     places.py     places of the model: cells, invokes, edits
     backward.py   backward passes and gradients
+    skips.py      modules that do not run
 
 The recorder is what envoys and proxies call. It never runs a model: shapes come from the module
 tree and from running operations on tensors without data.
@@ -39,6 +40,7 @@ from nnsight_lab.tracing.cells import Cell, Value, holds_tensor
 from nnsight_lab.tracing.places import Places
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.record import record
+from nnsight_lab.tracing.skips import Skips
 from nnsight_lab.tracing.source import at_line, user_line
 
 __all__ = ["Recorder"]
@@ -50,6 +52,7 @@ class Recorder:
     def __init__(self, tree: ModuleTree, batch: int = 1, pos: int = 1) -> None:
         self.places = Places(self, tree, batch, pos)
         self.backwards = Backwards(self)
+        self.skips = Skips(self)
         self.open = True
         self.results: dict[NodeId, Any] = {}
         self._nodes: list[Node] = []
