@@ -28,6 +28,7 @@ from nnsight_lab.ir import (
     Spec,
     TensorSpec,
     TupleSpec,
+    is_said_by_input,
 )
 from nnsight_lab.kernels.tensors import dtype_name
 
@@ -113,8 +114,8 @@ def _every_point(module: torch.nn.Module, extra: Mapping[HookPoint, Any]) -> set
 def _own_bindings(point: HookPoint) -> tuple[Binding, ...]:
     if point.stage not in ("before", "after"):
         return ()
-    into, out = module_bindings(point.path, point.call)
-    return (into,) if point.stage == "before" else (out,)
+    into, given, out = module_bindings(point.path, point.call)
+    return (into, given) if point.stage == "before" else (out,)
 
 
 def module_cards(module: torch.nn.Module) -> tuple[ModuleCard, ...]:
@@ -147,6 +148,8 @@ def measure(
         Site(address, moments[binding.point], _fitted(address, passes))
         for address, binding in first.bindings.items()
     )
+    by_address = {site.address: site for site in sites}
+    sites = tuple(site for site in sites if not is_said_by_input(site, by_address))
     tree = ModuleTree(
         modules=module_cards(module),
         sites=tuple(sorted(sites, key=lambda site: (site.moment, site.address))),

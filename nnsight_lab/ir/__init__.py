@@ -46,6 +46,7 @@ from nnsight_lab.ir.tree import (
     Spec,
     TensorSpec,
     TupleSpec,
+    is_said_by_input,
 )
 
 __all__ = [
@@ -85,6 +86,7 @@ __all__ = [
     "TensorData",
     "TensorSpec",
     "TupleSpec",
+    "is_said_by_input",
     "Weight",
     "While",
     "Write",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nnsight_lab.errors import GraphError, NotSupported, OpNotAllowed, ShapeMismatch
+from nnsight_lab.errors import GraphError, NotSupported, OpNotAllowed
 from nnsight_lab.ir import Address, ModuleTree, Read, Write
 from nnsight_lab.passes.check import check_fits
 from nnsight_lab.passes.invokes import check_separable
@@ -17,6 +17,7 @@ from nnsight_lab.passes.shapes import meta_of_spec
 from nnsight_lab.tracing.cells import Cell, Value, place_and_line
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.source import at_line, user_line
+from nnsight_lab.tracing.whole_writes import is_written_by_items, write_items
 
 if TYPE_CHECKING:
     from nnsight_lab.tracing.recorder import Recorder
@@ -123,26 +124,10 @@ class Places:
         if isinstance(value, Proxy) and value.is_whole(cell):
             return
         held = cell.value.meta
-        if isinstance(value, tuple | list) and isinstance(held, tuple | list):
-            self._write_items(Proxy(self._recorder, cell), value, len(held))
+        if is_written_by_items(value, held):
+            write_items(self._recorder, Proxy(self._recorder, cell), value)
         else:
             self.edit(cell, self._recorder.value_of(value, like=held))
-
-    def _write_items(self, whole: Proxy, items: tuple[Any, ...] | list[Any], count: int) -> None:
-        """`module.output = (new, *rest)`: each item that is not what was there before."""
-        if len(items) != count:
-            raise ShapeMismatch(
-                f"{whole!r} has {count} items; {len(items)} cannot replace them.",
-                hint="Write one item: module.output[0] = value.",
-            ).at(user_line())
-        recorder = self._recorder
-        new = {
-            place: Proxy(recorder, Cell(recorder.value_of(item)))
-            for place, item in enumerate(items)
-            if item is not None and not (isinstance(item, Proxy) and item.views(whole, place))
-        }
-        for place, item in new.items():
-            whole[place] = item
 
     def edit(self, cell: Cell, new: Value) -> None:
         """Give a cell a new value, checking that a place in the model can take it.

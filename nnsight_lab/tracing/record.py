@@ -14,10 +14,9 @@ from nnsight_lab.kernels.table import (
     is_inplace,
     kernel,
     not_in_place,
-    refused,
     written_arguments,
 )
-from nnsight_lab.tracing.calls import is_dropout_off, is_view, plainly
+from nnsight_lab.tracing.calls import is_dropout_off, is_view, not_an_op, plainly
 from nnsight_lab.tracing.cells import Cell, Step, Value
 from nnsight_lab.tracing.proxy import Proxy, after
 from nnsight_lab.tracing.source import user_line
@@ -34,7 +33,7 @@ def record(recorder: Recorder, op: str, args: tuple[Any, ...], kwargs: dict[str,
     if is_dropout_off(op, args, kwargs):
         return args[0]
     if not is_op(op):
-        raise refused(op).at(user_line())
+        raise not_an_op(op).at(user_line())
     if not recorder.open:
         return kernel(op)(*after(args), **after(kwargs))
     if is_inplace(op):

@@ -55,9 +55,11 @@ class Recorder:
         self.skips = Skips(self)
         self.open = True
         self.results: dict[NodeId, Any] = {}
+        self.outputs: dict[torch.nn.Module, Any] = {}
         self._nodes: list[Node] = []
         self._values: list[Value] = []
         self._constants: dict[int, tuple[Value, TensorData, Any]] = {}
+        self._by_data: dict[TensorData, Value] = {}
         self._weights: dict[tuple[str, str], Value] = {}
         self._saved: list[Proxy] = []
 
@@ -151,7 +153,8 @@ class Recorder:
         ).at(where)
 
     def constant(self, tensor: torch.Tensor) -> Value:
-        """A real tensor as part of the graph; the same tensor twice is one constant.
+        """A real tensor as part of the graph; the same tensor twice is one constant, and so are
+        equal ones, but for weights: two that are equal have gradients of their own.
 
         Its bytes are looked at each time: memory shared with numpy changes without a trace.
         """
@@ -163,8 +166,13 @@ class Recorder:
             raise OpNotAllowed(f"{exc}.", hint=hint).at(where) from exc
         known = self._constants.get(id(tensor))
         if known is None or known[1] != data:
-            node = Constant(id=self.next_id, value=data, where=where)
-            value = self.add(node, tensor.detach().to("meta"), BEFORE)
+            own = tensor.requires_grad and tensor.is_leaf
+            value = None if own else self._by_data.get(data)
+            if value is None:
+                node = Constant(id=self.next_id, value=data, where=where)
+                value = self.add(node, tensor.detach().to("meta"), BEFORE)
+            if not own:
+                self._by_data[data] = value
             known = self._constants[id(tensor)] = (value, data, tensor)
         return known[0]
 
@@ -197,6 +205,10 @@ class Recorder:
 
         plain = tuple(from_python(arg, ref) for arg in args)
         return plain, {key: from_python(value, ref) for key, value in kwargs.items()}, needs
+
+    def note_output(self, module: torch.nn.Module, _: Any, output: Any) -> None:
+        """A module of the user's was called on recorded values, and gave this."""
+        self.outputs[module] = output
 
     # The end
 
