@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -129,6 +129,22 @@ def module_cards(module: torch.nn.Module) -> tuple[ModuleCard, ...]:
     return tuple(cards)
 
 
+def _watched(
+    module: torch.nn.Module, run: Callable[[], Any], standard: tuple[Binding, ...]
+) -> Watched:
+    """One forward pass as it is under way in a run.
+
+    What modules are given is noted in a pass of its own: to show the pattern, attention is given
+    a mask that it otherwise does without.
+    """
+    seen = watch(module, run, standard)
+    if not standard:
+        return seen
+    plain = watch(module, run)
+    given = {at: spec for at, spec in plain.specs.items() if at.port == "inputs"}
+    return replace(seen, specs={**seen.specs, **given})
+
+
 def measure(
     module: torch.nn.Module,
     runs: Mapping[tuple[int, int], Callable[[], Any]],
@@ -141,7 +157,7 @@ def measure(
         learn how axes follow the prompt.
     standard: bindings of standard names. names: standard names that are modules.
     """
-    passes = {size: watch(module, run, standard) for size, run in runs.items()}
+    passes = {size: _watched(module, run, standard) for size, run in runs.items()}
     first = next(iter(passes.values()))
     moments = {point: place for place, point in enumerate(first.order)}
     sites = tuple(

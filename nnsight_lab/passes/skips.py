@@ -9,7 +9,12 @@ from nnsight_lab.ir import Address, Graph, ModuleTree, NodeId, Read, Skip, Write
 
 __all__ = [
     "check_skippable",
-    "check_skips", "inside_skipped", "skip_moments", "skipped_too_early", "skipped_twice"]
+    "check_skips",
+    "inside_skipped",
+    "skip_moments",
+    "skipped_too_early",
+    "skipped_twice",
+]
 
 
 def skip_moments(tree: ModuleTree, address: Address) -> tuple[int, int]:

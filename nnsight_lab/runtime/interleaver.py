@@ -90,7 +90,8 @@ class Interleaver:
         """
         for moment in sorted(self._pending):
             here = self._schedule.moments[moment]
-            node: Place | Skip = (*here.reads, *here.writes, *here.skips)[0]
+            places: list[Place | Skip] = [*here.reads, *here.writes, *here.skips]
+            node = places[0]
             raise NeverReached(
                 f"The forward pass ended without reaching {node.address}.",
                 hint="On these inputs the model does not run that module.",

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.utils.parametrize
 
 from nnsight_lab.errors import AddressNotFound, GraphError, LabError, NotSupported
 from nnsight_lab.tracing.cells import Cell
@@ -27,11 +28,14 @@ if TYPE_CHECKING:
 __all__ = ["Attached", "Attachments"]
 
 _AT_RANDOM_OR_COUNTING = (
-    torch.nn.modules.dropout._DropoutNd,
-    torch.nn.modules.batchnorm._NormBase,
-    torch.nn.RReLU,
+    *(torch.nn.Dropout, torch.nn.Dropout1d, torch.nn.Dropout2d, torch.nn.Dropout3d),
+    *(torch.nn.AlphaDropout, torch.nn.FeatureAlphaDropout, torch.nn.RReLU),
+    *(torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm),
 )
 """Modules that in training mode draw at random, or change themselves at each call."""
+
+_KEEP_THEIR_WEIGHTS = (torch.nn.RNNBase, torch.nn.utils.parametrize.ParametrizationList)
+"""Modules that hand their weights to torch in a way of their own; they stay tensors there."""
 
 
 class Attachments:
@@ -112,7 +116,9 @@ class Attached:
         """
         found: list[tuple[dict[str, Any], dict[str, Any]]] = []
         for path, part in self._module.named_modules():
-            for table in (part._parameters, part._buffers):
+            own = vars(part)
+            tables = () if isinstance(part, _KEEP_THEIR_WEIGHTS) else ("_parameters", "_buffers")
+            for table in map(own.__getitem__, tables):
                 there = {name: tensor for name, tensor in table.items() if tensor is not None}
                 names = {name: f"{path}.{name}".strip(".") for name in there}
                 recorded = {

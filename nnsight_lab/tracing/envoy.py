@@ -243,7 +243,8 @@ class Envoy:
                 f" {_calls_of(tree, self._path)}.",
                 hint=f"Count its own calls: model.{child}.calls[0].",
             ).at(user_line())
-        return self._call
+        own: int = self._call
+        return own
 
     def _child_names(self, tree: ModuleTree) -> tuple[str, ...]:
         own = tree.children(self._path)
