@@ -10,11 +10,12 @@ The oracle is the module itself, called on what the plain model computes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 import nnsight_lab as nl
 from nnsight_lab.errors import (
@@ -49,7 +50,7 @@ class SAE(nn.Module):
         self.threshold = nn.Buffer(torch.tensor(0.05))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        features = F.relu(self.encoder(x - self.b_dec) + x @ self.W_dec.T)
+        features = functional.relu(self.encoder(x - self.b_dec) + x @ self.W_dec.T)
         features = torch.where(features > self.threshold, features, torch.zeros_like(features))
         out: torch.Tensor = features @ self.W_dec + self.b_dec
         return out
@@ -259,7 +260,7 @@ def test_a_probe_is_trained_by_the_gradients_of_a_trace(
     try:
         with lm.trace(IDS):
             scores = lm.layers[1].probe(lm.layers[1].output)
-            loss = F.cross_entropy(scores.flatten(0, 1), target.flatten())
+            loss: Any = functional.cross_entropy(scores.flatten(0, 1), target.flatten())
             with loss.backward():
                 weight = lm.layers[1].probe.weight.grad.save()
                 bias = lm.layers[1].probe.bias.grad.save()
@@ -267,7 +268,7 @@ def test_a_probe_is_trained_by_the_gradients_of_a_trace(
     finally:
         del lm.layers[1].probe
 
-    expected = F.cross_entropy(probe(block_output(family)).flatten(0, 1), target.flatten())
+    expected = functional.cross_entropy(probe(block_output(family)).flatten(0, 1), target.flatten())
     theirs = torch.autograd.grad(expected, [probe.weight, probe.bias])
     assert_same(loss, expected.detach())
     assert_same(weight, theirs[0])
@@ -329,7 +330,7 @@ class Draws(nn.Module):
 class Counts(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.calls = nn.Buffer(torch.zeros(()))
+        self.calls: Any = nn.Buffer(torch.zeros(()))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.calls += x.mean()  # changes itself
