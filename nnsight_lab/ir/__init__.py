@@ -49,6 +49,7 @@ from nnsight_lab.ir.tree import (
     Spec,
     TensorSpec,
     TupleSpec,
+    is_said_by_input,
 )
 
 __all__ = [
@@ -91,6 +92,7 @@ __all__ = [
     "TensorData",
     "TensorSpec",
     "TupleSpec",
+    "is_said_by_input",
     "Weight",
     "While",
     "Write",

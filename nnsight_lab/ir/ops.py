@@ -17,6 +17,7 @@ LAB_OPS: dict[str, str] = {
     "operator.getitem": "value[key], for tensors, tuples and dicts",
     "lab.assign": "a copy of a value in which the view reached by steps holds another value",
     "lab.set_item": "a copy of a value in which view[key] = value was done",
+    "lab.tuple": "its arguments as a tuple",
 }
 """Operations PyTorch has no single name for, with what each gives."""
 

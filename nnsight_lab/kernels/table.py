@@ -206,6 +206,7 @@ _LAB: dict[str, Callable[..., Any]] = {
     "operator.getitem": lambda value, key: value[key],
     "lab.assign": _assign,
     "lab.set_item": _set_item,
+    "lab.tuple": lambda *items: items,
 }
 
 

@@ -186,6 +186,10 @@ class TracedModel(ABC):
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._envoy, name, value)
 
+    @one_frame
+    def __delattr__(self, name: str) -> None:
+        delattr(self._envoy, name)
+
     def get(self, path: str) -> Envoy:
         """The module at a dotted path: `lm.get("model.layers.0.mlp")`."""
         found: Envoy = self._envoy.get(path)

@@ -21,10 +21,12 @@ from nnsight_lab.ir import (
     Constant,
     Foreach,
     Gradient,
+    GradientWrite,
     Graph,
     ModuleTree,
     Node,
     Read,
+    Skip,
     Weight,
     While,
     Write,
@@ -159,7 +161,7 @@ def infer_node(node: Node, metas: list[Any], tree: ModuleTree, batch: int, pos: 
             return torch.empty(value.shape, dtype=kind, device="meta")
         case Read(address=address):
             return meta_of_spec(tree.by_address[address].spec, batch, pos)
-        case Write(address=address, value=value):
+        case Write(address=address, value=value) | Skip(address=address, value=value):
             site = meta_of_spec(tree.by_address[address].spec, batch, pos)
             check_fits(str(address), site, metas[value])
             return None
@@ -179,8 +181,12 @@ def infer_node(node: Node, metas: list[Any], tree: ModuleTree, batch: int, pos: 
         case Gradient(of=of, at=at):
             check_differentiable(metas[of], metas[at])
             return metas[at]
+        case GradientWrite(of=of, at=at, value=value):
+            check_differentiable(metas[of], metas[at])
+            check_fits("The gradient", metas[at], metas[value])
+            return None
         case _:
-            raise AssertionError(f"{type(node).__name__} has no shape here")
+            raise NotSupported(f"A {type(node).__name__} cannot be run here yet.")
 
 
 def check_differentiable(loss: Any, at: Any) -> None:

@@ -8,23 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nnsight_lab.errors import (
-    GraphError,
-    NotSupported,
-    OpNotAllowed,
-    ShapeMismatch,
-    SourceLine,
-)
+from nnsight_lab.errors import GraphError, NotSupported, OpNotAllowed, SourceLine
 from nnsight_lab.ir import RESULT, Address, ModuleTree, Read, Write
 from nnsight_lab.passes.check import check_fits
 from nnsight_lab.passes.invokes import check_separable
 from nnsight_lab.passes.schedule import too_early
 from nnsight_lab.passes.shapes import meta_of_spec
-from nnsight_lab.tracing.cells import Cell, Value
+from nnsight_lab.tracing.cells import Cell, Value, place_and_line
 from nnsight_lab.tracing.peeks import Visit
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.source import at_line, user_line
 from nnsight_lab.tracing.steps import Steps
+from nnsight_lab.tracing.whole_writes import is_written_by_items, write_items
 
 if TYPE_CHECKING:
     from nnsight_lab.tracing.recorder import Recorder
@@ -90,6 +85,11 @@ class Places:
         if batch:
             self._rows.append((batch, pos))
 
+    @property
+    def invoke(self) -> int | None:
+        """Whose rows places mean now; None for all."""
+        return self._invoke
+
     def enter_invoke(self, rows: int, pos: int) -> None:
         """From here on, places are those of one more invoke: `rows` prompts of `pos` tokens."""
         self._invoke = len(self._rows)
@@ -125,9 +125,10 @@ class Places:
         step = self.steps.step_of(address)
         key = (address, self._invoke, step)
         where = user_line()
-        at_line(where, self._check_rows, address, step)
+        at_line(where, self.check_rows, address, step)
         if key not in self._cells:
             moment = at_line(where, self.steps.moment, address)
+            at_line(where, self._recorder.skips.check_reached, address, moment)
             spec = self.tree.by_address[address].spec
             meta = meta_of_spec(spec, self.batch, self.pos)
             if self._invoke is not None and address != RESULT:
@@ -138,8 +139,13 @@ class Places:
             self._cells[key] = Cell(value, address)
         return self._cells[key]
 
-    def _check_rows(self, address: Address, step: int) -> None:
-        """Once a place is edited, it is used by invokes or by all rows, never by both."""
+    def check_rows(self, address: Address, step: int) -> None:
+        """Once a place is edited, it is used by invokes or by all rows, never by both.
+
+        Raises:
+            GraphError: there are no rows yet.
+            NotSupported: it is edited for other rows.
+        """
         if not self.batch:
             raise GraphError(
                 "No prompt was given to this trace, and no invoke is open.",
@@ -157,26 +163,10 @@ class Places:
         if isinstance(value, Proxy) and value.is_whole(cell):
             return
         held = cell.value.meta
-        if isinstance(value, tuple | list) and isinstance(held, tuple | list):
-            self._write_items(Proxy(self._recorder, cell), value, len(held))
+        if is_written_by_items(value, held):
+            write_items(self._recorder, Proxy(self._recorder, cell), value)
         else:
             self.edit(cell, self._recorder.value_of(value, like=held))
-
-    def _write_items(self, whole: Proxy, items: tuple[Any, ...] | list[Any], count: int) -> None:
-        """`module.output = (new, *rest)`: each item that is not what was there before."""
-        if len(items) != count:
-            raise ShapeMismatch(
-                f"{whole!r} has {count} items; {len(items)} cannot replace them.",
-                hint="Write one item: module.output[0] = value.",
-            ).at(user_line())
-        recorder = self._recorder
-        new = {
-            place: Proxy(recorder, Cell(recorder.value_of(item)))
-            for place, item in enumerate(items)
-            if item is not None and not (isinstance(item, Proxy) and item.views(whole, place))
-        }
-        for place, item in new.items():
-            whole[place] = item
 
     def edit(self, cell: Cell, new: Value, where: SourceLine | None = None) -> None:
         """Give a cell a new value, checking that a place in the model can take it.
@@ -196,9 +186,11 @@ class Places:
             at_line(where, self.steps.check_edit, cell.address)
             at_line(where, check_fits, str(cell.address), cell.value.meta, new.meta)
             if new.moment > cell.value.moment:
-                raise too_early(cell.address, *_place_and_line(new.read)).at(where)
+                raise too_early(cell.address, *place_and_line(new.read)).at(where)
             self._check_peeks(cell)
             new = Value(new.node, new.meta, cell.value.moment, cell.value.read)
+        if cell.gradient is not None:
+            at_line(where, self._recorder.backwards.check_edit, cell, new)
         self._recorder.note_edit(cell)
         cell.value = new
         cell.version += 1
@@ -245,8 +237,3 @@ def _mixed(address: Address, edited: int | None, used: int | None) -> NotSupport
         f"{address} is edited for {_rows_named(edited)}, and used for {_rows_named(used)}.",
         hint="Edit and read it for the same rows.",
     )
-
-
-def _place_and_line(read: str) -> tuple[str, str]:
-    place, _, line = read.partition(" (")
-    return place, "read at " + line.removesuffix(")") if line else "read later"

@@ -26,7 +26,6 @@ from nnsight_lab.tracing.cells import Cell, Step, Value, same_key
 from nnsight_lab.tracing.conversions import contains, converted, shape_of, text_of
 from nnsight_lab.tracing.operators import (
     CONCRETE,
-    GRADIENTS_ARE_READ,
     METHODS_OF_NUMBERS,
     TRANSPOSED,
     give_operators,
@@ -149,22 +148,27 @@ class Proxy:
     def _call(self, op: str, *args: Any, **kwargs: Any) -> Any:
         return self.recorder.record(op, args, kwargs)
 
-    def backward(self) -> AbstractContextManager[None]:
+    def backward(self, gradient: Any = None, **options: Any) -> AbstractContextManager[None]:
         """Go back from this number: from here on `.grad` is its gradient, in a `with` or not.
 
+        gradient: what to go back with, for a value of many numbers; it has the value's shape.
         The weights' own `.grad` stays as it is. A second call starts anew, and adds nothing up.
         """
-        return self.recorder.backwards.begin(self.now())
+        return self.recorder.backwards.begin(self, gradient, options)
 
     @property
     @one_frame
     def grad(self) -> Any:
-        """The gradient at this value, of the number last gone back from. It can only be read."""
+        """The gradient at this value, of the number last gone back from.
+
+        It may be edited (`h.grad[:] = 0`) and replaced: what lies further back gets the new one.
+        """
         return self.value.grad if self.came_back else self.recorder.backwards.gradient(self.now())
 
     @grad.setter
+    @one_frame
     def grad(self, value: Any) -> None:
-        raise OpNotAllowed(GRADIENTS_ARE_READ, hint="Edit the value, or the gradient afterwards.")
+        self.recorder.backwards.replace(self.now(), value)
 
     def unpin(self) -> None:
         """An edit through a saved value goes to the place itself, as it is now."""

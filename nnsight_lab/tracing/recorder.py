@@ -4,6 +4,7 @@
     record.py     one operation, as Python writes it
     places.py     places of the model: cells, invokes, edits
     backward.py   backward passes and gradients
+    skips.py      modules that do not run
 
 The recorder is what envoys and proxies call. It never runs a model: shapes come from the module
 tree and from running operations on tensors without data.
@@ -21,6 +22,7 @@ from nnsight_lab.ir import (
     Apply,
     Call,
     Constant,
+    GradientWrite,
     Graph,
     ModuleTree,
     Node,
@@ -44,6 +46,7 @@ from nnsight_lab.tracing.places import Places
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.record import record
 from nnsight_lab.tracing.regions import Tape, gone, without_holes
+from nnsight_lab.tracing.skips import Skips
 from nnsight_lab.tracing.source import at_line, user_line
 
 __all__ = ["Recorder"]
@@ -69,15 +72,18 @@ class Recorder:
         self.places = Places(self, tree, batch, pos, decode, passes)
         self.backwards = Backwards(self)
         self.peeks: Peeks | None = None
+        self.skips = Skips(self)
         self.open = True
         self.session: Any = None
         self.results: dict[NodeId, Any] = {}
         self.missing: set[NodeId] = set()
+        self.outputs: dict[torch.nn.Module, Any] = {}
         self.tapes: list[Tape] = []
         self._nodes: list[Node | None] = []
         self._holes = False
         self._values: list[Value] = []
         self._constants: dict[int, tuple[Value, TensorData, Any]] = {}
+        self._by_data: dict[TensorData, Value] = {}
         self._weights: dict[tuple[str, str], Value] = {}
         self._saved: list[Proxy] = []
 
@@ -95,9 +101,10 @@ class Recorder:
         """When a node of this recording happens."""
         return self._values[node].moment
 
-    def pending(self) -> list[tuple[Write, int]]:
+    def pending(self) -> list[tuple[Write | GradientWrite, int]]:
         """What edits become when the block ends, with their moments; not yet among the nodes."""
-        return self.places.writes()
+        writes = self.places.writes()
+        return [*writes, *self.backwards.writes(self.next_id + len(writes))]
 
     @property
     def next_id(self) -> NodeId:
@@ -183,7 +190,8 @@ class Recorder:
         ).at(where)
 
     def constant(self, tensor: torch.Tensor) -> Value:
-        """A real tensor as part of the graph; the same tensor twice is one constant.
+        """A real tensor as part of the graph; the same tensor twice is one constant, and so are
+        equal ones, but for weights: two that are equal have gradients of their own.
 
         Its bytes are looked at each time: memory shared with numpy changes without a trace.
         """
@@ -195,8 +203,13 @@ class Recorder:
             raise OpNotAllowed(f"{exc}.", hint=hint).at(where) from exc
         known = self._constants.get(id(tensor))
         if known is None or known[1] != data:
-            node = Constant(id=self.next_id, value=data, where=where)
-            value = self.add(node, tensor.detach().to("meta"), BEFORE)
+            own = tensor.requires_grad and tensor.is_leaf
+            value = None if own else self._by_data.get(data)
+            if value is None:
+                node = Constant(id=self.next_id, value=data, where=where)
+                value = self.add(node, tensor.detach().to("meta"), BEFORE)
+            if not own:
+                self._by_data[data] = value
             known = self._constants[id(tensor)] = (value, data, tensor)
         return known[0]
 
@@ -265,6 +278,10 @@ class Recorder:
         if self.is_gone(value.node):
             raise gone()
         return value
+
+    def note_output(self, module: torch.nn.Module, _: Any, output: Any) -> None:
+        """A module of the user's was called on recorded values, and gave this."""
+        self.outputs[module] = output
 
     # The end
 

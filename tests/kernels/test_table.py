@@ -147,7 +147,7 @@ def test_our_own_operations_leave_what_they_are_given() -> None:
     assert replaced["a"][1][0] is assigned
     assert nested["a"][1][0] is base
     assert replaced["a"][0] is base
-    assert set(LAB_OPS) == {"operator.getitem", "lab.assign", "lab.set_item"}
+    assert set(LAB_OPS) == {"operator.getitem", "lab.assign", "lab.set_item", "lab.tuple"}
 
 
 def test_a_write_through_a_copy_is_an_error() -> None:
