@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from nnsight_lab.models.run import Run as Run
     from nnsight_lab.models.wrap import wrap as wrap
     from nnsight_lab.settings import Settings as Settings
+    from nnsight_lab.tracing.saving import save as save
+    from nnsight_lab.tracing.show import show as show
 
 __all__ = [
     "Graph",
@@ -40,6 +42,8 @@ __all__ = [
     "errors",
     "ir",
     "recipes",
+    "save",
+    "show",
     "wrap",
 ]
 
@@ -52,6 +56,8 @@ _HOMES = {
     "Run": "nnsight_lab.models.run",
     "Settings": "nnsight_lab.settings",
     "connect": "nnsight_lab.models.lab",
+    "save": "nnsight_lab.tracing.saving",
+    "show": "nnsight_lab.tracing.show",
     "wrap": "nnsight_lab.models.wrap",
 }
 _ROOMS = ("errors", "ir", "recipes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from nnsight_lab.executors.families import NameReport, names_in_tree
 from nnsight_lab.executors.local import LocalExecutor, load_local
 from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.models.at_the_line import at_the_line
+from nnsight_lab.models.edits import edits_noted
 from nnsight_lab.models.prompts import rows_of, tokenizer_from_files, visible_token
 from nnsight_lab.models.run import Run
+from nnsight_lab.models.scans import Shapes, scanned
 from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.passes import check_inputs
 from nnsight_lab.settings import Settings
@@ -38,12 +41,13 @@ class LanguageModel(TracedModel):
 
     Standard names: `embed`, `layers[i]` (`.input`, `.output`: the residual stream), `.attn`
     (`.q .k .v .z`: `[batch, pos, head, d_head]`, `.pattern`: `[batch, head, query, key]`),
-    `.mlp` (`.output`, `.neurons`), `norm`, `logits`. The model's own module paths work as well.
+    `.mlp` (`.output`, `.neurons`), `norm`, `logits`. The model's own module paths work as well,
+    and names of your own: `rename={"model.layers": "blocks", "mlp": ["ff", "feed"]}`.
     Several prompts are padded on the left; each gives what it gives alone.
 
     Raises:
         ModelNotFound: no such model here, and none could be fetched.
-        BadInput: what was given is neither a name nor a module.
+        BadInput: what was given is neither a name nor a module, or a name of yours is taken.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class LanguageModel(TracedModel):
         *,
         tokenizer: Any = None,
         settings: Settings | None = None,
+        rename: Mapping[str, str | Iterable[str]] | None = None,
         **options: Any,
     ) -> None:
         settings = settings or Settings.from_environment()
@@ -67,21 +72,31 @@ class LanguageModel(TracedModel):
                 f"A {type(model).__name__} is not a language model.",
                 hint='Give a name, such as "tiny", a folder, or a loaded torch module.',
             ).at(user_line())
-        self._set_up(executor, settings)
+        try:
+            self._set_up(executor, settings, rename)
+        except BadInput as exc:
+            raise at_the_line(exc) from None
 
     @classmethod
-    def from_executor(cls, executor: Executor, settings: Settings | None = None) -> LanguageModel:
+    def from_executor(
+        cls,
+        executor: Executor,
+        settings: Settings | None = None,
+        *,
+        rename: Mapping[str, str | Iterable[str]] | None = None,
+    ) -> LanguageModel:
         """A model whose runs are carried out by `executor`, e.g. on a server."""
         model = cls.__new__(cls)
-        model._set_up(executor, settings or Settings.from_environment())  # noqa: SLF001
+        model._set_up(executor, settings or Settings.from_environment(), rename)  # noqa: SLF001
         return model
 
-    def _set_up(self, executor: Executor, settings: Settings) -> None:
+    def _set_up(self, executor: Executor, settings: Settings, rename: Any) -> None:
         TracedModel.__init__(self, executor, settings)
         tokenizer = getattr(executor, "tokenizer", None)
         if tokenizer is None:
             tokenizer = tokenizer_from_files(executor.card().tokenizer)
         object.__setattr__(self, "_tokenizer", tokenizer)
+        self._rename(rename)
 
     @property
     def tokenizer(self) -> Any:
@@ -133,6 +148,19 @@ class LanguageModel(TracedModel):
             raise for_the_user(exc) from None
         return self._tracer(rows, prompt, execute=execute)
 
+    def scan(self, prompt: Any = _NO_PROMPT) -> Tracer[Shapes]:
+        """Record the `with` block, and give the shapes of what it saves; nothing runs.
+
+        After the block each saved name holds a tensor without data, on the `meta` device.
+
+        Raises:
+            BadInput: the prompt is empty or not a prompt.
+        """
+        try:
+            return scanned(self.trace(prompt))
+        except LabError as exc:
+            raise for_the_user(exc) from None
+
     def _checked(self, prompt: Any) -> TokenRows:
         rows = prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
         check_inputs(self.card, rows)
@@ -153,7 +181,7 @@ class LanguageModel(TracedModel):
             check_inputs(self.card, inputs)
             return self._carry_out(graph, inputs, prompts)
 
-        recorder = Recorder(self.card.tree, 0, 0)
+        recorder = self._prepared(Recorder(self.card.tree, 0, 0))
         return Tracer(self, recorder, carry_out, execute=execute, add_prompt=add_prompt)
 
     def run(self, graph: Graph, prompt: Any, *, on_event: Emit | None = None) -> Run:
@@ -175,6 +203,7 @@ class LanguageModel(TracedModel):
         size = f"{card.parameters / 1e6:.1f}M parameters"
         where = "" if isinstance(self.executor, LocalExecutor) else ", on a server"
         head = f"<LanguageModel {card.name}: {card.architecture}, {card.layers} layers, {size}"
+        where += edits_noted(self.edits)
         return f"{head}, {card.dtype} on {card.capabilities.device}{where}>\n{self._envoy!r}"
 
 

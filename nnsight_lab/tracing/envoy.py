@@ -14,16 +14,18 @@ from typing import Any
 from nnsight_lab.errors import AddressNotFound, GraphError, OpNotAllowed, SourceLine
 from nnsight_lab.ir import Address, ModuleTree
 from nnsight_lab.passes.shapes import module_path, weight_meta
+from nnsight_lab.tracing.aliases import Aliases
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.source import one_frame, user_line
 
-__all__ = ["Envoy"]
+__all__ = ["Envoy", "path_of"]
 
 
 class Envoy:
     """A module of a model, by path or standard name; `tree` and `recorder` come from the model.
 
     tree: gives the module tree. recorder: gives the open recording, or None outside a trace.
+    aliases: the user's own names for modules.
     """
 
     def __init__(
@@ -31,10 +33,12 @@ class Envoy:
         path: str,
         tree: Callable[[], ModuleTree],
         recorder: Callable[[], Recorder | None],
+        aliases: Aliases | None = None,
     ) -> None:
         object.__setattr__(self, "_path", path)
         object.__setattr__(self, "_tree", tree)
         object.__setattr__(self, "_recorder", recorder)
+        object.__setattr__(self, "_aliases", aliases or Aliases())
 
     @one_frame
     def __getattr__(self, name: str) -> Any:
@@ -118,6 +122,8 @@ class Envoy:
             site = tree.by_address[_one(tree, Address(self._path, port))]
             lines.append(f"  .{port}: {site.spec}")
         lines += [f"  .{name}" for name in self._child_names(tree) if not name.isdigit()]
+        aliases = self._aliases.names_below(tree, self._path)
+        lines += [f"  .{name} = {target}" for name, target in aliases.items()]
         if len(self):
             lines.append(f"  [0] … [{len(self) - 1}]")
         return "\n".join(lines)
@@ -156,15 +162,18 @@ class Envoy:
         for base in (self._path, module_path(tree, self._path)):
             path = f"{base}.{name}" if base else name
             if path in tree.known_paths:
-                return Envoy(path, self._tree, self._recorder)
-        return None
+                return Envoy(path, self._tree, self._recorder, self._aliases)
+        target = self._aliases.target(tree, self._path, name)
+        return None if target is None else Envoy(target, self._tree, self._recorder, self._aliases)
 
     def _child_names(self, tree: ModuleTree) -> tuple[str, ...]:
         own = tree.children(self._path)
         return tuple(dict.fromkeys((*own, *tree.children(module_path(tree, self._path)))))
 
     def _names(self, tree: ModuleTree) -> list[str]:
-        return [*self._ports(tree), *(n for n in self._child_names(tree) if not n.isdigit())]
+        children = (n for n in self._child_names(tree) if not n.isdigit())
+        aliases = self._aliases.names_below(tree, self._path)
+        return list(dict.fromkeys((*self._ports(tree), *children, *aliases)))
 
     def _unknown(self, tree: ModuleTree, name: str) -> AddressNotFound:
         near = difflib.get_close_matches(name, self._names(tree), 1, 0.5)
@@ -180,15 +189,19 @@ class Envoy:
         return AddressNotFound(f"{here} has no module or value {name!r}.", hint=hint, where=where)
 
 
+def path_of(envoy: Envoy) -> str:
+    """The module path or standard name an envoy stands for; `""` is the model itself."""
+    path: str = object.__getattribute__(envoy, "_path")
+    return path
+
+
 _STANDARD = frozenset(
     "embed layers input output attn q k v z pattern mlp neurons norm lm_head".split()
 )
 """Names most models have, so that a model without one is asked for it."""
 
 
-_NOT_YET = frozenset(
-    "generate session edit clear_edits scan source skip iter all cache stop barrier next".split()
-)
+_NOT_YET = frozenset("generate session source skip iter all barrier next".split())
 """Verbs that users of other libraries try."""
 
 

@@ -6,9 +6,13 @@ Every edit goes through `edit`, which is where it is refused if the model could 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from nnsight_lab.errors import GraphError, NotSupported, OpNotAllowed, ShapeMismatch
+import torch
+
+from nnsight_lab.errors import GraphError, NotSupported, OpNotAllowed, ShapeMismatch, SourceLine
 from nnsight_lab.ir import Address, ModuleTree, Read, Write
 from nnsight_lab.passes.check import check_fits
 from nnsight_lab.passes.invokes import check_separable
@@ -40,6 +44,7 @@ class Places:
         self._cells: dict[_Key, Cell] = {}
         self._rows: list[tuple[int, int]] = []
         self._invoke: int | None = None
+        self._stopped: SourceLine | None = None
 
     # Whose rows
 
@@ -65,6 +70,36 @@ class Places:
         self._invoke = None
         self.batch = self.pos = 0
 
+    @contextmanager
+    def as_in(self, invoke: int | None) -> Iterator[None]:
+        """For a moment, places are those of that invoke again; of the whole batch where None."""
+        before = self._invoke, self.batch, self.pos, self._stopped
+        self._stopped = None
+        if invoke is not None:
+            self._invoke, (self.batch, self.pos) = invoke, self._rows[invoke]
+        elif self._rows:
+            self.enter_all_rows()
+        try:
+            yield
+        finally:
+            self._invoke, self.batch, self.pos, self._stopped = before
+
+    @property
+    def invoke(self) -> int | None:
+        """Whose rows places are now: the number of the open invoke, or None."""
+        return self._invoke
+
+    def stop(self) -> None:
+        """From here on nothing further of the model is read or edited."""
+        self._stopped = user_line()
+
+    def check_going(self, place: str) -> None:
+        if self._stopped is not None:
+            raise GraphError(
+                f"{place} is used after tracer.stop() ({self._stopped}).",
+                hint="Read and edit before it; what was read can still be computed with and saved.",
+            )
+
     # Reading and editing
 
     def read(self, address: Address) -> Proxy:
@@ -83,6 +118,7 @@ class Places:
         where = user_line()
         at_line(where, self._check_rows, address)
         if key not in self._cells:
+            at_line(where, self.check_going, str(address))
             moment = at_line(where, find_moment, self.tree, address)
             spec = self.tree.by_address[address].spec
             meta = meta_of_spec(spec, self.batch, self.pos)
@@ -112,6 +148,8 @@ class Places:
         if isinstance(value, Proxy) and value.is_whole(cell):
             return
         held = cell.value.meta
+        if isinstance(value, int | float | complex) and isinstance(held, torch.Tensor):
+            value = self._recorder.record("torch.full_like", (self.read(address), value), {})
         if isinstance(value, tuple | list) and isinstance(held, tuple | list):
             self._write_items(Proxy(self._recorder, cell), value, len(held))
         else:
@@ -145,6 +183,7 @@ class Places:
             hint = "Edit a .clone() of it, or a module's output."
             raise OpNotAllowed(cell.fixed, hint=hint).at(where)
         if cell.address is not None:
+            at_line(where, self.check_going, str(cell.address))
             at_line(where, check_fits, str(cell.address), cell.value.meta, new.meta)
             if new.moment > cell.value.moment:
                 raise too_early(cell.address, *_place_and_line(new.read)).at(where)

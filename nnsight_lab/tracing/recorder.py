@@ -11,6 +11,7 @@ tree and from running operations on tensors without data.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from nnsight_lab.kernels.arguments import without_numpy
 from nnsight_lab.passes.live import drop_dead_nodes
 from nnsight_lab.passes.schedule import BEFORE
 from nnsight_lab.passes.shapes import infer_apply, weight_meta
+from nnsight_lab.tracing.aliases import Aliases
 from nnsight_lab.tracing.backward import Backwards
 from nnsight_lab.tracing.cells import Cell, Value, holds_tensor
 from nnsight_lab.tracing.places import Places
@@ -45,7 +47,12 @@ __all__ = ["Recorder"]
 
 
 class Recorder:
-    """One recording. `batch` and `pos` are the size of the prompt it is recorded with."""
+    """One recording. `batch` and `pos` are the size of the prompt it is recorded with.
+
+    aliases: the user's own names for modules. preludes: what is recorded first, for each prompt.
+    at_end: called when the block ends, each gives more values to save, by name. shown: outputs
+    that are printed as they come, and are not handed back.
+    """
 
     def __init__(self, tree: ModuleTree, batch: int = 1, pos: int = 1) -> None:
         self.places = Places(self, tree, batch, pos)
@@ -57,6 +64,10 @@ class Recorder:
         self._constants: dict[int, tuple[Value, TensorData, Any]] = {}
         self._weights: dict[tuple[str, str], Value] = {}
         self._saved: list[Proxy] = []
+        self.aliases = Aliases()
+        self.preludes: tuple[Callable[[Recorder], None], ...] = ()
+        self.at_end: list[Callable[[], dict[str, Any]]] = []
+        self.shown: list[tuple[str, NodeId]] = []
 
     @property
     def tree(self) -> ModuleTree:
@@ -67,6 +78,15 @@ class Recorder:
     def next_id(self) -> NodeId:
         """The id of the node that is added next."""
         return len(self._nodes)
+
+    def start_rows(self) -> None:
+        """The rows of one more prompt begin: what the model's stored edits say comes first."""
+        for prelude in self.preludes:
+            prelude(self)
+
+    def known(self, name: str, value: Value, found: Any) -> Any:
+        """What Python is told of a value at once: `found`, its `name`. Edit blocks know less."""
+        return found
 
     # Operations, weights, constants
 
@@ -209,7 +229,7 @@ class Recorder:
         for node, moment in self.places.writes():
             self.add(node, None, moment)
         self.open = False
-        outputs = tuple(Output(name, node) for name, node in names.items())
+        outputs = tuple(Output(name, node) for name, node in (*names.items(), *self.shown))
         return Graph(tuple(self._nodes), outputs, self.places.invokes)
 
     def so_far(self) -> Graph:
