@@ -149,6 +149,10 @@ class EditBlock(Generic[ModelT]):
         self._where = user_line()
         failure: LabError | None = None
         try:
+            if self._token is not None:
+                raise GraphError(
+                    "This edit block has been used.", hint="Each needs a model.edit() of its own."
+                )
             self._token = open_for(self._models, self._recorder)
         except LabError as exc:
             failure = for_the_user(exc)

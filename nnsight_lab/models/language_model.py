@@ -75,7 +75,7 @@ class LanguageModel(TracedModel):
         try:
             self._set_up(executor, settings, rename)
         except BadInput as exc:
-            raise at_the_line(exc) from None
+            raise at_the_line(exc) from exc.__cause__
 
     @classmethod
     def from_executor(

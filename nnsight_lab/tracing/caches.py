@@ -176,6 +176,8 @@ def declare_cache(
         AddressNotFound: the model has no such module, or does not come by it.
         BadInput: nothing is left to cache.
     """
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise BadInput(f"{dtype!r} is not a dtype.", hint="dtype=torch.float16")
     where, tree, places = user_line(), recorder.tree, recorder.places
     places.check_going("A cache")
     root = Envoy("", lambda: tree, lambda: recorder, recorder.aliases)

@@ -186,7 +186,13 @@ class Envoy:
             )
         if name in _STANDARD and _is_there(tree, Address("", "logits")):
             hint += " print(lm.names) says which standard names this model lacks, and why."
-        return AddressNotFound(f"{here} has no module or value {name!r}.", hint=hint, where=where)
+        said = f"{here} has no module or value {name!r}."
+        if name == "save":
+            hint = f"A module has a value to save: {f'{self._path}.output'.strip('.')}.save()."
+        if name in ("input", "output") and module_path(tree, self._path) in tree.by_path:
+            said = f"The forward pass never reaches {here}, so it has no {name}."
+            hint = "On these inputs the model does not call that module; read one that it calls."
+        return AddressNotFound(said, hint=hint, where=where)
 
 
 def path_of(envoy: Envoy) -> str:

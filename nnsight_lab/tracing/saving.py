@@ -11,7 +11,7 @@ from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.source import one_frame, user_line
 from nnsight_lab.tracing.tracer import innermost_recorder
 
-__all__ = ["save"]
+__all__ = ["holds_recorded", "save"]
 
 ValueT = TypeVar("ValueT")
 
@@ -35,7 +35,7 @@ def save(value: ValueT) -> ValueT:
         return found
     if isinstance(value, Envoy):
         raise value.as_value()
-    if not isinstance(value, list | dict | tuple):
+    if not isinstance(value, list | dict) and not holds_recorded(value):
         raise BadInput(
             f"A {type(value).__name__} cannot be saved: it is not a recorded value.",
             hint="It is there already; its variable keeps it after the block.",
@@ -48,6 +48,15 @@ def save(value: ValueT) -> ValueT:
         ).at(user_line())
     recorder.at_end.append(partial(_save_all, value))
     return value
+
+
+def holds_recorded(value: Any) -> bool:
+    """Whether a value is recorded, or a container of such."""
+    if isinstance(value, tuple | list):
+        return any(map(holds_recorded, value))
+    if isinstance(value, dict):
+        return any(map(holds_recorded, value.values()))
+    return isinstance(value, Proxy)
 
 
 def _save_all(container: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import ast
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from nnsight_lab.errors import BadInput
+from nnsight_lab.errors import BadInput, NotSaved
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.source import one_frame, user_line
 
@@ -41,6 +41,11 @@ def show(value: ValueT, label: str | None = None) -> ValueT:
         _print(name, value)
     for part, proxy in recorded:
         recorder = proxy.recorder
+        if not recorder.open:
+            raise NotSaved(
+                "This value belongs to a block that has ended, and was not saved.",
+                hint="Show it inside the block, or save it there.",
+            )
         node = proxy.now().node
         recorder.shown.append((f"{_PREFIX}{len(recorder.shown)} {part[:_LONGEST]}", node))
     return value

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from nnsight_lab.errors import GraphError, LabError, SourceLine
+from nnsight_lab.errors import BadInput, GraphError, LabError, SourceLine
 from nnsight_lab.ir import Graph, NodeId
 from nnsight_lab.passes.live import drop_dead_nodes
 from nnsight_lab.tracing.caches import Cache, Modules, declare_cache
@@ -29,7 +29,9 @@ from nnsight_lab.tracing.names import (
     names_of_saved,
     variables_of,
 )
+from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.recorder import Recorder
+from nnsight_lab.tracing.show import is_shown
 from nnsight_lab.tracing.source import for_the_user, one_frame, shorten_traceback, user_line
 
 __all__ = ["Tracer", "close_for", "innermost_recorder", "open_for", "open_recorder"]
@@ -115,9 +117,19 @@ class Tracer(Generic[RunT]):
             raise GraphError("This block has not run.", hint="It runs when the block ends.")
         return self._run
 
+    @one_frame
     def save(self, **values: Any) -> None:
-        """Save values under names of your own: `tracer.save(logits=lm.logits)`."""
+        """Save values under names of your own: `tracer.save(logits=lm.logits)`.
+
+        Raises:
+            BadInput: what was given is not a recorded value.
+        """
         for name, value in values.items():
+            if is_shown(name) or not isinstance(value, Proxy):
+                raise BadInput(
+                    f"{name!r} cannot be saved: a {type(value).__name__} under that name.",
+                    hint="Give recorded values: tracer.save(logits=lm.logits).",
+                )
             self._named[name] = value.save()
 
     @one_frame
@@ -187,6 +199,11 @@ class Tracer(Generic[RunT]):
                 "A prompt cannot follow tracer.invoke() without one.",
                 hint="Give all prompts first.",
             ).at(where)
+        if self._recorder.places.batch:
+            raise GraphError(
+                "An invoke cannot be inside another.",
+                hint="Write them one after another; values go from one to the other.",
+            ).at(where)
         self._all_rows = prompt is None
         try:
             return self._rows(None if prompt is None else self._add_prompt(prompt))
@@ -246,7 +263,13 @@ class Tracer(Generic[RunT]):
             assign(changed)
 
     def __enter__(self) -> Tracer[RunT]:
-        self.begin()
+        failure: LabError | None = None
+        try:
+            self.begin()
+        except LabError as error:
+            failure = for_the_user(error)
+        if failure is not None:
+            raise failure
         self._frame = sys._getframe(1)  # the frame that holds the `with`, ours or not
         return self
 

@@ -218,3 +218,22 @@ def test_after_an_error_the_next_cell_works(notebook: Any) -> None:
     notebook.ran(f'%%trace lm "{PROMPT}"\nlogits = lm.logits')
 
     assert isinstance(notebook.names["logits"], torch.Tensor)
+
+
+def test_a_shown_value_appears_under_the_cell(notebook: Any, tiny: nl.LanguageModel) -> None:
+    notebook.names["nl"] = nl
+    cell = notebook.ran(
+        f'%%trace lm "{PROMPT}" -q\nnl.show(lm.logits.argmax(-1)[0, -1], "next")\nh = lm.logits'
+    )
+
+    expected = plain_logits(tiny, PROMPT).argmax(-1)[0, -1]
+    assert f"next: {expected!r}" in cell.text
+    assert list(notebook.names["run"]) == ["h"]
+
+
+def test_a_value_shown_in_the_last_line_is_printed_once(notebook: Any) -> None:
+    notebook.names["nl"] = nl
+    cell = notebook.ran(f'%%trace lm "{PROMPT}" -q\nnl.show(lm.logits.sum(), "sum")')
+
+    assert cell.text.count("tensor(") == 1
+    assert cell.shown == []

@@ -243,9 +243,8 @@ def test_an_edit_that_does_not_fit_a_prompt_names_its_own_line(lm: nl.LanguageMo
     with lm.edit() as edited:
         lm.layers[0].output[:, 5] = 0.0  # the sixth position
 
-    with pytest.raises(LabError) as caught:
-        with edited.trace(SHORT):
-            edited.logits.save()
+    with pytest.raises(LabError) as caught, edited.trace(SHORT):
+        edited.logits.save()
 
     assert isinstance(caught.value, ShapeMismatch)
     assert_at(caught.value, "the sixth position")
