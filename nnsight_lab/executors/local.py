@@ -251,7 +251,8 @@ class LocalExecutor:
         mask = torch.tensor(
             [[0] * (width - len(row)) + [1] * len(row) for row in inputs.rows], device=device
         )
-        if not bool(mask.all()):
+        # Without weights there is no value to ask whether a mask is needed.
+        if device.type == "meta" or not bool(mask.all()):
             given["attention_mask"] = mask
         if self._takes_positions:
             # Always given, so that what follows from them is [batch, pos, …] padded or not.

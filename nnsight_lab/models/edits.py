@@ -35,7 +35,6 @@ from nnsight_lab.ir import (
 from nnsight_lab.kernels import infer_call, to_python
 from nnsight_lab.passes import drop_dead_nodes
 from nnsight_lab.passes.check import infer_node
-from nnsight_lab.passes.schedule import BEFORE
 from nnsight_lab.tracing import Proxy, Recorder
 from nnsight_lab.tracing.cells import Cell, Value
 from nnsight_lab.tracing.source import for_the_user, shorten_traceback, standing_at, user_line
@@ -90,9 +89,7 @@ def _recorded_again(node: Node, values: dict[NodeId, Any], recorder: Recorder) -
             new = recorder.value_of(values[value])
             return recorder.places.edit(recorder.places.cell(address), new)
         case Constant():
-            again = replace(node, id=recorder.next_id)
-            meta = infer_node(node, [], recorder.tree, 1, 1)
-            return Proxy(recorder, Cell(recorder.add(again, meta, BEFORE)))
+            return Proxy(recorder, Cell(recorder.constant_again(node)))
         case Weight(path=path, name=name):
             return recorder.weight(path, name)
         case Call(op=op):
@@ -173,10 +170,9 @@ class EditBlock(Generic[ModelT]):
             return
         failure: LabError | None = None
         try:
+            for more in self._recorder.at_end:
+                more()
             graph = drop_dead_nodes(self._recorder.finish({}))
-            for node in graph.nodes:
-                if not isinstance(node, Read | Write | Constant | Weight | Call | Apply):
-                    raise _not_storable(node)
             self._models[1].store_edit(Edit(graph, self._where))
         except LabError as error:
             failure = for_the_user(error.at(self._where))
@@ -192,7 +188,14 @@ class EditRecorder(Recorder):
         self._others: list[Any] = []
 
     def add(self, node: Node, meta: Any, moment: int, read: str = "") -> Value:
-        """Add a node. Raises `BadInput` where its value fits prompts of one size only."""
+        """Add a node.
+
+        Raises:
+            BadInput: its value fits prompts of one size only.
+            NotSupported: it is of a kind that edits do not hold.
+        """
+        if not isinstance(node, Read | Write | Constant | Weight | Call | Apply):
+            raise _not_storable(node)
         value = super().add(node, meta, moment, read)
         try:
             other = infer_node(node, self._others, self.tree, *_OTHER_SIZE)

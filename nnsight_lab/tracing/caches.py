@@ -48,6 +48,15 @@ class CachedModule:
     def __getitem__(self, index: int) -> CachedModule:
         return CachedModule(self._cache, self._envoy[index])
 
+    def __len__(self) -> int:
+        return len(self._envoy)
+
+    def __iter__(self) -> Iterator[CachedModule]:
+        return iter([self[index] for index in range(len(self))])
+
+    def __bool__(self) -> bool:
+        return True
+
     def __dir__(self) -> list[str]:
         return [*self._cache.ports(path_of(self._envoy)), *dir(self._envoy)]
 
@@ -88,7 +97,10 @@ class Cache(Mapping[str, CachedModule]):
         held = proxy.value
         if self._device is None:
             return held
-        return map_tensors(held, lambda tensor: tensor.to(self._device))
+        return map_tensors(held, self._moved)
+
+    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if tensor.is_meta else tensor.to(self._device)
 
     def described(self, proxy: Proxy) -> str:
         """The shape of what is cached."""
@@ -112,7 +124,7 @@ class Cache(Mapping[str, CachedModule]):
 
     def __contains__(self, name: object) -> bool:
         try:
-            return isinstance(name, str) and bool(self[name])
+            return isinstance(name, str) and self[name] is not None
         except NotSaved:
             return False
 

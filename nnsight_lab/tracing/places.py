@@ -14,6 +14,7 @@ import torch
 
 from nnsight_lab.errors import GraphError, NotSupported, OpNotAllowed, ShapeMismatch, SourceLine
 from nnsight_lab.ir import Address, ModuleTree, Read, Write
+from nnsight_lab.kernels import Unknown
 from nnsight_lab.passes.check import check_fits
 from nnsight_lab.passes.invokes import check_separable
 from nnsight_lab.passes.schedule import find_moment, too_early
@@ -148,7 +149,7 @@ class Places:
         if isinstance(value, Proxy) and value.is_whole(cell):
             return
         held = cell.value.meta
-        if isinstance(value, int | float | complex) and isinstance(held, torch.Tensor):
+        if isinstance(value, int | float | complex) and isinstance(held, torch.Tensor | Unknown):
             value = self._recorder.record("torch.full_like", (self.read(address), value), {})
         if isinstance(value, tuple | list) and isinstance(held, tuple | list):
             self._write_items(Proxy(self._recorder, cell), value, len(held))

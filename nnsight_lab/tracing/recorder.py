@@ -180,6 +180,16 @@ class Recorder:
             known = self._constants[id(tensor)] = (value, data, tensor)
         return known[0]
 
+    def constant_again(self, node: Constant) -> Value:
+        """A constant of a stored graph; in one recording it is one node, however often it comes."""
+        known = self._constants.get(id(node))
+        if known is None:
+            data = node.value
+            meta = torch.empty(data.shape, dtype=getattr(torch, data.dtype), device="meta")
+            again = Constant(id=self.next_id, value=data, where=node.where)
+            known = self._constants[id(node)] = (self.add(again, meta, BEFORE), data, node)
+        return known[0]
+
     def add(self, node: Node, meta: Any, moment: int, read: str = "") -> Value:
         """Add a node, which has the id `next_id`. Raises `NotSaved` once the block has ended."""
         if not self.open:

@@ -44,6 +44,12 @@ def test_an_entry_is_found_by_key_by_attribute_and_by_module_path(
     assert_exactly(cache["model.layers.0.mlp"].output, mlp)
     assert_exactly(cache.model.layers[0].mlp.output, mlp)
     assert_exactly(cache.layers[-1].output, cache["layers.5"].output)
+    for layer, expected in zip(cache.layers, _blocks(cache), strict=True):
+        assert_exactly(layer.output, expected)
+
+
+def _blocks(cache: Any) -> list[torch.Tensor]:
+    return [cache[f"layers.{number}"].output for number in range(6)]
 
 
 def test_it_holds_what_a_module_gave_in_the_end(lm: nl.LanguageModel) -> None:

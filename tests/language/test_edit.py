@@ -10,6 +10,7 @@ from torch import nn
 
 import nnsight_lab as nl
 from nnsight_lab.errors import BadInput, GraphError, LabError, NotSupported, ShapeMismatch
+from nnsight_lab.ir import Constant
 from tests.support.hooks import forward, hooked, outputs_seen, tensor_of
 from tests.support.lines import assert_at, frames_of_ours
 from tests.support.small_models import D_MODEL, SmallModel
@@ -177,6 +178,8 @@ def test_a_wrapped_module_is_edited_without_knowing_its_inputs() -> None:
     net = nl.wrap(module)
     with net.edit() as edited:
         net[0].output[:, 0] = 7.0
+    with net.edit() as filled:
+        net[0].output = 7.0
     x = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
 
     with edited.trace(x):
@@ -186,6 +189,9 @@ def test_a_wrapped_module_is_edited_without_knowing_its_inputs() -> None:
     hidden[:, 0] = 7.0
     assert_same(out, module[2](module[1](hidden)).detach())
     assert_differs(out, module(x).detach())
+    with filled.trace(x):
+        out = filled.output.save()
+    assert_same(out, module[2](torch.full((2, 4), 7.0)).detach())
 
 
 def test_what_a_model_begins_with_is_printed(llama: SmallModel) -> None:
@@ -200,6 +206,22 @@ def test_what_a_model_begins_with_is_printed(llama: SmallModel) -> None:
     assert "test_edit.py" in repr(edited.edits[0])
 
 
+def test_a_constant_is_in_the_graph_once_however_many_prompts_there_are(
+    lm: nl.LanguageModel,
+) -> None:
+    with lm.edit() as edited:
+        lm.layers[1].output[:, -1] += DIRECTION
+
+    with edited.trace() as tracer:
+        for _ in range(3):
+            with tracer.invoke(IDS):
+                edited.logits.save()
+
+    constants = [node for node in tracer.graph if isinstance(node, Constant)]
+    assert len(constants) == 1
+    assert len(tracer.graph.writes()) == 3
+
+
 # What cannot be stored
 
 
@@ -208,6 +230,9 @@ def test_nothing_is_saved_in_an_edit_block(lm: nl.LanguageModel) -> None:
         lm.logits.save()  # save in an edit
 
     assert_at(caught.value, "save in an edit")
+    with pytest.raises(GraphError, match="does not run"), lm.edit():
+        found = nl.save([])
+        found.append(lm.logits)
     assert frames_of_ours(caught.value) <= 1
 
 
@@ -253,10 +278,11 @@ def test_an_edit_that_does_not_fit_a_prompt_names_its_own_line(lm: nl.LanguageMo
 
 
 def test_a_gradient_cannot_be_stored(lm: nl.LanguageModel) -> None:
-    with pytest.raises(NotSupported, match="gradient"), lm.edit():
+    with pytest.raises(NotSupported, match="gradient") as caught, lm.edit():
         h = lm.layers[0].output
         lm.logits[0, -1, 3].backward()
-        nl.show(h.grad.norm())
+        h += h.grad  # a gradient
+    assert_at(caught.value, "a gradient")
 
 
 def test_an_edit_block_is_no_place_for_a_trace_nor_a_trace_for_one(lm: nl.LanguageModel) -> None:

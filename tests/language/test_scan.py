@@ -79,6 +79,20 @@ def test_no_weights_are_needed() -> None:
     assert (hidden.shape, out.shape) == ((5, 8), (5, 3))
 
 
+def test_a_language_model_can_be_scanned_without_its_weights(family: SmallModel) -> None:
+    """Its shapes, standard names and all, are those of the model with weights."""
+    with torch.device("meta"):
+        empty = type(family.module)(family.module.config)
+    weightless, real = nl.LanguageModel(empty), nl.LanguageModel(family.module)
+
+    found = []
+    for lm in (weightless, real):
+        with lm.scan(IDS):
+            values = [lm.layers[2].output.save(), lm.layers[1].attn.q.save(), lm.logits.save()]
+        found.append([*map(_shapes, values)])
+    assert found[0] == found[1]
+
+
 def test_each_invoke_has_its_own_shapes(lm: nl.LanguageModel) -> None:
     with lm.scan() as tracer:
         with tracer.invoke(IDS):
@@ -107,6 +121,14 @@ def test_what_is_wrong_is_found_at_its_line(lm: nl.LanguageModel) -> None:
     assert_at(caught.value, "five is not thirty-two")
     with pytest.raises(BadInput), lm.scan(""):
         pass
+
+
+def test_a_cache_holds_shapes_as_well(lm: nl.LanguageModel) -> None:
+    with lm.scan(IDS) as tracer:
+        cache = tracer.cache(device="cpu")
+
+    assert cache["layers.0.mlp"].output.is_meta
+    assert "layers.0.mlp  .output: float32[1, 6, 32]" in repr(cache)
 
 
 def test_stored_edits_are_part_of_it(lm: nl.LanguageModel) -> None:
