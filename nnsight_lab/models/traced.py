@@ -24,7 +24,8 @@ from nnsight_lab.contract import (
 )
 from nnsight_lab.errors import BadInput, EngineFailed, LabError, NotSupported
 from nnsight_lab.ir import Graph, ModuleTree
-from nnsight_lab.models.edits import Edit, EditBlock, EditRecorder
+from nnsight_lab.models.edit_recorder import EditRecorder
+from nnsight_lab.models.edits import Edit, EditBlock
 from nnsight_lab.models.run import Run
 from nnsight_lab.passes import drop_dead_nodes
 from nnsight_lab.settings import Settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import einops
 import pytest
 import torch
 from torch import nn
@@ -173,6 +174,46 @@ def test_any_operation_on_any_part_can_be_stored(lm: nl.LanguageModel, family: S
     assert_differs(logits, forward(family.module, IDS))
 
 
+def test_sizes_of_the_prompt_are_those_of_each_prompt(
+    lm: nl.LanguageModel, family: SmallModel
+) -> None:
+    """As code for any model is written: `batch, pos, _ = h.shape`."""
+
+    def heads_off(h: Any) -> None:
+        batch, pos, width = h.shape
+        assert width == D_MODEL
+        h.view(batch, pos, 4, width // 4)[:, :, 1] = 0
+        h[:, pos - 1] += h.sum(1) / pos
+        h += h.size(1) * 2 - h.numel() % 7
+        h[:, : pos // 2] *= 0.5
+        assert pos == h.shape[1]
+        assert pos > 0
+
+    with lm.edit() as edited:
+        heads_off(lm.layers[1].output)
+    for prompt in (IDS, SHORT, [[7, 8, 9, 10], [1, 2, 3, 4]]):
+        with edited.trace(prompt) as tracer:
+            logits = edited.logits.save()
+        with lm.trace(prompt):
+            heads_off(lm.layers[1].output)
+            expected = lm.logits.save()
+        assert_exactly(logits, expected)
+        assert_differs(logits, forward(family.module, prompt))
+        assert "Tensor.size" not in str(tracer.graph)
+
+
+def test_einops_works_on_prompts_of_any_size(lm: nl.LanguageModel, family: SmallModel) -> None:
+    with lm.edit() as edited:
+        h = lm.layers[1].output
+        heads = einops.rearrange(h, "b p (head d) -> b p head d", head=4)
+        h[:] = einops.rearrange(heads.flip(2), "b p head d -> b p (head d)")
+    for prompt in (IDS, SHORT):
+        with edited.trace(prompt):
+            logits = edited.logits.save()
+        flip = {family.at(family.block, 1): lambda h: h.unflatten(-1, (4, 8)).flip(2).flatten(-2)}
+        assert_same(logits, hooked(family.module, prompt, after=flip)["logits"])
+
+
 def test_a_wrapped_module_is_edited_without_knowing_its_inputs() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
     net = nl.wrap(module)
@@ -236,23 +277,25 @@ def test_nothing_is_saved_in_an_edit_block(lm: nl.LanguageModel) -> None:
     assert frames_of_ours(caught.value) <= 1
 
 
-@pytest.mark.parametrize("use", ["arithmetic", "view", "len", "iteration", "chunks", "numel"])
-def test_what_follows_the_size_of_the_prompt_is_refused(lm: nl.LanguageModel, use: str) -> None:
-    """A number taken from one prompt would be wrong for the next."""
+@pytest.mark.parametrize("use", ["range", "len", "iteration", "parts", "question", "bytes"])
+def test_a_size_of_the_prompt_that_python_needs_at_once_is_refused(
+    lm: nl.LanguageModel, use: str
+) -> None:
+    """What is unrolled or decided for one prompt would be wrong for the next."""
 
     def block(h: Any) -> Any:
-        batch, pos, _ = h.shape
-        if use == "arithmetic":
-            return h / pos  # of one size
-        if use == "view":
-            return h.view(batch, pos, 4, 8)
+        _, pos, _ = h.shape
+        if use == "range":
+            return list(range(pos))  # of one size
         if use == "len":
             return len(h)
         if use == "iteration":
             return list(h)
-        if use == "chunks":
+        if use == "parts":
             return h.unbind(1)
-        return h.numel() * 2
+        if use == "question":
+            return pos > 1010
+        return h.nbytes
 
     with pytest.raises(BadInput, match="any size") as caught, lm.edit():
         block(lm.layers[0].output)
@@ -260,7 +303,8 @@ def test_what_follows_the_size_of_the_prompt_is_refused(lm: nl.LanguageModel, us
     assert caught.value.hint
     assert caught.value.where is not None
     assert caught.value.where.file == __file__
-    if use == "arithmetic":
+    assert frames_of_ours(caught.value) <= 1
+    if use == "range":
         assert_at(caught.value, "of one size")
 
 
