@@ -107,7 +107,7 @@ class Lab:
 
         Raises:
             ModelNotFound: no model of that name is served; the nearest is offered.
-        BadInput: a name of yours is taken.
+            BadInput: a name of yours is taken.
         """
         try:
             return self._model(str(name), rename)
