@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from nnsight_lab.tracing.control import cond as cond
     from nnsight_lab.tracing.control import foreach as foreach
     from nnsight_lab.tracing.control import while_ as while_
+    from nnsight_lab.tracing.saving import save as save
+    from nnsight_lab.tracing.show import show as show
 
 __all__ = [
     "Graph",
@@ -45,6 +47,8 @@ __all__ = [
     "foreach",
     "ir",
     "recipes",
+    "save",
+    "show",
     "while_",
     "wrap",
 ]
@@ -61,6 +65,8 @@ _HOMES = {
     "connect": "nnsight_lab.models.lab",
     "foreach": "nnsight_lab.tracing.control",
     "while_": "nnsight_lab.tracing.control",
+    "save": "nnsight_lab.tracing.saving",
+    "show": "nnsight_lab.tracing.show",
     "wrap": "nnsight_lab.models.wrap",
 }
 _ROOMS = ("errors", "ir", "recipes")

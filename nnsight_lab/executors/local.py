@@ -279,15 +279,20 @@ class LocalExecutor:
         sizes = _SMALL if not context or context >= _SMALL[-1][1] else _SMALLER
         short = [(batch, min(pos, context or pos)) for batch, pos in sizes]
         runs = {size: self._small_run(*size) for size in short}
-        with self._evaluating():
-            measured, self._names = certified(self.module, runs)
-            self._decoding = measured_decoding(
-                self.module,
-                measured,
-                vocab=self._config_number("vocab_size"),
-                context=context,
-                positions=self._takes_positions,
-            )
+        try:
+            with self._evaluating():
+                measured, self._names = certified(self.module, runs)
+                self._decoding = measured_decoding(
+                    self.module,
+                    measured,
+                    vocab=self._config_number("vocab_size"),
+                    context=context,
+                    positions=self._takes_positions,
+                )
+        except LabError:
+            raise
+        except Exception as exc:  # a seam: any module refuses tokens in its own way
+            raise _not_a_language_model(self.module, exc) from exc
         return measured
 
     def _small_run(self, batch: int, pos: int) -> Callable[[], None]:
@@ -309,6 +314,14 @@ class LocalExecutor:
                 f"{self.name} cannot run on these inputs: {[*str(exc).splitlines(), ''][0]}",
                 hint=f"Call the module by itself with the same inputs: {self.name}(…).",
             ) from exc
+
+
+def _not_a_language_model(module: torch.nn.Module, exc: Exception) -> BadInput:
+    kind, said = type(module).__name__, [*str(exc).splitlines(), ""][0]
+    return BadInput(
+        f"{kind} does not run as a causal language model: {said}",
+        hint="nl.wrap(module) traces any torch module.",
+    )
 
 
 def _without_data(module: torch.nn.Module, inputs: ModuleInputs) -> None:

@@ -148,6 +148,8 @@ def _described(value: Any) -> str:
         return f"{type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else "value"
     kind = str(value.dtype).removeprefix("torch.")
     text = f"{kind}{list(value.shape)}"
+    if value.is_meta:
+        return text
     if value.numel() and (value.is_floating_point() or value.dtype == torch.bool):
         number = value.float()
         text += f"  mean {number.mean():.3g}, min {number.min():.3g}, max {number.max():.3g}"

@@ -16,19 +16,20 @@ import torch
 from nnsight_lab.errors import AddressNotFound, GraphError, OpNotAllowed, SourceLine
 from nnsight_lab.ir import TOKENS, Address, ModuleTree
 from nnsight_lab.passes.shapes import module_path, weight_meta
+from nnsight_lab.tracing.aliases import Aliases
 from nnsight_lab.tracing.attached import Attached, Attachments
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.source import one_frame, user_line
 
-__all__ = ["Envoy"]
+__all__ = ["Envoy", "attached_to", "path_of"]
 
 
 class Envoy:
     """A module of a model, by path or standard name; `tree` and `recorder` come from the model.
 
     tree: gives the module tree. recorder: gives the open recording, or None outside a trace.
-    call: which call of the module in one forward pass. attached: the user's own modules, shared by
-    all envoys of a model.
+    aliases: the user's own names for modules. call: which call of the module in one forward pass.
+    attached: the user's own modules, shared by all envoys of a model.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Envoy:
         path: str,
         tree: Callable[[], ModuleTree],
         recorder: Callable[[], Recorder | None],
+        aliases: Aliases | None = None,
         *,
         call: int = 0,
         attached: Attachments | None = None,
@@ -43,6 +45,7 @@ class Envoy:
         object.__setattr__(self, "_path", path)
         object.__setattr__(self, "_tree", tree)
         object.__setattr__(self, "_recorder", recorder)
+        object.__setattr__(self, "_aliases", aliases or Aliases())
         object.__setattr__(self, "_call", call)
         object.__setattr__(self, "_attached", Attachments() if attached is None else attached)
 
@@ -130,7 +133,14 @@ class Envoy:
         return [self._at_call(self._path, call) for call in range(count)]
 
     def _at_call(self, path: str, call: int) -> Envoy:
-        return Envoy(path, self._tree, self._recorder, call=call, attached=self._attached)
+        return Envoy(
+            path,
+            self._tree,
+            self._recorder,
+            self._aliases,
+            call=call,
+            attached=self._attached,
+        )
 
     def _address(self, port: str) -> Address:
         # A standard name means the first call.
@@ -194,6 +204,8 @@ class Envoy:
             lines.append(f"  .{port}: {site.spec}")
         lines += [f"  .{name}" for name in self._child_names(tree) if not name.isdigit()]
         lines += [f"  .{name}: yours, {kind}" for name, kind in self._attached.kinds(self._key)]
+        aliases = self._aliases.names_below(tree, self._path)
+        lines += [f"  .{name} = {target}" for name, target in aliases.items()]
         if len(self):
             lines.append(f"  [0] … [{len(self) - 1}]")
         return "\n".join(lines)
@@ -233,7 +245,8 @@ class Envoy:
             path = f"{base}.{name}" if base else name
             if path in tree.known_paths:
                 return self._at_call(path, self._call_of(tree, path))
-        return None
+        target = self._aliases.target(tree, self._path, name)
+        return None if target is None else self._at_call(target, self._call_of(tree, target))
 
     def _call_of(self, tree: ModuleTree, child: str) -> int:
         """Which call of a module below this one belongs to this call."""
@@ -253,7 +266,8 @@ class Envoy:
     def _names(self, tree: ModuleTree) -> list[str]:
         own = self._attached.names(self._key)
         below = (name for name in self._child_names(tree) if not name.isdigit())
-        return [*self._ports(tree), *below, *own]
+        aliases = self._aliases.names_below(tree, self._path)
+        return list(dict.fromkeys((*self._ports(tree), *below, *aliases, *own)))
 
     def _unknown(self, tree: ModuleTree, name: str) -> AddressNotFound:
         near = difflib.get_close_matches(name, self._names(tree), 1, 0.5)
@@ -268,7 +282,25 @@ class Envoy:
             hint = "with lm.generate(prompt, max_new_tokens=n): has the sampled ids of each step."
         if name in _STANDARD and _is_there(tree, Address("", "logits")):
             hint += " print(lm.names) says which standard names this model lacks, and why."
-        return AddressNotFound(f"{here} has no module or value {name!r}.", hint=hint, where=where)
+        said = f"{here} has no module or value {name!r}."
+        if name == "save":
+            hint = f"A module has a value to save: {f'{self._path}.output'.strip('.')}.save()."
+        if name in ("input", "output") and module_path(tree, self._path) in tree.by_path:
+            said = f"The forward pass never reaches {here}, so it has no {name}."
+            hint = "On these inputs the model does not call that module; read one that it calls."
+        return AddressNotFound(said, hint=hint, where=where)
+
+
+def attached_to(envoy: Envoy) -> Attachments:
+    """The modules of the user's that a model's envoys share."""
+    found: Attachments = object.__getattribute__(envoy, "_attached")
+    return found
+
+
+def path_of(envoy: Envoy) -> str:
+    """The module path or standard name an envoy stands for; `""` is the model itself."""
+    path: str = object.__getattribute__(envoy, "_path")
+    return path
 
 
 _STANDARD = frozenset(
@@ -277,7 +309,7 @@ _STANDARD = frozenset(
 """Names most models have, so that a model without one is asked for it."""
 
 
-_NOT_YET = frozenset("session edit clear_edits scan source cache stop barrier next".split())
+_NOT_YET = frozenset("source barrier next".split())
 """Verbs that users of other libraries try."""
 
 

@@ -6,10 +6,15 @@ Every edit goes through `edit`, which is where it is refused if the model could 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from nnsight_lab.errors import GraphError, NotSupported, OpNotAllowed, SourceLine
 from nnsight_lab.ir import RESULT, Address, ModuleTree, Read, Write
+from nnsight_lab.kernels import Unknown
 from nnsight_lab.passes.check import check_fits
 from nnsight_lab.passes.invokes import check_separable
 from nnsight_lab.passes.schedule import too_early
@@ -53,6 +58,7 @@ class Places:
         self._invoke: int | None = None
         self._first_row = 0
         self._next_step = 0
+        self._stopped: SourceLine | None = None
 
     @property
     def tree(self) -> ModuleTree:
@@ -82,13 +88,9 @@ class Places:
         self._next_step += max(passes, 1)
         self._first_row = len(self._rows)
         self.batch, self._pos = batch, pos
+        self._stopped = None
         if batch:
             self._rows.append((batch, pos))
-
-    @property
-    def invoke(self) -> int | None:
-        """Whose rows places mean now; None for all."""
-        return self._invoke
 
     def enter_invoke(self, rows: int, pos: int) -> None:
         """From here on, places are those of one more invoke: `rows` prompts of `pos` tokens."""
@@ -107,6 +109,40 @@ class Places:
         """The invoke is over; places need another one."""
         self._invoke = None
         self.batch = self._pos = 0
+
+    @contextmanager
+    def as_in(self, invoke: int | None, step: int = 0) -> Iterator[None]:
+        """For a moment, places are those of that invoke again; of the whole batch where None.
+
+        step: whose forward pass, counted from the first one of the trace.
+        """
+        before = self._invoke, self.batch, self._pos, self._stopped, self.steps.now
+        self._stopped, self.steps.now = None, step
+        if invoke is not None:
+            self._invoke, (self.batch, self._pos) = invoke, self._rows[invoke]
+        elif self._rows:
+            self.enter_all_rows()
+        try:
+            yield
+        finally:
+            self._invoke, self.batch, self._pos, self._stopped, self.steps.now = before
+
+    @property
+    def invoke(self) -> int | None:
+        """Whose rows places are now: the number of the open invoke, or None."""
+        return self._invoke
+
+    def stop(self) -> None:
+        """From here on nothing further of the model is read or edited."""
+        self._stopped = user_line()
+        self.steps.stop()
+
+    def check_going(self, place: str) -> None:
+        if self._stopped is not None:
+            raise GraphError(
+                f"{place} is used after tracer.stop() ({self._stopped}).",
+                hint="Read and edit before it; what was read can still be computed with and saved.",
+            )
 
     # Reading and editing
 
@@ -127,6 +163,7 @@ class Places:
         where = user_line()
         at_line(where, self.check_rows, address, step)
         if key not in self._cells:
+            at_line(where, self.check_going, str(address))
             moment = at_line(where, self.steps.moment, address)
             at_line(where, self._recorder.skips.check_reached, address, moment)
             spec = self.tree.by_address[address].spec
@@ -163,6 +200,8 @@ class Places:
         if isinstance(value, Proxy) and value.is_whole(cell):
             return
         held = cell.value.meta
+        if isinstance(value, int | float | complex) and isinstance(held, torch.Tensor | Unknown):
+            value = self._recorder.record("torch.full_like", (self.read(address), value), {})
         if is_written_by_items(value, held):
             write_items(self._recorder, Proxy(self._recorder, cell), value)
         else:
@@ -184,6 +223,7 @@ class Places:
             raise OpNotAllowed(cell.fixed, hint=hint).at(where)
         if cell.address is not None:
             at_line(where, self.steps.check_edit, cell.address)
+            at_line(where, self.check_going, str(cell.address))
             at_line(where, check_fits, str(cell.address), cell.value.meta, new.meta)
             if new.moment > cell.value.moment:
                 raise too_early(cell.address, *place_and_line(new.read)).at(where)

@@ -217,7 +217,7 @@ class Proxy:
         if name in _ON_MODEL_DEVICE:
             return _ON_MODEL_DEVICE[name](self)
         if name in CONCRETE:
-            return getattr(self._known(name), name)
+            return self.recorder.known(name, self.now(), getattr(self._known(name), name))
         if name in TRANSPOSED:
             return self._call(f"Tensor.{name}", self)
         needs_number = name in METHODS_OF_NUMBERS and self.recorder.peeks is not None
@@ -289,10 +289,10 @@ class Proxy:
         meta = self.now().meta
         if isinstance(meta, tuple | list | dict):
             return len(meta)
-        shape = self._known("The length").shape
+        shape = self.recorder.known("shape", self.now(), self._known("The length").shape)
         if not shape:
             raise TypeError("len() of a 0-d tensor")
-        return shape[0]
+        return int(shape[0])
 
     def __repr__(self) -> str:
         if self.came_back:

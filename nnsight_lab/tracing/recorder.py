@@ -12,7 +12,7 @@ tree and from running operations on tensors without data.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ from nnsight_lab.kernels.arguments import without_numpy
 from nnsight_lab.passes.live import drop_dead_nodes
 from nnsight_lab.passes.schedule import BEFORE
 from nnsight_lab.passes.shapes import infer_apply, weight_meta
+from nnsight_lab.tracing.aliases import Aliases
 from nnsight_lab.tracing.backward import Backwards
 from nnsight_lab.tracing.cells import Cell, Value, holds_tensor
 from nnsight_lab.tracing.peeks import Peeks
@@ -54,6 +55,10 @@ __all__ = ["Recorder"]
 
 class Recorder:
     """One recording. `batch` and `pos` are the size of the prompt it is recorded with.
+
+    aliases: the user's own names for modules. preludes: what is recorded first, for each prompt.
+    at_end: called when the block ends, each gives more values to save, by name. shown: outputs
+    that are printed as they come, and are not handed back.
 
     decode, passes: of a generation, the tree of each pass after the prompt's, and how many passes
         there may be; 0 for a trace.
@@ -86,6 +91,11 @@ class Recorder:
         self._by_data: dict[TensorData, Value] = {}
         self._weights: dict[tuple[str, str], Value] = {}
         self._saved: list[Proxy] = []
+        self.aliases = Aliases()
+        self.preludes: tuple[Callable[[Recorder], None], ...] = ()
+        self.at_end: list[Callable[[], dict[str, Any]]] = []
+        self.caches = 0
+        self.shown: list[tuple[str, NodeId]] = []
 
     @property
     def tree(self) -> ModuleTree:
@@ -110,6 +120,20 @@ class Recorder:
     def next_id(self) -> NodeId:
         """The id of the node that is added next."""
         return len(self._nodes)
+
+    def start_rows(self) -> None:
+        """The rows of one more prompt begin: what the model's stored edits say comes first.
+
+        In a generation, at each of its steps.
+        """
+        for step in range(max(self.places.steps.passes, 1) if self.preludes else 0):
+            with self.places.steps.at(step):
+                for prelude in self.preludes:
+                    prelude(self)
+
+    def known(self, name: str, value: Value, found: Any) -> Any:
+        """What Python is told of a value at once: `found`, its `name`. Edit blocks know less."""
+        return found
 
     # Operations, weights, constants
 
@@ -213,6 +237,16 @@ class Recorder:
             known = self._constants[id(tensor)] = (value, data, tensor)
         return known[0]
 
+    def constant_again(self, node: Constant) -> Value:
+        """A constant of a stored graph; in one recording it is one node, however often it comes."""
+        known = self._constants.get(id(node))
+        if known is None:
+            data = node.value
+            meta = torch.empty(data.shape, dtype=getattr(torch, data.dtype), device="meta")
+            again = Constant(id=self.next_id, value=data, where=node.where)
+            known = self._constants[id(node)] = (self.add(again, meta, BEFORE), data, node)
+        return known[0]
+
     def add(self, node: Node, meta: Any, moment: int, read: str = "") -> Value:
         """Add a node, which has the id `next_id`. Raises `NotSaved` once the block has ended."""
         if not self.open:
@@ -311,7 +345,7 @@ class Recorder:
         for node, moment in self.pending():
             self.add(node, None, moment)
         self.open = False
-        outputs = tuple(Output(name, node) for name, node in names.items())
+        outputs = tuple(Output(name, node) for name, node in (*names.items(), *self.shown))
         return without_holes(self._nodes, outputs, self.places.invokes)
 
     def so_far(self) -> Graph:

@@ -260,3 +260,22 @@ def test_a_failed_cell_shows_its_values_without_a_run(
     assert isinstance(error, ValueError)
     assert "ValueError: <recorded float32[" in shown
     assert calls == []
+
+
+def test_a_shown_value_appears_under_the_cell(notebook: Any, tiny: nl.LanguageModel) -> None:
+    notebook.names["nl"] = nl
+    cell = notebook.ran(
+        f'%%trace lm "{PROMPT}" -q\nnl.show(lm.logits.argmax(-1)[0, -1], "next")\nh = lm.logits'
+    )
+
+    expected = plain_logits(tiny, PROMPT).argmax(-1)[0, -1]
+    assert f"next: {expected!r}" in cell.text
+    assert list(notebook.names["run"]) == ["h"]
+
+
+def test_a_value_shown_in_the_last_line_is_printed_once(notebook: Any) -> None:
+    notebook.names["nl"] = nl
+    cell = notebook.ran(f'%%trace lm "{PROMPT}" -q\nnl.show(lm.logits.sum(), "sum")')
+
+    assert cell.text.count("tensor(") == 1
+    assert cell.shown == []
