@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nnsight_lab.models.run import Run as Run
     from nnsight_lab.models.wrap import wrap as wrap
     from nnsight_lab.settings import Settings as Settings
+    from nnsight_lab.tracing.local_calls import local_fn as local_fn
 
 __all__ = [
     "Graph",
@@ -39,6 +40,7 @@ __all__ = [
     "connect",
     "errors",
     "ir",
+    "local_fn",
     "recipes",
     "wrap",
 ]
@@ -51,6 +53,7 @@ _HOMES = {
     "LanguageModel": "nnsight_lab.models.language_model",
     "Run": "nnsight_lab.models.run",
     "Settings": "nnsight_lab.settings",
+    "local_fn": "nnsight_lab.tracing.local_calls",
     "connect": "nnsight_lab.models.lab",
     "wrap": "nnsight_lab.models.wrap",
 }

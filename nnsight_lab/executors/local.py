@@ -104,7 +104,7 @@ class LocalExecutor:
 
     def _make_card(self) -> ModelCard:
         first = next(self.module.parameters(), torch.empty(0))
-        features = {"trace", "apply", "gradient", "local"} | (
+        features = {"trace", "apply", "gradient", "local", "local_fn"} | (
             {"tokens"} if self._language else set()
         )
         tree = self._measured_for(TokenRows(((0,),))).tree if self._language else ModuleTree(())
@@ -183,7 +183,9 @@ class LocalExecutor:
 
     def _forward(self, request: RunRequest, measured: Measured, plan: Schedule, emit: Emit) -> None:
         host = TorchHost(self.module, dict(measured.tree.standard))
-        run = Interleaver(plan, host, lambda name, value: emit(Saved(name, value)))
+        run = Interleaver(
+            plan, host, lambda name, value: emit(Saved(name, value)), request.functions
+        )
         wanted = {
             point: moment for point, moment in measured.moments.items() if moment in plan.moments
         }

@@ -17,6 +17,7 @@ from nnsight_lab.contract import Inputs, RunResult
 from nnsight_lab.errors import NotSaved
 from nnsight_lab.ir import Graph
 from nnsight_lab.passes import then
+from nnsight_lab.tracing.local_calls import functions_of, remember
 from nnsight_lab.tracing.source import for_the_user
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ class Run(Mapping[str, Any]):
 
         A read in `graph` of a place this run edits sees the edit. Views are made this way.
         """
-        return self.model.run_inputs(then(self.graph, graph), self.inputs, self.prompt)
+        both = functions_of(graph) | functions_of(self.graph)
+        joined = remember(then(self.graph, graph), both)
+        return self.model.run_inputs(joined, self.inputs, self.prompt)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)

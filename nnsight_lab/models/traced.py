@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any
 
 from nnsight_lab.contract import (
@@ -25,9 +26,10 @@ from nnsight_lab.contract import (
 from nnsight_lab.errors import BadInput, EngineFailed, LabError, NotSupported
 from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.models.run import Run
-from nnsight_lab.passes import drop_dead_nodes
+from nnsight_lab.passes import check_features, drop_dead_nodes
 from nnsight_lab.settings import Settings
 from nnsight_lab.tracing import Envoy, Recorder, Tracer
+from nnsight_lab.tracing.local_calls import functions_of, remember
 from nnsight_lab.tracing.source import one_frame, user_line
 from nnsight_lab.tracing.tracer import open_recorder
 
@@ -104,6 +106,10 @@ class TracedModel(ABC):
         self, graph: Graph, inputs: Inputs, prompt: Any, on_event: Emit | None = None
     ) -> Run:
         """Run a graph and collect what it saves. Raises what the run failed with."""
+        check_features(graph, self.card)
+        functions = functions_of(graph)
+        # Executors keep graphs with their schedules; the functions must not be kept with them.
+        sent = replace(graph) if functions else graph
         values: dict[str, Any] = {}
         ending: list[Done | Failed] = []
 
@@ -115,7 +121,7 @@ class TracedModel(ABC):
             if on_event is not None:
                 on_event(event)
 
-        self.executor.run(RunRequest(uuid.uuid4().hex, graph, inputs), collect)
+        self.executor.run(RunRequest(uuid.uuid4().hex, sent, inputs, functions), collect)
         match ending:
             case [Done(seconds=seconds, sent_bytes=sent)]:
                 return Run(self, graph, inputs, prompt, RunResult(values, seconds, sent))
@@ -130,7 +136,8 @@ class TracedModel(ABC):
         """Run a graph on inputs that are already token rows or module arguments."""
         if not isinstance(graph, Graph):
             raise BadInput(f"A {type(graph).__name__} is not a graph.", hint="tracer.graph is one.")
-        return self._carry_out(drop_dead_nodes(graph), inputs, prompt, on_event)
+        lean = remember(drop_dead_nodes(graph), functions_of(graph))
+        return self._carry_out(lean, inputs, prompt, on_event)
 
     @one_frame
     def __getattr__(self, name: str) -> Any:

@@ -3,6 +3,7 @@
     live.py       drop_dead_nodes: every node left serves an output or a write
     schedule.py   schedule: which nodes run at which moment of the forward pass
     shapes.py     specs of a module tree as tensors without data
+    features.py   check_features: whether an engine can do what a graph asks of it
     check.py      check_graph: names, order, shapes and cost, before anything runs or queues
     combine.py    then: a second graph that sees what the first one edited
 
@@ -11,6 +12,7 @@ No pass looks at the values of tensors, opens a socket, or knows an executor.
 
 from nnsight_lab.passes.check import GraphCost, check_graph, check_inputs
 from nnsight_lab.passes.combine import then
+from nnsight_lab.passes.features import check_features
 from nnsight_lab.passes.live import drop_dead_nodes
 from nnsight_lab.passes.schedule import Moment, Schedule, schedule
 from nnsight_lab.passes.shapes import meta_of_spec
@@ -19,6 +21,7 @@ __all__ = [
     "GraphCost",
     "Moment",
     "Schedule",
+    "check_features",
     "check_graph",
     "check_inputs",
     "drop_dead_nodes",

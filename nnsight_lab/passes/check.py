@@ -19,6 +19,7 @@ from nnsight_lab.ir import (
     Constant,
     Gradient,
     Graph,
+    LocalCall,
     ModuleTree,
     Node,
     Read,
@@ -141,6 +142,8 @@ def infer_node(node: Node, metas: list[Any], tree: ModuleTree, batch: int, pos: 
         case Gradient(of=of, at=at):
             check_differentiable(metas[of], metas[at])
             return metas[at]
+        case LocalCall():
+            return Unknown()
 
 
 def check_differentiable(loss: Any, at: Any) -> None:

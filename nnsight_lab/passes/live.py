@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from nnsight_lab.ir import Graph, NodeId
+from nnsight_lab.ir import Graph, LocalCall, NodeId
 from nnsight_lab.ir.nodes import dependencies, has_value
 
 __all__ = ["drop_dead_nodes", "live_ids"]
 
 
-def live_ids(graph: Graph) -> set[NodeId]:
-    """What writes and skips, what is saved, and the nodes these depend on."""
+def live_ids(graph: Graph, *, calls: bool = True) -> set[NodeId]:
+    """What writes and skips, what is saved, and the nodes these depend on.
+
+    calls: whether local functions are called for what they do, not only for what they give.
+    """
     stack: list[NodeId] = [output.node for output in graph.outputs]
     stack += [node.id for node in graph.nodes if not has_value(node)]
+    stack += [node.id for node in graph.nodes if calls and isinstance(node, LocalCall)]
     live: set[NodeId] = set()
     while stack:
         id = stack.pop()
@@ -21,7 +25,7 @@ def live_ids(graph: Graph) -> set[NodeId]:
     return live
 
 
-def drop_dead_nodes(graph: Graph) -> Graph:
+def drop_dead_nodes(graph: Graph, *, calls: bool = True) -> Graph:
     """The same experiment without the nodes nothing depends on. Ids close up."""
-    live = live_ids(graph)
+    live = live_ids(graph, calls=calls)
     return graph if len(live) == len(graph) else graph.renumbered(live)

@@ -11,15 +11,26 @@ model, and what `reach` returns is put back in its place.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from nnsight_lab.errors import LabError, NeverReached, OpFailed
-from nnsight_lab.ir import Apply, Call, Constant, Gradient, NodeId, Read, Weight, Write
+from nnsight_lab.ir import (
+    Apply,
+    Call,
+    Constant,
+    Gradient,
+    LocalCall,
+    NodeId,
+    Read,
+    Weight,
+    Write,
+)
 from nnsight_lab.kernels import kernel, tensor_from_data, to_python
 from nnsight_lab.passes.schedule import AFTER, BEFORE, Moment, Schedule
 from nnsight_lab.runtime.gradients import Gradients
 from nnsight_lab.runtime.host import Host
+from nnsight_lab.runtime.local_calls import called
 from nnsight_lab.runtime.values import Values, copied, in_order
 
 __all__ = ["Interleaver", "Place"]
@@ -32,13 +43,18 @@ class Interleaver:
     """One run of one graph. Owns its values; forgets them as they fall out of use."""
 
     def __init__(
-        self, schedule: Schedule, host: Host, on_saved: Callable[[str, Any], None]
+        self,
+        schedule: Schedule,
+        host: Host,
+        on_saved: Callable[[str, Any], None],
+        functions: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
         self._schedule = schedule
         self._graph = schedule.graph
         self._host = host
         self._on_saved = on_saved
         self._values = Values()
+        self._functions = functions or {}
         self._gradients = Gradients(schedule.gradients)
         self._pending = set(schedule.moments) - {BEFORE, AFTER}
 
@@ -121,6 +137,9 @@ class Interleaver:
                     return kernel(op)(*self._python(args), **self._named(kwargs))
                 case Apply(path=path, args=args, kwargs=kwargs):
                     return in_order(self._host.apply(path, self._python(args), self._named(kwargs)))
+                case LocalCall(args=args, kwargs=kwargs):
+                    given = self._python(args), self._named(kwargs)
+                    return called(node, self._functions, self._host, *given)
         except LabError as exc:
             exc.node = id
             raise exc.at(node.where)

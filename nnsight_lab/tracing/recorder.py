@@ -11,6 +11,7 @@ tree and from running operations on tensors without data.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,6 +53,7 @@ class Recorder:
         self.backwards = Backwards(self)
         self.open = True
         self.results: dict[NodeId, Any] = {}
+        self.functions: dict[str, Callable[..., Any]] = {}
         self._nodes: list[Node] = []
         self._values: list[Value] = []
         self._constants: dict[int, tuple[Value, TensorData, Any]] = {}
@@ -170,6 +172,13 @@ class Recorder:
         self._nodes.append(node)
         self._values.append(Value(node.id, meta, moment, read))
         return self._values[-1]
+
+    def prepared(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any], tuple[int, str]]:
+        """Arguments as graph data, and the moment when the values among them are there."""
+        plain, named, needs = at_line(user_line(), self._prepared, args, kwargs)
+        return plain, named, self._latest(needs)
 
     def _latest(self, needs: list[Value]) -> tuple[int, str]:
         latest = max(needs, key=lambda value: value.moment, default=None)

@@ -20,6 +20,7 @@ from nnsight_lab.errors import GraphError, LabError, SourceLine
 from nnsight_lab.ir import Graph, NodeId
 from nnsight_lab.passes.live import drop_dead_nodes
 from nnsight_lab.tracing.einops_values import teach_einops
+from nnsight_lab.tracing.local_calls import remember
 from nnsight_lab.tracing.names import (
     assign_in_frame,
     filled,
@@ -76,7 +77,14 @@ class Tracer(Generic[RunT]):
     @property
     def graph(self) -> Graph:
         """The experiment as data. Inside the block: what has been recorded so far."""
-        return self._graph if self._graph is not None else self._recorder.so_far()
+        if self._graph is not None:
+            return self._graph
+        return remember(self._recorder.so_far(), self._recorder.functions)
+
+    @property
+    def functions(self) -> dict[str, Callable[..., Any]]:
+        """What `nl.local_fn` was given in this block, by the names the graph has for it."""
+        return dict(self._recorder.functions)
 
     @property
     def run(self) -> RunT:
@@ -192,7 +200,8 @@ class Tracer(Generic[RunT]):
             raise failure
 
     def _close(self, names: dict[str, NodeId]) -> Graph:
-        return drop_dead_nodes(self._recorder.finish(names))
+        graph = drop_dead_nodes(self._recorder.finish(names))
+        return remember(graph, self._recorder.functions)
 
     def _keep(self, run: Any, names: dict[str, NodeId]) -> None:
         """Values under the recorder's own node ids, for proxies that have no variable."""

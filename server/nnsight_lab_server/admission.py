@@ -10,7 +10,7 @@ from __future__ import annotations
 from nnsight_lab.contract import ModelCard, TokenRows
 from nnsight_lab.errors import BadBytes, LimitExceeded
 from nnsight_lab.ir import Graph
-from nnsight_lab.passes import check_graph, check_inputs
+from nnsight_lab.passes import check_features, check_graph, check_inputs
 from nnsight_lab_server.config import ServerLimits
 
 __all__ = ["admit"]
@@ -29,6 +29,7 @@ def admit(
     inputs = _inputs(rows, card, limits)
     read = Graph.from_bytes(graph, limits=limits.graph)
     _check_names(read)
+    check_features(read, card)
     cost = check_graph(read, card.tree, inputs)
     if cost.saved_bytes > limits.saved_bytes:
         raise LimitExceeded(
