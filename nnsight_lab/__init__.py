@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from nnsight_lab import ir as ir
     from nnsight_lab import recipes as recipes
     from nnsight_lab.ir.graph import Graph as Graph
+    from nnsight_lab.models.experiment import Experiment as Experiment
+    from nnsight_lab.models.experiment import load as load
     from nnsight_lab.models.lab import Lab as Lab
     from nnsight_lab.models.lab import connect as connect
     from nnsight_lab.models.language_model import LanguageModel as LanguageModel
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from nnsight_lab.tracing.local_calls import local_fn as local_fn
 
 __all__ = [
+    "Experiment",
     "Graph",
     "Lab",
     "LanguageModel",
@@ -40,6 +43,7 @@ __all__ = [
     "connect",
     "errors",
     "ir",
+    "load",
     "local_fn",
     "recipes",
     "wrap",
@@ -48,6 +52,8 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Experiment": "nnsight_lab.models.experiment",
+    "load": "nnsight_lab.models.experiment",
     "Graph": "nnsight_lab.ir.graph",
     "Lab": "nnsight_lab.models.lab",
     "LanguageModel": "nnsight_lab.models.language_model",

@@ -11,9 +11,11 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 from nnsight_lab.errors import LabError, SourceLine
 from nnsight_lab.ir import codec
+from nnsight_lab.ir.files import GRAPH, write_file
 from nnsight_lab.ir.limits import Limits
 from nnsight_lab.ir.nodes import Node, NodeId, Read, Write, with_new_ids
 from nnsight_lab.ir.text import graph_to_text
@@ -83,6 +85,10 @@ class Graph:
     def to_bytes(self, *, sources: bool = True) -> bytes:
         """The graph as bytes. `sources=False` leaves out file names and line numbers."""
         return codec.encode(self, sources=sources)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the graph to a file, without inputs; `nl.load` reads it. `run.save` keeps those."""
+        return write_file(path, {}, {GRAPH: self.to_bytes()})
 
     @staticmethod
     def from_bytes(data: bytes, *, limits: Limits | None = None) -> Graph:

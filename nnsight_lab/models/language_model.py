@@ -13,6 +13,7 @@ from nnsight_lab.executors.families import NameReport, names_in_tree
 from nnsight_lab.executors.local import LocalExecutor, load_local
 from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.models.at_the_line import at_the_line
+from nnsight_lab.models.experiment import Experiment, experiment_of
 from nnsight_lab.models.prompts import rows_of, tokenizer_from_files, visible_token
 from nnsight_lab.models.run import Run
 from nnsight_lab.models.traced import TracedModel
@@ -106,6 +107,10 @@ class LanguageModel(TracedModel):
         """A prompt as rows of token ids. Raises `BadInput`."""
         return rows_of(prompt, self.tokenizer)
 
+    def inputs_of(self, prompt: Any) -> TokenRows:
+        """A prompt, or rows of token ids as they are."""
+        return prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
+
     def token_strings(self, prompt: Any) -> list[list[str]]:
         """Each prompt's tokens as text, one string a position; a leading space is `·`."""
         rows = prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
@@ -153,8 +158,13 @@ class LanguageModel(TracedModel):
             check_inputs(self.card, inputs)
             return self._carry_out(graph, inputs, prompts)
 
+        def describe(graph: Graph) -> Experiment:
+            return experiment_of(self, graph, TokenRows(tuple(rows)), prompts)
+
         recorder = Recorder(self.card.tree, 0, 0)
-        return Tracer(self, recorder, carry_out, execute=execute, add_prompt=add_prompt)
+        return Tracer(
+            self, recorder, carry_out, execute=execute, add_prompt=add_prompt, describe=describe
+        )
 
     def run(self, graph: Graph, prompt: Any, *, on_event: Emit | None = None) -> Run:
         """Run a recorded graph again, on this prompt.

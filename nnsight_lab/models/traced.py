@@ -25,6 +25,7 @@ from nnsight_lab.contract import (
 )
 from nnsight_lab.errors import BadInput, EngineFailed, LabError, NotSupported
 from nnsight_lab.ir import Graph, ModuleTree
+from nnsight_lab.models.experiment import experiment_of
 from nnsight_lab.models.run import Run
 from nnsight_lab.passes import check_features, drop_dead_nodes
 from nnsight_lab.settings import Settings
@@ -91,6 +92,10 @@ class TracedModel(ABC):
         return module
 
     @abstractmethod
+    def inputs_of(self, prompt: Any) -> Inputs:
+        """What the model is given for a prompt. Raises `BadInput`."""
+
+    @abstractmethod
     def _current_tree(self) -> ModuleTree:
         """The module tree to complete names from."""
 
@@ -99,7 +104,11 @@ class TracedModel(ABC):
         batch, pos = (inputs.batch, inputs.pos) if isinstance(inputs, TokenRows) else (1, 1)
         recorder = Recorder(tree, batch, pos)
         return Tracer(
-            self, recorder, lambda graph: self._carry_out(graph, inputs, prompt), execute=execute
+            self,
+            recorder,
+            lambda graph: self._carry_out(graph, inputs, prompt),
+            execute=execute,
+            describe=lambda graph: experiment_of(self, graph, inputs, prompt),
         )
 
     def _carry_out(
@@ -109,7 +118,7 @@ class TracedModel(ABC):
         check_features(graph, self.card)
         functions = functions_of(graph)
         # Executors keep graphs with their schedules; the functions must not be kept with them.
-        sent = replace(graph) if functions else graph
+        own = replace(graph) if functions else graph
         values: dict[str, Any] = {}
         ending: list[Done | Failed] = []
 
@@ -121,7 +130,7 @@ class TracedModel(ABC):
             if on_event is not None:
                 on_event(event)
 
-        self.executor.run(RunRequest(uuid.uuid4().hex, sent, inputs, functions), collect)
+        self.executor.run(RunRequest(uuid.uuid4().hex, own, inputs, functions), collect)
         match ending:
             case [Done(seconds=seconds, sent_bytes=sent)]:
                 return Run(self, graph, inputs, prompt, RunResult(values, seconds, sent))

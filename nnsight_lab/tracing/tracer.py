@@ -50,6 +50,7 @@ class Tracer(Generic[RunT]):
 
     owner: the model traced. carry_out: runs the graph and gives a mapping of names to values.
     add_prompt: takes the prompt of one more invoke, and gives its rows and positions.
+    describe: makes an experiment of the graph, with its inputs and a note of the model.
     """
 
     def __init__(
@@ -60,12 +61,14 @@ class Tracer(Generic[RunT]):
         *,
         execute: bool = True,
         add_prompt: Callable[[Any], tuple[int, int]] | None = None,
+        describe: Callable[[Graph], Any] | None = None,
     ) -> None:
         self._owner = owner
         self._recorder = recorder
         self._carry_out = carry_out
         self._execute = execute
         self._add_prompt = add_prompt
+        self._describe = describe
         self._frame: FrameType | None = None
         self._token: Any = None
         self._begun_at: SourceLine | None = None
@@ -85,6 +88,12 @@ class Tracer(Generic[RunT]):
     def functions(self) -> dict[str, Callable[..., Any]]:
         """What `nl.local_fn` was given in this block, by the names the graph has for it."""
         return dict(self._recorder.functions)
+
+    @property
+    def experiment(self) -> Any:
+        """The graph with its inputs and a note of its model: to save, to print, to run later."""
+        assert self._describe is not None, "every model says what its experiments are"
+        return self._describe(self.graph)
 
     @property
     def run(self) -> RunT:

@@ -38,6 +38,7 @@ RAISES = (
     "model-not-found",
     "never-reached",
     "not-saved",
+    "not-trusted",
     "op-failed",
     "op-not-allowed",
     "server-unreachable",
