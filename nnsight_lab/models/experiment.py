@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnsight_lab.contract import Inputs, ModelCard, TokenRows
 from nnsight_lab.errors import BadBytes, BadInput, LabError
+from nnsight_lab.executors.eject import printed_model, to_python
 from nnsight_lab.ir import Graph, Limits
 from nnsight_lab.ir.files import (
     FUNCTIONS,
@@ -112,6 +113,31 @@ class Experiment:
         if inputs is None:
             raise BadInput("The file holds a graph without inputs.", hint=_NEEDS_PROMPT)
         return model.run_inputs(self.graph, inputs, self.prompt if prompt is None else prompt)
+
+    @one_frame
+    def to_python(self, model: TracedModel | None = None) -> str:
+        """The same as plain PyTorch with hooks: a program that runs without this package.
+
+        model: by default the one it was recorded on, loaded by its name.
+
+        Raises:
+            NotSupported: it says something that plain hooks cannot.
+            BadInput: it holds no inputs, or no model can be loaded.
+        """
+        model = model or self._its_model()
+        if self.inputs is None:
+            raise BadInput(
+                "A program needs inputs.", hint="graph.to_python(model, prompt) brings them."
+            )
+        executor = model.executor
+        known = printed_model(
+            model.card,
+            executor.tree_for(self.inputs),
+            getattr(model, "tokenizer", None),
+            getattr(executor, "module", None),
+            model.settings,
+        )
+        return to_python(self.graph, self.inputs, known, self.prompt)
 
     def _its_model(self) -> TracedModel:
         from nnsight_lab.models.language_model import LanguageModel

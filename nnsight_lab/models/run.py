@@ -76,6 +76,10 @@ class Run(Mapping[str, Any]):
         """Write what was run to a file, to run it again: `nl.load(path).run()`."""
         return self.experiment.save(path)
 
+    def to_python(self) -> str:
+        """What was run, as a program of plain PyTorch with hooks, which runs without us."""
+        return self.experiment.to_python(self.model)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 

@@ -25,7 +25,7 @@ from nnsight_lab.contract import (
 )
 from nnsight_lab.errors import BadInput, EngineFailed, LabError, NotSupported
 from nnsight_lab.ir import Graph, ModuleTree
-from nnsight_lab.models.experiment import experiment_of
+from nnsight_lab.models.experiment import Experiment, experiment_of
 from nnsight_lab.models.run import Run
 from nnsight_lab.passes import check_features, drop_dead_nodes
 from nnsight_lab.settings import Settings
@@ -94,6 +94,11 @@ class TracedModel(ABC):
     @abstractmethod
     def inputs_of(self, prompt: Any) -> Inputs:
         """What the model is given for a prompt. Raises `BadInput`."""
+
+    @one_frame
+    def experiment(self, graph: Graph, prompt: Any) -> Experiment:
+        """A graph on this model and prompt, as a value: to save, to print, to run later."""
+        return experiment_of(self, graph, self.inputs_of(prompt), prompt)
 
     @abstractmethod
     def _current_tree(self) -> ModuleTree:

@@ -95,6 +95,11 @@ class Tracer(Generic[RunT]):
         assert self._describe is not None, "every model says what its experiments are"
         return self._describe(self.graph)
 
+    def to_python(self) -> str:
+        """The experiment as a program of plain PyTorch with hooks, which runs without us."""
+        text: str = self.experiment.to_python(self._owner)
+        return text
+
     @property
     def run(self) -> RunT:
         """The run the block ended with. Raises `GraphError` when there was none."""
