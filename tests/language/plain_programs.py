@@ -37,9 +37,9 @@ def reads(lm: nl.LanguageModel) -> Tracer[nl.Run]:
 
 
 def edits_on_views_of_views(lm: nl.LanguageModel) -> Tracer[nl.Run]:
-    direction = torch.linspace(-2, 2, lm.tree.by_address[_mid(lm)].spec.dims[2].factor)
     with lm.trace(IDS) as tracer:
         h = lm.layers[0].output
+        direction = torch.linspace(-2, 2, h.shape[-1])
         before = h.save()
         last = h[:, -2:]
         last[:, 0] += direction
@@ -106,7 +106,7 @@ def many_operations(lm: nl.LanguageModel) -> Tracer[nl.Run]:
     with lm.trace(IDS) as tracer:
         h = lm.layers[1].output
         tracer.save(reflected=2 - h, power=(-2.5) ** h[..., :4].abs(), floor=h // 0.5, neg=-h)
-        tracer.save(where=torch.where(h > 0, h, torch.tensor(float("-inf"))), ne=~(h != h))
+        tracer.save(where=torch.where(h > 0, h, torch.tensor(float("-inf"))), ne=~(h != h[0, 0]))
         tracer.save(einsum=torch.einsum("bpd,bqd->bpq", h, h), double=h.to(torch.float64) + 1)
         tracer.save(
             cat=torch.cat([h, h * 0.1], dim=-1), turned=h.mT.reshape(-1)[:7], ids=[1][0] + h
@@ -173,10 +173,6 @@ def gradients_of_invokes(lm: nl.LanguageModel) -> Tracer[nl.Run]:
         total.backward()
         tracer.save(one=one.grad, two=two.grad)
     return tracer
-
-
-def _mid(lm: nl.LanguageModel) -> Any:
-    return nl.ir.Address("layers.0")
 
 
 PROGRAMS: dict[str, Program] = {

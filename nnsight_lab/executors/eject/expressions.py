@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from nnsight_lab.ir import DictArg, ListArg, Name, Ref, SliceArg, Special
 from nnsight_lab.ir.literals import Arg
 from nnsight_lab.kernels.table import is_inplace
 
-__all__ = ["argument", "call", "index", "indexed", "item", "module", "shown"]
+__all__ = ["argument", "call", "index", "indexed", "item", "module", "operand", "shown"]
 
 Text = Callable[[int], str]
 """The variable that holds the value of a node."""
@@ -106,7 +107,7 @@ def call(
     named = [f"{key}={argument(arg, text)}" for key, arg in kwargs.items()]
     home, _, name = op.rpartition(".")
     if op == "operator.getitem":
-        return item(_operand(given[0]), args[1], text)
+        return item(operand(given[0]), args[1], text)
     if home == "Tensor" and not named:
         plain = name.removesuffix("_")
         if is_inplace(op) and plain in ("add", "sub", "mul", "div") and _keeps(args, dtype_of):
@@ -116,22 +117,25 @@ def call(
             return found
     if name.rstrip("_") in _WRITE_TO_THEIR_ARGUMENTS:
         is_value = [isinstance(arg, Ref) for arg in args]
-        given = [f"{one}.clone()" if yes else one for one, yes in zip(given, is_value, strict=True)]
+        given = [
+            f"{operand(one)}.clone()" if yes else one
+            for one, yes in zip(given, is_value, strict=True)
+        ]
     if home != "Tensor":
         return f"{op}({', '.join([*given, *named])})"
     if not callable(getattr(torch.Tensor, name)):
-        return f"{given[0]}.{name}"
-    base = f"{given[0]}.clone()" if is_inplace(op) else given[0]
-    return f"{_operand(base)}.{name}({', '.join([*given[1:], *named])})"
+        return f"{operand(given[0])}.{name}"
+    base = f"{operand(given[0])}{'.clone()' if is_inplace(op) else ''}"
+    return f"{base}.{name}({', '.join([*given[1:], *named])})"
 
 
 def _operator(name: str, given: list[str]) -> str | None:
     if len(given) == 2 and name in _INFIX:
-        return f"{_operand(given[0])} {_INFIX[name]} {given[1]}"
+        return _between(given[0], _INFIX[name], given[1])
     if len(given) == 2 and name in _REFLECTED:
-        return f"{_operand(given[1])} {_REFLECTED[name]} {given[0]}"
+        return _between(given[1], _REFLECTED[name], given[0])
     if len(given) == 1 and name in _PREFIX:
-        return f"{_PREFIX[name]}{given[0]}"
+        return f"{_PREFIX[name]}{operand(given[0])}"
     return None
 
 
@@ -141,13 +145,28 @@ def _keeps(args: tuple[Arg, ...], dtype_of: Callable[[Arg], Any]) -> bool:
         return False
     own = dtype_of(args[0])
     if isinstance(args[1], int | float) and not isinstance(args[1], bool):
-        return own is not None and own.is_floating_point
+        counts = own in (torch.int64, torch.int32) and isinstance(args[1], int)
+        return own is not None and (own.is_floating_point or counts)
     return own is not None and own == dtype_of(args[1])
 
 
-def _operand(text: str) -> str:
+def operand(text: str) -> str:
     """An operand that may stand on the left of any operator, of a dot, and of brackets."""
-    return f"({text})" if text.startswith("-") else text
+    kind = ast.parse(text, mode="eval").body
+    return f"({text})" if isinstance(kind, ast.BinOp | ast.UnaryOp | ast.Compare) else text
+
+
+def _between(left: str, symbol: str, right: str) -> str:
+    """`left symbol right`, with brackets where a reader, or Python, needs them."""
+    return f"{_side(left, symbol)} {symbol} {_side(right, symbol, signed=True)}"
+
+
+def _side(text: str, symbol: str, *, signed: bool = False) -> str:
+    kind = ast.parse(text, mode="eval").body
+    if signed and isinstance(kind, ast.UnaryOp):
+        return text
+    product = isinstance(kind, ast.BinOp) and isinstance(kind.op, ast.Mult | ast.Div | ast.MatMult)
+    return text if product and symbol in ("+", "-") else operand(text)
 
 
 def module(path: str, kinds: Mapping[str, str]) -> str:

@@ -15,6 +15,8 @@ from nnsight_lab.executors.eject.places import Place, place_of
 from nnsight_lab.executors.eject.statements import Statements
 from nnsight_lab.executors.families.table import Attention
 from nnsight_lab.ir import (
+    Apply,
+    Call,
     Cond,
     Foreach,
     Gradient,
@@ -24,6 +26,7 @@ from nnsight_lab.ir import (
     Node,
     NodeId,
     Read,
+    Ref,
     Skip,
     Weight,
     While,
@@ -34,6 +37,9 @@ from nnsight_lab.passes.invokes import Span, index_of
 from nnsight_lab.passes.schedule import AFTER, BEFORE, Moment, Schedule
 
 __all__ = ["Body", "Moments", "check_sayable"]
+
+_LONGEST_INLINE = 60
+"""Longer expressions get a line and a name of their own."""
 
 
 @dataclass(slots=True)
@@ -75,6 +81,9 @@ class Moments:
         self._uses = _uses(plan.graph)
         self._taken_at = {node.at for node in plan.gradients}
         self._said: Any = None
+        self._inlined: dict[NodeId, str] = {}
+        self._users = _users(plan.graph)
+        self._here: set[NodeId] = set()
         for moment in sorted(plan.moments):
             self._write(moment, plan.moments[moment])
 
@@ -106,6 +115,7 @@ class Moments:
         body = Body(name, place)
         self.bodies.append(body)
         self._said = None
+        self._here = set(here.steps)
         for read in here.reads:
             self._read(read, body)
         for id in here.steps:
@@ -113,14 +123,13 @@ class Moments:
         for saved, id in here.outputs:
             body.lines.append(f"saved[{shown(saved)}] = {self._kept(id, body)}")
         for write in here.writes:
-            self._comment(write, body)
-            used_again = self._uses[write.value] > 1
-            new = self._text(write.value, body) + (".clone()" if used_again else "")
-            self._put(write, new, body)
+            self._put(write, self._handed_back(write.value, body), body)
 
     # Names of values
 
     def _text(self, id: NodeId, body: Body) -> str:
+        if id in self._inlined:
+            return self._inlined[id]
         name = self.names.of[id]
         self._used_in.setdefault(name, set()).add(body.name)
         return name
@@ -137,6 +146,16 @@ class Moments:
             return f"{text}.detach().clone()" if tensor else text
         return f"{text}.clone()" if isinstance(self._graph[id], Weight) else text
 
+    def _handed_back(self, id: NodeId, body: Body) -> str:
+        """A value for the model, which may write into it: a copy, where others use it too."""
+        text = self._text(id, body)
+        if self._uses[id] == 1:
+            return text
+        if isinstance(self._metas[id], torch.Tensor):
+            return f"{text}.clone()"
+        self.statements.needs.add("copied")
+        return f"copied({text})"
+
     def _comment(self, node: Node, body: Body) -> None:
         """The user's own line, once above what was made of it."""
         where = node.where
@@ -149,19 +168,26 @@ class Moments:
     # Reads, steps, writes
 
     def _read(self, node: Read, body: Body) -> None:
-        self._comment(node, body)
         place = self._places[node.id]
         taken = self._part(place.take, node)
+        if place.stage == "before-any":
+            self.statements.needs.add("first_input")
         if not isinstance(self._metas[node.id], torch.Tensor):
             self.statements.needs.add("copied")
             value = f"copied({taken})"
         else:
             value = f"{taken}.contiguous().clone()" if place.turned else f"{taken}.clone()"
+        if (
+            not self._plan.gradients
+            and self._reads_well_inline(node)
+            and len(value) <= _LONGEST_INLINE
+        ):
+            self._inlined[node.id] = value
+            return
         followed = node.id in self._taken_at
+        self._comment(node, body)
         name = self._name(node, body)
         body.lines.append(f"{name} = {value}{'.requires_grad_()' if followed else ''}")
-        if place.stage == "before-any":
-            self.statements.needs.add("first_input")
         if followed:
             self._put(node, name, body)
 
@@ -187,11 +213,16 @@ class Moments:
         if isinstance(node, Gradient):
             self._gradient(node, body)
             return
-        self._comment(node, body)
 
         def text(id: NodeId) -> str:
             return self._text(id, body)
 
+        if isinstance(node, Call) and self._reads_well_inline(node):
+            found = self.statements.expression(node, text, self._metas.__getitem__)
+            if len(found) <= _LONGEST_INLINE:
+                self._inlined[node.id] = found
+                return
+        self._comment(node, body)
         name = self._name(node, body)
         if isinstance(node, Cond | Foreach | While):
             body.lines += control_lines(node, name, text, self.statements)
@@ -200,6 +231,20 @@ class Moments:
         body.lines += self.statements.lines(
             node, name, text, self._metas.__getitem__, followed=followed
         )
+
+    def _reads_well_inline(self, node: Call | Read) -> bool:
+        """Whether a value may stand where it is used: once, at once, in the same line of code."""
+        if len(self._users[node.id]) != 1 or self.names.wanted(node.id):
+            return False
+        if node.id in self._taken_at or (isinstance(node, Call) and node.op.startswith("lab.")):
+            return False
+        (user,) = self._users[node.id]
+        is_base = (
+            isinstance(user, Call) and user.op.startswith("lab.") and Ref(node.id) in user.args[:1]
+        )
+        saved = any(output.node == node.id for output in self._graph.outputs)
+        near = user.id in self._here and user.where == node.where
+        return near and not saved and not is_base and isinstance(user, Call | Apply)
 
     def _gradient(self, node: Gradient, body: Body) -> None:
         """One backward pass gives all gradients of its loss."""
@@ -215,9 +260,11 @@ class Moments:
         places = ", ".join(self._text(other.at, body) for other in same)
         losses = {(other.of, other.sweep) for other in self._plan.gradients}
         again = ", retain_graph=True" if len(losses) > 1 else ""
-        grad = f"torch.autograd.grad({self._text(node.of, body)}.sum(), [{places}]{again})"
+        given = f"{self._text(node.of, body)}.sum(), [{places}]{again}"
         targets = f"({found[0]},)" if len(found) == 1 else ", ".join(found)
-        body.lines.append(f"{targets} = {grad}")
+        line = f"{targets} = torch.autograd.grad({given})"
+        split = [f"{targets} = torch.autograd.grad(", f"    {given}", ")"]
+        body.lines += [line] if len(line) <= 88 else split
 
 
 def _uses(graph: Graph) -> list[int]:
@@ -229,6 +276,15 @@ def _uses(graph: Graph) -> list[int]:
     for output in graph.outputs:
         uses[output.node] += 1
     return uses
+
+
+def _users(graph: Graph) -> list[list[Node]]:
+    """Who uses each value, as often as it does."""
+    users: list[list[Node]] = [[] for _ in graph.nodes]
+    for node in graph.nodes:
+        for id in dependencies(node):
+            users[id].append(node)
+    return users
 
 
 def _placed(node: Read | Write, tree: ModuleTree, attention: Attention | None) -> Place:

@@ -27,23 +27,34 @@ class Names:
         self._taken = {*_OURS, *keyword.kwlist, *dir(builtins)}
         self._wanted = {**_assigned(graph), **_saved(graph)}
         self.of: dict[int, str] = {}
+        self._kept_free = set(self._wanted.values())
 
-    def free(self, wanted: str) -> str:
-        """A name that nothing has yet: `wanted`, or with a number."""
+    def free(self, wanted: str, *, given: bool = False) -> str:
+        """A name that nothing has yet: `wanted`, or with a number.
+
+        given: the user gave it; other names keep clear of those.
+        """
         plain = re.sub(r"\W+", "_", wanted).strip("_") or "value"
         if plain[0].isdigit():
             plain = f"_{plain}"
         name, count = plain, 1
-        while name in self._taken:
+        while name in self._taken or (not given and name in self._kept_free):
             count += 1
             name = f"{plain}_{count}"
         self._taken.add(name)
         return name
 
+    def wanted(self, id: int) -> bool:
+        """Whether the user gave the node's value a name."""
+        return id in self._wanted
+
     def give(self, node: Node) -> str:
         """The name of a node's value."""
         if node.id not in self.of:
-            self.of[node.id] = self.free(self._wanted.get(node.id) or self.plain(node))
+            wanted = self._wanted.get(node.id)
+            self.of[node.id] = (
+                self.free(wanted, given=True) if wanted else self.free(self.plain(node))
+            )
         return self.of[node.id]
 
     def plain(self, node: Node) -> str:
@@ -55,20 +66,20 @@ class Names:
             case Weight(path=path, name=name):
                 return f"{path}.{name}"
             case Constant():
-                return "constant_1"
+                return "tensor"
             case Apply(path=path):
                 return path.rpartition(".")[2] or "model_again"
             case LocalCall(function=function):
                 return f"{function}_gave"
             case Call(op="lab.assign" | "lab.set_item", args=(Ref(id=id), *_)):
-                return f"{self.of.get(id, 'value').removesuffix('_edited')}_edited"
+                base = re.sub(r"(_edited)?(_\d+)?$", "", self.of.get(id, "value"))
+                return f"{base}_edited"
             case Call(op="operator.getitem"):
                 return "part"
             case Call(op=op):
-                tail = op.rpartition(".")[2].strip("_")
-                return f"{tail}_1" if tail in self._taken or hasattr(builtins, tail) else tail
+                return op.rpartition(".")[2].strip("_")
             case _:
-                return type(node).__name__.lower() + "_1"
+                return type(node).__name__.lower()
 
 
 def _saved(graph: Graph) -> dict[int, str]:

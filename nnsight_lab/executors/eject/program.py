@@ -99,7 +99,8 @@ def _tokens(inputs: TokenRows, model: PrintedModel) -> tuple[list[str], str]:
     for name, rows in given.items():
         lines += _table(name, rows)
     named = ", ".join(f"{name}={name}" for name in given)
-    return lines, f"model({named}, use_cache=False)"
+    call = f"model({named}, use_cache=False)"
+    return lines, call if len(given) < 3 else f"model(\n    {named}, use_cache=False\n)"
 
 
 def _table(name: str, rows: list[list[int]]) -> list[str]:
@@ -109,11 +110,10 @@ def _table(name: str, rows: list[list[int]]) -> list[str]:
     return [f"{name} = torch.tensor([", *body, "], device=device)"]
 
 
-def _wrapped(line: str) -> list[str]:
-    """A line of many numbers as lines of a readable length."""
-    return textwrap.wrap(
-        line, 92, subsequent_indent="    ", drop_whitespace=True, initial_indent=""
-    )
+def _wrapped(line: str, end: str = "") -> list[str]:
+    """A long line as lines of a readable length; `end` is what goes on to the next."""
+    *lines, last = textwrap.wrap(line, 88, subsequent_indent="    ")
+    return [*(f"{one}{end}" for one in lines), last]
 
 
 def _arguments(
@@ -203,10 +203,10 @@ class _Program:
         body += ["saved = {}"]
         crossing = self._moments.crossing()
         if crossing:
-            comment = "  # handed from one hook to the next"
-            body.append(f"{' = '.join(crossing)} = None{comment}")
+            body.append("# Handed from one hook to the next:")
+            body += _wrapped(f"{' = '.join(crossing)} = None", " \\")
         if "apart" in self._needs:
-            body += ["silent = False", "", *_APART, ""]
+            body += ["silent = False", "", *_APART]
         body += self._plain("before")
         for hook in self._moments.hooks:
             body += ["", *self._hook(hook)]
@@ -240,8 +240,7 @@ class _Program:
         if self._counted(body):
             first = [f"calls_{body.name} = itertools.count()", ""]
             head += [f"if next(calls_{body.name}) != {place.call}:", "    return None"]
-        end = [f"return {back}"] if body.puts or inside else []
-        return [*first, *lines, *_in([*head, *body.lines, *end])]
+        return [*first, *lines, *_in([*head, *_ended(body, back)])]
 
     def _attached(self) -> list[str]:
         hooks = [body for body in self._moments.hooks if body.place is not None]
@@ -249,13 +248,13 @@ class _Program:
             return []
         plain = [self._registered(body) for body in hooks if not _inside(body)]
         lines = ["hooks = [", *_in([f"{one}," for one in plain]), "]"] if plain else []
-        call = self._call
+        call = self._call.split("\n")
         if "attention_hooks" in self._needs:
             lines += [f"at_qkv = {self._table('attention')}"]
             lines += [f"at_pattern = {self._table('pattern')}"]
-            call_lines = ["with attention_hooks(model, at_qkv, at_pattern):", *_in([call])]
+            call_lines = ["with attention_hooks(model, at_qkv, at_pattern):", *_in(call)]
         else:
-            call_lines = [call]
+            call_lines = call
         if not plain:
             return [*lines, *call_lines]
         remove = ["for hook in hooks:", "    hook.remove()"]
@@ -312,6 +311,15 @@ _APART = [
     "    finally:",
     "        silent = False",
 ]
+
+
+def _ended(body: Body, back: str) -> list[str]:
+    """The lines of a hook, and what it gives back, if it changes anything or must give something."""
+    *lines, last = body.lines or [""]
+    if last.startswith(f"{back} = "):
+        return [*lines, f"return {last.removeprefix(f'{back} = ')}"]
+    gives = body.puts or _inside(body)
+    return [*lines, last, f"return {back}"] if gives else [*lines, last]
 
 
 def _inside(body: Body) -> bool:

@@ -77,13 +77,17 @@ class Statements:
                 return self._edit(node, target, text, meta)
             case Call(op="lab.like", args=(value, _)):
                 return [f"{target} = {argument(value, text)}"]
-            case Call(op=op, args=args, kwargs=kwargs):
-                return [f"{target} = {call(op, args, dict(kwargs), text, _dtypes(meta))}"]
+            case Call():
+                return [f"{target} = {self.expression(node, text, meta)}"]
         raise NotSupported(
             f"A {type(node).__name__} cannot be said in plain PyTorch yet.",
             hint="print(graph) shows the experiment line by line.",
             node=node.id,
         ).at(node.where)
+
+    def expression(self, node: Call, text: Text, meta: Callable[[int], Any]) -> str:
+        """An operation that is one expression."""
+        return call(node.op, node.args, dict(node.kwargs), text, _dtypes(meta))
 
     def _applied(self, path: str, node: Apply, text: Text) -> str:
         found, given = self.module(path), _arguments(node, text)
