@@ -27,10 +27,10 @@ __all__ = ["FORMAT", "FUNCTIONS", "GRAPH", "TENSORS", "read_file", "versions_her
 
 FORMAT = 1
 """The version of the file's layout that this package writes, and the newest it reads."""
-MANIFEST, GRAPH, TENSORS, FUNCTIONS = (
+_MANIFEST, GRAPH, TENSORS, FUNCTIONS = (
     "manifest.json", "graph.nnlg", "tensors.bin", "functions.pkl",
 )  # fmt: skip
-_NAMES = frozenset({MANIFEST, GRAPH, TENSORS, FUNCTIONS})
+_NAMES = frozenset({_MANIFEST, GRAPH, TENSORS, FUNCTIONS})
 _BARE_GRAPH = b"NNLG"
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)
 """A time for every part, so that the same experiment is the same file."""
@@ -53,7 +53,7 @@ def write_file(path: str | Path, manifest: Mapping[str, Any], parts: Mapping[str
     text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False)
     held = io.BytesIO()
     with zipfile.ZipFile(held, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in {MANIFEST: text.encode(), **parts}.items():
+        for name, data in {_MANIFEST: text.encode(), **parts}.items():
             archive.writestr(zipfile.ZipInfo(name, _LONG_AGO), data)
     path = Path(path).expanduser()
     path.write_bytes(held.getvalue())
@@ -75,9 +75,9 @@ def read_file(path: Path, limits: Limits) -> tuple[dict[str, Any], dict[str, byt
             parts = {info.filename: _part(archive, info, limits) for info in _listed(archive)}
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as exc:
         raise _bad(f"{path.name} is not a saved experiment.") from exc
-    if not {MANIFEST, GRAPH} <= set(parts):
+    if not {_MANIFEST, GRAPH} <= set(parts):
         raise _bad(f"{path.name} is not a saved experiment.")
-    return _manifest(parts.pop(MANIFEST)), parts
+    return _manifest(parts.pop(_MANIFEST)), parts
 
 
 def _whole(path: Path, limits: Limits) -> bytes:
@@ -95,7 +95,7 @@ def _listed(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
 
 
 def _part(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limits: Limits) -> bytes:
-    most = limits.header_bytes if info.filename == MANIFEST else limits.bytes
+    most = limits.header_bytes if info.filename == _MANIFEST else limits.bytes
     if info.compress_type != zipfile.ZIP_STORED:
         raise _bad(f"{info.filename} is compressed, which parts of a saved experiment are not.")
     if info.file_size > most:
