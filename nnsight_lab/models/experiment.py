@@ -220,7 +220,8 @@ def load(path: str | Path, *, trust: bool = False, limits: Limits | None = None)
     manifest, parts = read_file(path, limits)
     graph = _graph(parts[GRAPH], limits)
     if FUNCTIONS in parts:
-        names = [str(name) for name in manifest.get("functions", [])]
+        listed = manifest.get("functions")
+        names = [str(name) for name in listed] if isinstance(listed, list) else ["unnamed"]
         remember(graph, functions_from_bytes(parts[FUNCTIONS], names, trust=trust))
     try:
         found = _from_manifest(graph, manifest, parts.get(TENSORS, b""))
