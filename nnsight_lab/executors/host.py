@@ -50,9 +50,15 @@ class TorchHost:
 
     def apply(self, path: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Call a module out of its order, without waking any hook of ours."""
+        return self.aside(self.submodule(path), args, kwargs)
+
+    def aside(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Call a function without waking any hook of ours, should it call the model."""
         was, self._silent = self._silent, True
         try:
-            return self.submodule(path)(*args, **kwargs)
+            return function(*args, **kwargs)
         finally:
             self._silent = was
 

@@ -103,7 +103,7 @@ class LocalExecutor:
 
     def _make_card(self) -> ModelCard:
         first = next(self.module.parameters(), torch.empty(0))
-        features = {"trace", "apply", "gradient", "local"} | (
+        features = {"trace", "apply", "gradient", "local", "local_fn"} | (
             {"tokens"} if self._language else set()
         )
         tree = self._measured_for(TokenRows(((0,),))).tree if self._language else ModuleTree(())
@@ -201,7 +201,9 @@ class LocalExecutor:
     ) -> tuple[int, bool]:
         """Make the forward passes; gives how many there were, and whether every text ended."""
         host = TorchHost(self.module, dict(measured[0].tree.standard))
-        run = Interleaver(plan, host, lambda name, value: emit(Saved(name, value)))
+        run = Interleaver(
+            plan, host, lambda name, value: emit(Saved(name, value)), request.functions
+        )
         listener = Listener(run, plan, stages, lambda: request.id in self._cancelled)
         begins, made, ended = 0, 0, False
         with torch.set_grad_enabled(bool(plan.gradients)), self._evaluating():

@@ -5,6 +5,7 @@
     Graph     nodes, named outputs, version  graph.py
     text      the numbered text form         text.py
     codec     bytes and back, bounded        codec.py, plain_nodes.py, plain_args.py, limits.py
+    files     the layout of saved experiments  files.py
     ops       the names an op may have       ops.py
     tree      a model's modules and sites    tree.py
 

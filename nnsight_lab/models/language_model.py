@@ -16,6 +16,7 @@ from nnsight_lab.executors.local import LocalExecutor, load_local
 from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.models.at_the_line import at_the_line
 from nnsight_lab.models.edits import edits_noted
+from nnsight_lab.models.experiment import experiment_of
 from nnsight_lab.models.generation import generation_of
 from nnsight_lab.models.prompts import rows_of, tokenizer_from_files, visible_token
 from nnsight_lab.models.run import Run
@@ -125,6 +126,10 @@ class LanguageModel(TracedModel):
     def tokenize(self, prompt: Any) -> TokenRows:
         """A prompt as rows of token ids. Raises `BadInput`."""
         return rows_of(prompt, self.tokenizer)
+
+    def inputs_of(self, prompt: Any) -> TokenRows:
+        """A prompt, or rows of token ids as they are."""
+        return prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
 
     def token_strings(self, prompt: Any) -> list[list[str]]:
         """Each prompt's tokens as text, one string a position; a leading space is `·`."""
@@ -236,6 +241,7 @@ class LanguageModel(TracedModel):
             execute=execute,
             peek=peek,
             add_prompt=add_prompt,
+            describe=lambda graph: experiment_of(self, graph, inputs(), prompts),
         )
 
     def run(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nnsight_lab.ir import Graph, Read, Write
-from nnsight_lab.passes.check import infer_node
+from nnsight_lab.ir import Graph, Node, Read, Write
+from nnsight_lab.passes.check import Surroundings, shapes_of
 from nnsight_lab.passes.shapes import describe
 from nnsight_lab.tracing import Recorder, Tracer
 from nnsight_lab.tracing.show import is_shown, print_shown
@@ -53,12 +53,12 @@ def scanned(tracer: Tracer[Any]) -> Tracer[Shapes]:
 
 
 def _shapes_of(graph: Graph, recorder: Recorder) -> Shapes:
-    metas: list[Any] = []
-    for node in graph.nodes:
+    def surroundings(node: Node) -> Surroundings:
         invoke = node.invoke if isinstance(node, Read | Write) else None
         with recorder.places.as_in(invoke):
-            size = recorder.places.batch, recorder.places.pos
-        metas.append(infer_node(node, metas, recorder.tree, *size))
+            return recorder.tree, recorder.places.batch, recorder.places.pos
+
+    metas, _ = shapes_of(graph, surroundings)
     found = {output.name: metas[output.node] for output in graph.outputs}
     for name, meta in found.items():
         if is_shown(name):

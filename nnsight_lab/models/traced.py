@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, Self
 
 from nnsight_lab.contract import (
@@ -28,12 +29,14 @@ from nnsight_lab.errors import BadInput, EngineFailed, LabError, NotSupported
 from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.models.edit_recorder import EditRecorder
 from nnsight_lab.models.edits import Edit, EditBlock
+from nnsight_lab.models.experiment import Experiment, experiment_of
 from nnsight_lab.models.run import Run
-from nnsight_lab.passes import drop_dead_nodes
+from nnsight_lab.passes import check_features, drop_dead_nodes
 from nnsight_lab.settings import Settings
 from nnsight_lab.tracing import Envoy, Recorder, Tracer
 from nnsight_lab.tracing.aliases import Aliases, aliases_of
 from nnsight_lab.tracing.envoy import attached_to
+from nnsight_lab.tracing.local_calls import functions_of, remember
 from nnsight_lab.tracing.session import PartPlan, Session, open_session
 from nnsight_lab.tracing.show import is_shown, print_shown
 from nnsight_lab.tracing.source import one_frame, user_line
@@ -167,6 +170,15 @@ class TracedModel(ABC):
         return module
 
     @abstractmethod
+    def inputs_of(self, prompt: Any) -> Inputs:
+        """What the model is given for a prompt. Raises `BadInput`."""
+
+    @one_frame
+    def experiment(self, graph: Graph, prompt: Any) -> Experiment:
+        """A graph on this model and prompt, as a value: to save, to print, to run later."""
+        return experiment_of(self, graph, self.inputs_of(prompt), prompt)
+
+    @abstractmethod
     def _current_tree(self) -> ModuleTree:
         """The module tree to complete names from."""
 
@@ -211,12 +223,17 @@ class TracedModel(ABC):
             lambda graph: self._carry_out(graph, inputs, prompt),
             execute=execute,
             peek=peek,
+            describe=lambda graph: experiment_of(self, graph, inputs, prompt),
         )
 
     def _carry_out(
         self, graph: Graph, inputs: Inputs, prompt: Any, on_event: Emit | None = None
     ) -> Run:
         """Run a graph and collect what it saves. Raises what the run failed with."""
+        check_features(graph, self.card)
+        functions = functions_of(graph)
+        # Executors keep graphs with their schedules; the functions must not be kept with them.
+        own = replace(graph) if functions else graph
         values: dict[str, Any] = {}
         tokens: list[tuple[int, ...]] = []
         ending: list[Done | Failed] = []
@@ -233,7 +250,7 @@ class TracedModel(ABC):
             if on_event is not None:
                 on_event(event)
 
-        self.executor.run(RunRequest(uuid.uuid4().hex, graph, inputs), collect)
+        self.executor.run(RunRequest(uuid.uuid4().hex, own, inputs, functions), collect)
         match ending:
             case [Done() as done]:
                 result = RunResult(
@@ -251,7 +268,8 @@ class TracedModel(ABC):
         """Run a graph on inputs that are already token rows or module arguments."""
         if not isinstance(graph, Graph):
             raise BadInput(f"A {type(graph).__name__} is not a graph.", hint="tracer.graph is one.")
-        return self._carry_out(drop_dead_nodes(graph), inputs, prompt, on_event)
+        lean = remember(drop_dead_nodes(graph), functions_of(graph))
+        return self._carry_out(lean, inputs, prompt, on_event)
 
     @one_frame
     def __getattr__(self, name: str) -> Any:

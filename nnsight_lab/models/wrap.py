@@ -68,6 +68,10 @@ class WrappedModule(TracedModel):
         except LabError as exc:
             raise for_the_user(exc) from exc.__cause__
 
+    def inputs_of(self, prompt: Any) -> ModuleInputs:
+        """The arguments of the module's forward: a tuple of them, or one."""
+        return _inputs(prompt if isinstance(prompt, tuple) else (prompt,), {})
+
     def run(self, graph: Graph, *args: Any, on_event: Emit | None = None, **kwargs: Any) -> Run:
         """Run a recorded graph again, on these arguments."""
         try:

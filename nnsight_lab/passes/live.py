@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from nnsight_lab.ir import Gradient, GradientWrite, Graph, NodeId
+from nnsight_lab.ir import Gradient, GradientWrite, Graph, LocalCall, NodeId
 from nnsight_lab.ir.nodes import dependencies, has_value
 
 __all__ = ["drop_dead_nodes", "live_ids"]
 
 
-def live_ids(graph: Graph) -> set[NodeId]:
+def live_ids(graph: Graph, *, calls: bool = True) -> set[NodeId]:
     """What writes and skips, what is saved, and the nodes these depend on.
 
     An edit of a gradient does something only where a gradient of the same pass is needed.
+    calls: whether local functions are called for what they do, not only for what they give.
     """
     stack: list[NodeId] = [output.node for output in graph.outputs]
     edits: defaultdict[int, list[NodeId]] = defaultdict(list)
     for node in graph.nodes:
         if isinstance(node, GradientWrite):
             edits[node.sweep].append(node.id)
-        elif not has_value(node):
+        elif not has_value(node) or (calls and isinstance(node, LocalCall)):
             stack.append(node.id)
     live: set[NodeId] = set()
     while stack:
@@ -34,7 +35,7 @@ def live_ids(graph: Graph) -> set[NodeId]:
     return live
 
 
-def drop_dead_nodes(graph: Graph) -> Graph:
+def drop_dead_nodes(graph: Graph, *, calls: bool = True) -> Graph:
     """The same experiment without the nodes nothing depends on. Ids close up."""
-    live = live_ids(graph)
+    live = live_ids(graph, calls=calls)
     return graph if len(live) == len(graph) else graph.renumbered(live)

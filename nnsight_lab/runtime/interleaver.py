@@ -22,7 +22,7 @@ from nnsight_lab.ir.nodes import dependencies
 from nnsight_lab.ir.tree import RESULT, STEP
 from nnsight_lab.passes.schedule import BEFORE, Moment, Schedule
 from nnsight_lab.passes.stages import after
-from nnsight_lab.runtime.blocks import compute, failed
+from nnsight_lab.runtime.blocks import Functions, compute, failed
 from nnsight_lab.runtime.gradients import Gradients
 from nnsight_lab.runtime.host import Host
 from nnsight_lab.runtime.missing import MISSING, without_missing
@@ -38,13 +38,18 @@ class Interleaver:
     """One run of one graph. Owns its values; forgets them as they fall out of use."""
 
     def __init__(
-        self, schedule: Schedule, host: Host, on_saved: Callable[[str, Any], None]
+        self,
+        schedule: Schedule,
+        host: Host,
+        on_saved: Callable[[str, Any], None],
+        functions: Functions | None = None,
     ) -> None:
         self._schedule = schedule
         self._graph = schedule.graph
         self._host = host
         self._on_saved = on_saved
         self._values = Values()
+        self._functions = functions or {}
         self._gradients = Gradients(schedule.graph)
         self._missing: set[NodeId] = set()
         self._pending = {moment for moment in schedule.moments if not _is_outside(moment)}
@@ -176,7 +181,7 @@ class Interleaver:
                     self._values.own_forever(weight)
                     return weight
                 case _:
-                    return compute(node, self._values.__getitem__, self._host)
+                    return compute(node, self._values.__getitem__, self._host, self._functions)
         except Exception as exc:  # noqa: BLE001 - a seam: torch's own errors become ours, with the user's line
             failure = failed(node, exc)
             failure.node = id if failure.node is None else failure.node

@@ -285,7 +285,9 @@ class Envoy:
         said = f"{here} has no module or value {name!r}."
         if name == "save":
             hint = f"A module has a value to save: {f'{self._path}.output'.strip('.')}.save()."
-        if name in ("input", "output") and module_path(tree, self._path) in tree.by_path:
+        path = module_path(tree, self._path)
+        runs = any(_is_there(tree, Address(path, port)) for port in ("input", "output"))
+        if name in ("input", "output") and path in tree.by_path and not runs:
             said = f"The forward pass never reaches {here}, so it has no {name}."
             hint = "On these inputs the model does not call that module; read one that it calls."
         return AddressNotFound(said, hint=hint, where=where)

@@ -83,6 +83,7 @@ class Recorder:
         self.results: dict[NodeId, Any] = {}
         self.missing: set[NodeId] = set()
         self.outputs: dict[torch.nn.Module, Any] = {}
+        self.functions: dict[str, Callable[..., Any]] = {}
         self.tapes: list[Tape] = []
         self._nodes: list[Node | None] = []
         self._holes = False
@@ -259,6 +260,13 @@ class Recorder:
         self._nodes.append(node)
         self._values.append(Value(node.id, meta, moment, read))
         return self._values[-1]
+
+    def prepared(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any], tuple[int, str]]:
+        """Arguments as graph data, and the moment when the values among them are there."""
+        plain, named, needs = at_line(user_line(), self._prepared, args, kwargs)
+        return plain, named, self._latest(needs)
 
     def _latest(self, needs: list[Value]) -> tuple[int, str]:
         latest = max(needs, key=lambda value: value.moment, default=None)

@@ -23,6 +23,7 @@ from nnsight_lab.ir import RESULT, Address, Graph, NodeId
 from nnsight_lab.passes.live import drop_dead_nodes
 from nnsight_lab.tracing.caches import Cache, Modules, declare_cache
 from nnsight_lab.tracing.einops_values import teach_einops
+from nnsight_lab.tracing.local_calls import remember
 from nnsight_lab.tracing.names import (
     assign_in_frame,
     filled,
@@ -78,12 +79,18 @@ def close_for(token: Any) -> None:
     _open.reset(token)
 
 
+def _run_with(carry_out: Callable[[Graph], RunT], recorder: Recorder, graph: Graph) -> RunT:
+    """Run a part of what is recorded, with the functions of the user's that it calls."""
+    return carry_out(remember(graph, recorder.functions))
+
+
 class Tracer(Generic[RunT]):
     """One block of recording on one model.
 
     owner: the model traced. carry_out: runs the graph and gives a mapping of names to values.
     peek: whether Python may have values while the block is recorded.
     add_prompt: takes the prompt of one more invoke, and gives its rows and positions.
+    describe: makes an experiment of the graph, with its inputs and a note of the model.
     """
 
     def __init__(
@@ -95,13 +102,17 @@ class Tracer(Generic[RunT]):
         execute: bool = True,
         peek: bool = True,
         add_prompt: Callable[[Any], tuple[int, int]] | None = None,
+        describe: Callable[[Graph], Any] | None = None,
     ) -> None:
         self._owner = owner
         self._recorder = recorder
         self._carry_out = carry_out
         self._execute = execute
-        self._peeks = Peeks(recorder, carry_out) if execute and peek else None
+        self._peeks = (
+            Peeks(recorder, partial(_run_with, carry_out, recorder)) if execute and peek else None
+        )
         self._add_prompt = add_prompt
+        self._describe = describe
         self._frame: FrameType | None = None
         self._token: Any = None
         self._begun_at: SourceLine | None = None
@@ -113,7 +124,25 @@ class Tracer(Generic[RunT]):
     @property
     def graph(self) -> Graph:
         """The experiment as data. Inside the block: what has been recorded so far."""
-        return self._graph if self._graph is not None else self._recorder.so_far()
+        if self._graph is not None:
+            return self._graph
+        return remember(self._recorder.so_far(), self._recorder.functions)
+
+    @property
+    def functions(self) -> dict[str, Callable[..., Any]]:
+        """What `nl.local_fn` was given in this block, by the names the graph has for it."""
+        return dict(self._recorder.functions)
+
+    @property
+    def experiment(self) -> Any:
+        """The graph with its inputs and a note of its model: to save, to print, to run later."""
+        assert self._describe is not None, "every model says what its experiments are"
+        return self._describe(self.graph)
+
+    def to_python(self) -> str:
+        """The experiment as a program of plain PyTorch with hooks, which runs without us."""
+        text: str = self.experiment.to_python(self._owner)
+        return text
 
     @property
     def run(self) -> RunT:
@@ -333,7 +362,8 @@ class Tracer(Generic[RunT]):
             raise failure
 
     def _close(self, names: dict[str, NodeId]) -> Graph:
-        return drop_dead_nodes(self._recorder.finish(names))
+        graph = drop_dead_nodes(self._recorder.finish(names))
+        return remember(graph, self._recorder.functions)
 
     def _keep(self, run: Any, names: dict[str, NodeId]) -> None:
         """Values under the recorder's own node ids, for proxies that have no variable."""

@@ -137,7 +137,20 @@ def test_nnl_use_loads_a_bundled_model_as_lm(notebook: Any) -> None:
     assert notebook.names["run"].model is notebook.names["lm"]
 
 
-@pytest.mark.parametrize("line", ["%nnl", "%nnl use", "%nnl use tiny --at x", "%nnl fly"])
+def test_nnl_code_prints_the_last_run_as_plain_pytorch(notebook: Any) -> None:
+    notebook.ran(f'%%trace lm "{PROMPT}" --as first -q\nh = lm.layers[0].output')
+    notebook.ran(f'%%trace lm "{PROMPT}" -q\nlogits = lm.logits')
+
+    last, first = notebook.ran("%nnl code").text, notebook.ran("%nnl code first").text
+
+    assert "# logits = lm.logits" in last
+    assert last.strip() == notebook.names["run"].to_python().strip()
+    assert "model.model.layers[0].register_forward_hook" in first
+
+
+@pytest.mark.parametrize(
+    "line", ["%nnl", "%nnl code nothing", "%nnl use", "%nnl use tiny --at x", "%nnl fly"]
+)
 def test_nnl_says_what_it_takes(notebook: Any, line: str) -> None:
     error, _ = shown_error(notebook, line)
 

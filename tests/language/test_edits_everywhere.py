@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 import nnsight_lab as nl
@@ -57,10 +59,9 @@ def test_a_stored_edit_holds_in_every_trace_of_a_session(tiny: nl.LanguageModel)
 
 
 def test_a_cache_in_a_step_is_of_that_step(tiny: nl.LanguageModel) -> None:
-    caches = []
+    caches: list[Any] = []
     with tiny.generate(PROMPT, max_new_tokens=3, eos_token_id=[]) as tracer:
-        for _ in tracer.iter[:]:
-            caches.append(tracer.cache(modules=[tiny.layers[1]]))
+        caches += [tracer.cache(modules=[tiny.layers[1]]) for _ in tracer.iter[:]]
         hs = [tiny.layers[1].output.save() for _ in tracer.iter[:]]
     for cache, h in zip(caches, hs, strict=True):
         assert_same(cache["layers.1"].output, h.value if hasattr(h, "value") else h)

@@ -36,6 +36,7 @@ RUNNABLE = (
     "docs/reference/scan.md",
     "docs/reference/show-save-stop.md",
     "docs/reference/stored-edits.md",
+    "docs/reference/local-functions.md",
 )
 
 #: Error pages whose example needs no server and no interruption.
@@ -46,6 +47,7 @@ RAISES = (
     "model-not-found",
     "never-reached",
     "not-saved",
+    "not-trusted",
     "op-failed",
     "op-not-allowed",
     "peek-contradicted",
