@@ -29,6 +29,7 @@ __all__ = [
     "RunRequest",
     "RunResult",
     "Saved",
+    "Sending",
     "Started",
     "TokenRows",
 ]
@@ -69,6 +70,14 @@ class RunRequest:
     id: str
     graph: Graph
     inputs: Inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """Large constants of the request travel to the server: so many bytes of so many are sent."""
+
+    sent_bytes: int
+    total_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +123,7 @@ class Done:
     sent_bytes: int = 0
 
 
-RunEvent: TypeAlias = Accepted | Queued | Started | Saved | Failed | Done
+RunEvent: TypeAlias = Sending | Accepted | Queued | Started | Saved | Failed | Done
 Emit: TypeAlias = Callable[[RunEvent], None]
 
 

@@ -21,6 +21,7 @@ from nnsight_lab.contract import (
     RunEvent,
     RunRequest,
     Saved,
+    Sending,
     TokenRows,
 )
 from nnsight_lab.errors import LabError, NotSupported
@@ -85,14 +86,19 @@ class RemoteExecutor:
 
     def _told(self, request: RunRequest, run: _Run) -> Iterator[RunEvent]:
         rows = _rows(request.inputs)
-        graph = request.graph.to_bytes(sources=False)
+        blobs = request.graph.large_constants
+        graph = request.graph.to_bytes(sources=False, without=blobs)
         link, key = self.client.link(), uuid.uuid4().hex
-        job, box = link.ask(lambda connection: connection.submit(self.model, graph, rows, key))
+        job, box = link.ask(
+            lambda connection: connection.submit(self.model, graph, rows, key, blobs)
+        )
         run.submitted(link, job)
         try:
             while True:
                 told = box.take()
-                if isinstance(told, JobTold):
+                if isinstance(told, Sending):
+                    yield told
+                elif isinstance(told, JobTold):
                     yield told.event
                     if isinstance(told.event, Done | Failed):
                         return

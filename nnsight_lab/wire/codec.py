@@ -38,6 +38,8 @@ _U32 = 2**32
 _MODELS = 4_096
 _ROWS = 65_536
 _AXES = 64
+_BLOBS = 4_096
+_DIGEST = frozenset("0123456789abcdef")
 _STRUCTURE_DEPTH = 32
 
 Reader = Callable[[Any], Any]
@@ -53,6 +55,12 @@ def _number(plain: Any) -> int:
 def _dtype(plain: Any) -> str:
     if not isinstance(plain, str) or plain not in DTYPE_SIZES:
         raise Malformed("a dtype that does not travel")
+    return plain
+
+
+def _digest(plain: Any) -> str:
+    if not isinstance(plain, str) or len(plain) != 64 or not _DIGEST.issuperset(plain):
+        raise Malformed("a digest is 64 hexadecimal digits")
     return plain
 
 
@@ -83,6 +91,20 @@ _HEAD: dict[str, Reader] = {
 }
 
 
+_BLOB: dict[str, Reader] = {
+    "digest": _digest,
+    "dtype": _dtype,
+    "shape": tuple_of(read_whole, _AXES),
+}
+
+
+def _blobs(plain: Any) -> tuple[m.BlobHead, ...]:
+    found = tuple(m.BlobHead(**read_record(item, _BLOB)) for item in read_list(plain))
+    if len({head.digest for head in found}) != len(found) or len(found) > _BLOBS:
+        raise Malformed("a constant is named twice, or there are too many")
+    return found
+
+
 def _summary(plain: Any) -> m.ModelSummary:
     return m.ModelSummary(**read_record(plain, _SUMMARY))
 
@@ -104,6 +126,7 @@ _FIELDS: dict[type[m.Message], dict[str, Reader]] = {
         "graph_bytes": read_whole,
         "rows": tuple_of(_row, _ROWS),
         "key": read_text,
+        "blobs": _blobs,
     },
     m.Cancel: {"job": _number},
     m.Welcome: {
@@ -111,7 +134,9 @@ _FIELDS: dict[type[m.Message], dict[str, Reader]] = {
         "versions": read_texts,
         "models": _MODEL_LIST,
         "graph_bytes": read_whole,
+        "blob_bytes": read_whole,
     },
+    m.Missing: {"job": _number, "digests": tuple_of(_digest, _BLOBS)},
     m.Models: {"ask": _number, "models": _MODEL_LIST},
     m.Card: {"ask": _number, "size": read_whole},
     m.Accepted: _EVENT,
@@ -141,7 +166,7 @@ def encode_message(message: m.Message) -> str:
 def _to_plain(name: str, value: Any) -> Any:
     if name == "structure":
         return to_plain_arg(value)
-    if name in {"models", "tensors"}:
+    if name in {"models", "tensors", "blobs"}:
         return [{field.name: getattr(item, field.name) for field in fields(item)} for item in value]
     if name in {"versions", "seconds", "error"}:
         return dict(value)

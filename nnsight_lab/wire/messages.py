@@ -1,10 +1,10 @@
 """The control messages: one frozen dataclass each, and the union of what each side may say.
 
     client → server    Hello  ListModels  GetCard  Submit  Cancel
-    server → client    Welcome  Models  Card  Accepted  Queued  Started  Saved  Failed  Done  Error
+    server → client    Welcome  Models  Card  Missing  Accepted  Queued  Started  Saved  Failed  Done  Error
 
 Plain data only: how they are written is in `codec.py`, when they may be said in
-`connection.py`, and the bytes that follow `Submit`, `Card` and `Saved` in `frames.py`.
+`connection.py`, and the bytes that follow `Submit`, `Missing`, `Card` and `Saved` in `frames.py`.
 `job` and `ask` are numbers the client chooses, rising from 1. `seq` counts a job's events from 0.
 """
 
@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar, TypeAlias
 
-from nnsight_lab.ir.literals import Arg
+from nnsight_lab.ir.literals import DTYPE_SIZES, Arg
 
 __all__ = [
     "PROTOCOL",
     "Accepted",
+    "BlobHead",
     "Cancel",
     "Card",
     "ClientMessage",
@@ -29,6 +31,7 @@ __all__ = [
     "Hello",
     "ListModels",
     "Message",
+    "Missing",
     "ModelSummary",
     "Models",
     "Queued",
@@ -40,8 +43,8 @@ __all__ = [
     "Welcome",
 ]
 
-PROTOCOL = 1
-"""The version of the protocol this package speaks."""
+PROTOCOL = 2
+"""The version of the protocol this package speaks. 1 sent every constant with every graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,20 @@ class TensorHead:
     stream: int
     dtype: str
     shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BlobHead:
+    """A constant that a graph only names: the digest, and the tensor it is the digest of."""
+
+    digest: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its elements."""
+        return prod(self.shape) * DTYPE_SIZES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +113,7 @@ class GetCard:
 class Submit:
     """Run a graph, whose `graph_bytes` bytes follow. rows: prompts as token ids.
 
+    blobs: the constants the graph only names; the server asks for those it has not (`Missing`).
     key: chosen once by the client, the same when it submits again after a lost connection.
     """
 
@@ -105,6 +123,7 @@ class Submit:
     graph_bytes: int
     rows: tuple[tuple[int, ...], ...]
     key: str
+    blobs: tuple[BlobHead, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +136,17 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The answer to `Hello`. graph_bytes: the largest graph this server takes."""
+    """The answer to `Hello`. graph_bytes: the largest graph this server takes.
+
+    blob_bytes: the most that the constants one graph only names may have together.
+    """
 
     kind: ClassVar[str] = "welcome"
     protocol: int
     versions: Mapping[str, str]
     models: tuple[ModelSummary, ...]
     graph_bytes: int
+    blob_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +165,15 @@ class Card:
     kind: ClassVar[str] = "card"
     ask: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Send these constants of a job; each follows under its place in the job's `blobs`."""
+
+    kind: ClassVar[str] = "missing"
+    job: int
+    digests: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +251,6 @@ class Error:
 
 ClientMessage: TypeAlias = Hello | ListModels | GetCard | Submit | Cancel
 ServerMessage: TypeAlias = (
-    Welcome | Models | Card | Accepted | Queued | Started | Saved | Failed | Done | Error
+    Welcome | Models | Card | Missing | Accepted | Queued | Started | Saved | Failed | Done | Error
 )
 Message: TypeAlias = ClientMessage | ServerMessage

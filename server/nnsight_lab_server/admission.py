@@ -7,9 +7,11 @@ op table, or ask for more than the limits. Runs in a thread beside the event loo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from nnsight_lab.contract import ModelCard, TokenRows
 from nnsight_lab.errors import BadBytes, LimitExceeded
-from nnsight_lab.ir import Graph
+from nnsight_lab.ir import Graph, TensorData
 from nnsight_lab.passes import check_graph, check_inputs
 from nnsight_lab_server.config import ServerLimits
 
@@ -19,15 +21,19 @@ _NAME = 1_024
 
 
 def admit(
-    graph: bytes, rows: tuple[tuple[int, ...], ...], card: ModelCard, limits: ServerLimits
+    graph: bytes,
+    rows: tuple[tuple[int, ...], ...],
+    card: ModelCard,
+    limits: ServerLimits,
+    blobs: Mapping[str, TensorData] | None = None,
 ) -> tuple[Graph, TokenRows]:
-    """The graph and inputs of a job that may be queued.
+    """The graph and inputs of a job that may be queued. blobs: constants that came beside it.
 
     Raises:
         LabError: it may not; each reason has its own class.
     """
     inputs = _inputs(rows, card, limits)
-    read = Graph.from_bytes(graph, limits=limits.graph)
+    read = Graph.from_bytes(graph, limits=limits.graph, blobs=blobs)
     _check_names(read)
     cost = check_graph(read, card.tree, inputs)
     if cost.saved_bytes > limits.saved_bytes:

@@ -367,14 +367,16 @@ def submitted(socket: Socket, graph: bytes, job: int = 1, until: str = "failed")
                 return told
 
 
-def test_a_client_that_does_not_speak_our_protocol_is_told(small: Serving) -> None:
+@pytest.mark.parametrize("theirs", [m.PROTOCOL - 1, m.PROTOCOL + 1])
+def test_a_client_that_does_not_speak_our_protocol_is_told(small: Serving, theirs: int) -> None:
+    """Older and newer ones alike: the error is written as it was in every version."""
     with small.socket() as socket:
-        socket.send(encode_message(m.Hello(2, {})))
+        socket.send(encode_message(m.Hello(theirs, {})))
         answer = json.loads(socket.recv(timeout=30))
         with pytest.raises(ConnectionClosed):
             socket.recv(timeout=30)
 
-    assert "protocol 1" in answer["error"]["message"]
+    assert f"protocol {m.PROTOCOL}" in answer["error"]["message"]
 
 
 def test_a_server_that_is_not_there(small: Serving) -> None:

@@ -42,6 +42,7 @@ LIMITS = WireLimits(
     frame_bytes=64,
     text_bytes=20_000,
     graph_bytes=1_000,
+    blob_bytes=1_000,
     card_bytes=100_000,
     result_bytes=10_000,
     jobs=4,

@@ -124,7 +124,7 @@ def test_nothing_can_be_asked_before_the_welcome() -> None:
 
 def test_a_graph_over_the_servers_limit_is_not_sent() -> None:
     client = ClientConnection(LIMITS)
-    client.receive_text(encode_message(m.Welcome(m.PROTOCOL, {}, (), 10)))
+    client.receive_text(encode_message(m.Welcome(m.PROTOCOL, {}, (), 10, 0)))
 
     with pytest.raises(LimitExceeded) as refused:
         client.submit("tiny", bytes(11), ((1,),), "")
@@ -167,7 +167,7 @@ def head(size: int, stream: int = 0) -> m.TensorHead:
         lambda job: encode_message(m.Started(job, 1)),
         lambda job: encode_message(m.Models(job, ())),
         lambda job: encode_message(m.Cancel(job)),
-        lambda job: encode_message(m.Welcome(m.PROTOCOL, {}, (), 5)),
+        lambda job: encode_message(m.Welcome(m.PROTOCOL, {}, (), 5, 5)),
         lambda job: encode_message(m.Saved(job, 0, "x", Ref(1), ())),
         lambda job: encode_message(m.Saved(job, 0, "x", None, (head(1), head(1)))),
         lambda job: encode_message(m.Saved(job, 0, "x", Ref(0), (head(10**9),))),

@@ -52,13 +52,19 @@ HEAD = st.builds(
     st.sampled_from(["float32", "bfloat16", "bool"]),
     st.lists(WHOLE, max_size=4).map(tuple),
 )
+DIGEST = st.binary(min_size=32, max_size=32).map(bytes.hex)
+BLOB = st.builds(
+    m.BlobHead, DIGEST, st.sampled_from(["float32", "bool"]), st.lists(WHOLE, max_size=4).map(tuple)
+)
+BLOBS = st.lists(BLOB, max_size=3, unique_by=lambda head: head.digest).map(tuple)
 MESSAGES: st.SearchStrategy[m.Message] = st.one_of(
     st.builds(m.Hello, WHOLE, TEXTS),
     st.builds(m.ListModels, U32),
     st.builds(m.GetCard, U32, TEXT),
-    st.builds(m.Submit, U32, TEXT, WHOLE, ROWS, TEXT),
+    st.builds(m.Submit, U32, TEXT, WHOLE, ROWS, TEXT, BLOBS),
     st.builds(m.Cancel, U32),
-    st.builds(m.Welcome, WHOLE, TEXTS, MODELS, WHOLE),
+    st.builds(m.Welcome, WHOLE, TEXTS, MODELS, WHOLE, WHOLE),
+    st.builds(m.Missing, U32, st.lists(DIGEST, max_size=3).map(tuple)),
     st.builds(m.Models, U32, MODELS),
     st.builds(m.Card, U32, WHOLE),
     st.builds(m.Accepted, U32, U32),
