@@ -42,7 +42,7 @@ from nnsight_lab.executors.untouched import untouched
 from nnsight_lab.ir import ModuleTree, Spec
 from nnsight_lab.kernels.infer import map_tensors, meta_like
 from nnsight_lab.kernels.tensors import dtype_name
-from nnsight_lab.passes import check_graph, check_inputs, schedule
+from nnsight_lab.passes import check_graph, check_inputs, last_positions, schedule
 from nnsight_lab.passes.invokes import Span, narrowed, spans_of, widened
 from nnsight_lab.passes.schedule import Schedule
 from nnsight_lab.runtime import Interleaver
@@ -94,7 +94,9 @@ class LocalExecutor:
         self._planning = threading.Lock()
         self._card: ModelCard | None = None
         self._names: NameReport | None = None
-        self._takes_positions = "position_ids" in inspect.signature(module.forward).parameters
+        takes = inspect.signature(module.forward).parameters
+        self._takes_positions = "position_ids" in takes
+        self._picks_logits = language and "logits_to_keep" in takes
 
     def card(self) -> ModelCard:
         """The model described; measures it on first use."""
@@ -216,7 +218,7 @@ class LocalExecutor:
             run.begin()
             if wanted:
                 with host.attached(set(wanted), on_point):
-                    self._call_model(request.inputs)
+                    self._call_model(request.inputs, **self._logits_needed(request, measured))
             run.end()
 
     @contextmanager
@@ -231,11 +233,16 @@ class LocalExecutor:
             for part in training:
                 part.training = True
 
-    def _call_model(self, inputs: Inputs) -> None:
+    def _logits_needed(self, request: RunRequest, measured: Measured) -> dict[str, int]:
+        """Tell the model of how many last positions the logits are needed, where it takes that."""
+        last = last_positions(request.graph, measured.tree) if self._picks_logits else None
+        return {} if last is None else {"logits_to_keep": last}
+
+    def _call_model(self, inputs: Inputs, **options: int) -> None:
         try:
             match inputs:
                 case TokenRows():
-                    self.module(**self._padded(inputs), use_cache=False)
+                    self.module(**self._padded(inputs), use_cache=False, **options)
                 case ModuleInputs(args=args, kwargs=kwargs):
                     self.module(*args, **kwargs)
         except _Enough:

@@ -41,10 +41,14 @@ class TracedModel(ABC):
         own = {
             "_executor": executor,
             "_settings": settings or Settings.from_environment(),
-            "_envoy": Envoy("", self._current_tree, lambda: open_recorder(self)),
         }
         for name, value in own.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def _envoy(self) -> Envoy:
+        """The model's root module. Made when asked for: kept here, it would keep the model."""
+        return Envoy("", self._current_tree, lambda: open_recorder(self))
 
     @property
     def executor(self) -> Executor:

@@ -2,6 +2,7 @@
 
     live.py       drop_dead_nodes: every node left serves an output or a write
     schedule.py   schedule: which nodes run at which moment of the forward pass
+    positions.py  last_positions: of how many last positions the logits are needed
     shapes.py     specs of a module tree as tensors without data
     check.py      check_graph: names, order, shapes and cost, before anything runs or queues
     combine.py    then: a second graph that sees what the first one edited
@@ -12,6 +13,7 @@ No pass looks at the values of tensors, opens a socket, or knows an executor.
 from nnsight_lab.passes.check import GraphCost, check_graph, check_inputs
 from nnsight_lab.passes.combine import then
 from nnsight_lab.passes.live import drop_dead_nodes
+from nnsight_lab.passes.positions import last_positions
 from nnsight_lab.passes.schedule import Moment, Schedule, schedule
 from nnsight_lab.passes.shapes import meta_of_spec
 
@@ -22,6 +24,7 @@ __all__ = [
     "check_graph",
     "check_inputs",
     "drop_dead_nodes",
+    "last_positions",
     "meta_of_spec",
     "schedule",
     "then",

@@ -11,6 +11,7 @@ from nnsight_lab.passes.check import check_differentiable
 from nnsight_lab.passes.schedule import AFTER
 from nnsight_lab.tracing.cells import Cell, Value
 from nnsight_lab.tracing.operators import GRADIENTS_ARE_READ
+from nnsight_lab.tracing.parts import Part
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.source import at_line, user_line
 
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["Backwards"]
 
 
-class Backwards:
+class Backwards(Part):
     """The backward passes of one recording."""
 
     def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+        super().__init__(recorder)
         self._loss: Value | None = None
         self._gradients: dict[tuple[NodeId, NodeId], Value] = {}
 

@@ -15,6 +15,7 @@ from nnsight_lab.passes.invokes import check_separable
 from nnsight_lab.passes.schedule import find_moment, too_early
 from nnsight_lab.passes.shapes import meta_of_spec
 from nnsight_lab.tracing.cells import Cell, Value
+from nnsight_lab.tracing.parts import Part
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.source import at_line, user_line
 
@@ -26,17 +27,17 @@ __all__ = ["Places"]
 _Key = tuple[Address, int | None]
 
 
-class Places:
+class Places(Part):
     """The cells of one recording, and the rows that places mean at this point of it.
 
     tree: of the forward pass that is recorded now. batch, pos: the size of its prompt.
     """
 
     def __init__(self, recorder: Recorder, tree: ModuleTree, batch: int, pos: int) -> None:
+        super().__init__(recorder)
         self.tree = tree
         self.batch = batch
         self.pos = pos
-        self._recorder = recorder
         self._cells: dict[_Key, Cell] = {}
         self._rows: list[tuple[int, int]] = []
         self._invoke: int | None = None

@@ -119,7 +119,10 @@ def one_frame(function: Callable[_P, _T]) -> Callable[_P, _T]:
             return function(*args, **kwargs)
         except LabError as exc:
             failure, cause = for_the_user(exc), exc.__cause__
-        raise failure from cause
+        try:
+            raise failure from cause
+        finally:
+            del failure, cause  # an error that its own frame holds is never let go
 
     return enter
 

@@ -152,14 +152,16 @@ class Tracer(Generic[RunT]):
         Raises:
             LabError: whatever is wrong with the experiment or its run.
         """
-        names = names_of_saved(self._recorder, {**variables, **self._named})
         try:
+            names = names_of_saved(self._recorder, {**variables, **self._named})
             self._graph = self._close(names)
             if not self._execute:
                 return
             self._run = self._carry_out(self._graph)
         except LabError as exc:
             raise exc.at(self._begun_at)
+        finally:
+            self._let_go()
         self._keep(self._run, names)
         changed = filled(self._recorder, variables)
         if changed:
@@ -179,7 +181,7 @@ class Tracer(Generic[RunT]):
         self.end()
         frame, self._frame = self._frame, None
         if exc is not None:
-            self._recorder.open = False
+            self._let_go()
             shorten_traceback(exc)
             return
         assert frame is not None, "the block was entered"
@@ -189,7 +191,16 @@ class Tracer(Generic[RunT]):
         except LabError as error:
             failure = for_the_user(error)
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure, frame  # an error that its own frame holds would hold this block too
+
+    def _let_go(self) -> None:
+        """The block is over; from here on, only what the user still names is kept."""
+        if self._graph is None:
+            self._graph = self._recorder.so_far()
+        self._recorder.let_go()
 
     def _close(self, names: dict[str, NodeId]) -> Graph:
         return drop_dead_nodes(self._recorder.finish(names))
