@@ -159,6 +159,7 @@ class LocalExecutor:
             )
             failure.__cause__ = exc
             emit(Failed(failure))
+            del failure  # the cause knows this frame, which must not know the cause
         else:
             ended = time.perf_counter()
             emit(Done({"wait": waited - begun, "run": ended - waited}))

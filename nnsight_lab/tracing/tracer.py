@@ -23,6 +23,7 @@ from nnsight_lab.tracing.einops_values import teach_einops
 from nnsight_lab.tracing.names import (
     assign_in_frame,
     filled,
+    forget_variables,
     names_of_saved,
     variables_of,
 )
@@ -190,6 +191,7 @@ class Tracer(Generic[RunT]):
             self.finish(variables_of(frame), partial(assign_in_frame, frame))
         except LabError as error:
             failure = for_the_user(error)
+        forget_variables(frame)
         if failure is not None:
             try:
                 raise failure
