@@ -361,6 +361,10 @@ class Recorder:
         self.open = False
         self._saved.clear()
         self._constants.clear()
+        self._by_data.clear()
+        self.outputs.clear()
+        self.at_end.clear()
+        self.preludes, self.session = (), None
 
     def so_far(self) -> Graph:
         """What has been recorded up to now, without names for what it saves."""

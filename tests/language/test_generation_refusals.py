@@ -262,7 +262,7 @@ def test_a_server_bounds_what_it_makes(lm: nl.LanguageModel) -> None:
         tuple(Output(f"h{step}", step) for step in range(8)),
     )
     few = ServerLimits(new_tokens=7)
-    with pytest.raises(LimitExceeded, match="8 new tokens"):
+    with pytest.raises(LimitExceeded, match="8 forward passes"):
         admit(graph.to_bytes(), (TokenRows(ROWS, Generation(8)),), lm.card, few)
     of_the_prompt, of_a_step = 3 * 32 * 4, 32 * 4
     exact = of_the_prompt + 7 * of_a_step
