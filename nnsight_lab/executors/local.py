@@ -38,11 +38,12 @@ from nnsight_lab.executors.host import TorchHost
 from nnsight_lab.executors.loading import load_model, tokenizer_files
 from nnsight_lab.executors.measure import Measured, measure
 from nnsight_lab.executors.sites import HookPoint
+from nnsight_lab.executors.source_measure import Passes, SourceBook
 from nnsight_lab.executors.untouched import untouched
-from nnsight_lab.ir import ModuleTree, Spec
+from nnsight_lab.ir import ModuleSource, ModuleTree, Spec
 from nnsight_lab.kernels.infer import map_tensors, meta_like
 from nnsight_lab.kernels.tensors import dtype_name
-from nnsight_lab.passes import check_graph, check_inputs, schedule
+from nnsight_lab.passes import check_as_measured, check_graph, check_inputs, paths_with_source, schedule
 from nnsight_lab.passes.invokes import Span, narrowed, spans_of, widened
 from nnsight_lab.passes.schedule import Schedule
 from nnsight_lab.runtime import Interleaver
@@ -88,6 +89,7 @@ class LocalExecutor:
         self.name = name or type(module).__name__
         self._language = language
         self._measured: OrderedDict[Any, Measured] = OrderedDict()
+        self._sources = SourceBook(module)
         self._schedules: OrderedDict[Any, Schedule] = OrderedDict()
         self._cancelled: set[str] = set()
         self._one_at_a_time = threading.RLock()
@@ -136,12 +138,49 @@ class LocalExecutor:
         """The sites of one forward pass on these inputs. Raises `BadInput` if it has none."""
         return self._measured_for(inputs).tree
 
+    def source_of(self, path: str, inputs: Inputs) -> ModuleSource:
+        """What the forward of one module calls, measured when it is first asked for.
+
+        Raises:
+            AddressNotFound: there is no such module.
+            NotSupported: its forward never runs, or calls no torch function itself.
+        """
+        measured = self._measured_for(inputs)
+        with self._one_at_a_time, self._small_passes(inputs) as passes:
+            return self._sources.source(measured, path, passes)
+
+    def _with_sources(self, request: RunRequest, measured: Measured) -> Measured:
+        """What was measured, with the operations inside modules that the graph names."""
+        paths = paths_with_source(request.graph)
+        if not paths:
+            return measured
+        for path, node in paths.items():
+            try:
+                self.source_of(path, request.inputs)
+            except LabError as exc:
+                exc.node = node.id
+                raise exc.at(node.where)
+        return self._sources.extended(measured, paths)
+
+    @contextmanager
+    def _small_passes(self, inputs: Inputs) -> Iterator[Passes]:
+        """Forward passes to watch the inside of modules in; they leave nothing behind."""
+        if isinstance(inputs, TokenRows):
+            sizes = self._small_sizes()
+            # The last has the size of the first and other tokens: what differs depends on those.
+            runs = [(size, self._small_run(*size)) for size in sizes]
+            with self._evaluating():
+                yield [*runs, (sizes[0], self._small_run(*sizes[0], first=11))]
+            return
+        with untouched(self.module):
+            yield [((1, 1), _silent_run(self.module, inputs))]
+
     def run(self, request: RunRequest, emit: Emit) -> None:
         """Run to the end; never raises, ends with `Done` or `Failed`."""
         begun = time.perf_counter()
         try:
             check_inputs(self.card(), request.inputs)
-            measured = self._measured_for(request.inputs)
+            measured = self._with_sources(request, self._measured_for(request.inputs))
             plan = self._plan(request, measured)
             emit(Accepted())
             with self._one_at_a_time:
@@ -201,6 +240,8 @@ class LocalExecutor:
 
             def read(place: Place) -> Any:
                 held = measured.bindings[place.address].take(value)
+                if point.op is not None:
+                    check_as_measured(measured.tree.by_address[place.address], held, request.inputs)
                 return held if place.invoke is None else narrowed(held, *part_of(place))
 
             for place, new in run.reach(wanted[point], read):
@@ -271,17 +312,19 @@ class LocalExecutor:
     def _measure(self, inputs: Inputs) -> Measured:
         if isinstance(inputs, ModuleInputs):
             return self._measure_module(inputs)
-        context = self._config_number("max_position_embeddings")
-        sizes = _SMALL if not context or context >= _SMALL[-1][1] else _SMALLER
-        short = [(batch, min(pos, context or pos)) for batch, pos in sizes]
-        runs = {size: self._small_run(*size) for size in short}
+        runs = {size: self._small_run(*size) for size in self._small_sizes()}
         with self._evaluating():
             measured, self._names = certified(self.module, runs)
         return measured
 
-    def _small_run(self, batch: int, pos: int) -> Callable[[], None]:
+    def _small_sizes(self) -> list[tuple[int, int]]:
+        context = self._config_number("max_position_embeddings")
+        sizes = _SMALL if not context or context >= _SMALL[-1][1] else _SMALLER
+        return [(batch, min(pos, context or pos)) for batch, pos in sizes]
+
+    def _small_run(self, batch: int, pos: int, first: int = 1) -> Callable[[], None]:
         vocab = self._config_number("vocab_size") or pos + 1
-        row = tuple(place % vocab for place in range(1, pos + 1))
+        row = tuple(place % vocab for place in range(first, first + pos))
         return lambda: self._call_model(TokenRows((row,) * batch))
 
     def _measure_module(self, inputs: ModuleInputs) -> Measured:
@@ -307,6 +350,14 @@ def _without_data(module: torch.nn.Module, inputs: ModuleInputs) -> None:
     }
     args, kwargs = meta_like(inputs.args), meta_like(dict(inputs.kwargs))
     torch.func.functional_call(module, weights, args, kwargs)
+
+
+def _silent_run(module: torch.nn.Module, inputs: ModuleInputs) -> Callable[[], None]:
+    """A forward pass without data where that works, with copies of the real inputs where not."""
+    with suppress(Exception):  # a seam, as in `_measure_module`
+        _without_data(module, inputs)
+        return lambda: _without_data(module, inputs)
+    return lambda: _without_traces(module, inputs)
 
 
 def _without_traces(module: torch.nn.Module, inputs: ModuleInputs) -> None:

@@ -7,6 +7,7 @@
     codec     bytes and back, bounded        codec.py, plain_nodes.py, plain_args.py, limits.py
     ops       the names an op may have       ops.py
     tree      a model's modules and sites    tree.py
+    source    operations inside a forward    source.py
 
 Standard library only: no torch, no models, no sockets, no notebooks. A graph says what to do,
 never what happened; the values of a run live in `nnsight_lab.runtime.values`.
@@ -35,7 +36,15 @@ from nnsight_lab.ir.nodes import (
     While,
     Write,
 )
+from nnsight_lab.ir.source import (
+    ModuleSource,
+    SourceCall,
+    is_source_port,
+    source_address,
+    with_sources,
+)
 from nnsight_lab.ir.tree import (
+    MOMENTS_APART,
     DictSpec,
     Dim,
     ModuleCard,
@@ -49,6 +58,7 @@ from nnsight_lab.ir.tree import (
 )
 
 __all__ = [
+    "MOMENTS_APART",
     "SCHEMA",
     "Address",
     "Apply",
@@ -67,6 +77,7 @@ __all__ = [
     "ListArg",
     "LocalCall",
     "ModuleCard",
+    "ModuleSource",
     "ModuleTree",
     "Name",
     "Node",
@@ -80,6 +91,7 @@ __all__ = [
     "SizeForm",
     "Skip",
     "SliceArg",
+    "SourceCall",
     "Spec",
     "Special",
     "TensorData",
@@ -88,4 +100,7 @@ __all__ = [
     "Weight",
     "While",
     "Write",
+    "is_source_port",
+    "source_address",
+    "with_sources",
 ]

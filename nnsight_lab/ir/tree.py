@@ -16,6 +16,7 @@ from typing import TypeAlias
 from nnsight_lab.ir.address import Address
 
 __all__ = [
+    "MOMENTS_APART",
     "DictSpec",
     "Dim",
     "ModuleCard",
@@ -27,6 +28,10 @@ __all__ = [
     "TensorSpec",
     "TupleSpec",
 ]
+
+MOMENTS_APART = 2**16
+"""How far apart neighbouring places of a measured tree are; the operations inside a module's own
+forward are put between them when somebody asks (`source.py`)."""
 
 
 class SizeForm(Enum):
@@ -169,9 +174,11 @@ class ModuleTree:
 
     @cached_property
     def ports(self) -> dict[str, tuple[str, ...]]:
-        """The ports of each path, in the order they are reached."""
+        """The ports of each path, in the order they are reached; operations are not ports."""
         found: dict[str, dict[str, None]] = {}
         for site in sorted(self.sites, key=lambda site: site.moment):
+            if site.address.port.startswith("source."):
+                continue
             found.setdefault(site.address.path, {})[site.address.port] = None
         return {path: tuple(ports) for path, ports in found.items()}
 

@@ -23,7 +23,7 @@ from nnsight_lab.contract import (
     TokenRows,
 )
 from nnsight_lab.errors import BadInput, EngineFailed, LabError, NotSupported
-from nnsight_lab.ir import Graph, ModuleTree
+from nnsight_lab.ir import Graph, ModuleSource, ModuleTree
 from nnsight_lab.models.run import Run
 from nnsight_lab.passes import drop_dead_nodes
 from nnsight_lab.settings import Settings
@@ -41,7 +41,7 @@ class TracedModel(ABC):
         own = {
             "_executor": executor,
             "_settings": settings or Settings.from_environment(),
-            "_envoy": Envoy("", self._current_tree, lambda: open_recorder(self)),
+            "_envoy": Envoy("", self._current_tree, lambda: open_recorder(self), self._source_of),
         }
         for name, value in own.items():
             object.__setattr__(self, name, value)
@@ -92,10 +92,17 @@ class TracedModel(ABC):
     def _current_tree(self) -> ModuleTree:
         """The module tree to complete names from."""
 
+    def _source_of(self, path: str) -> ModuleSource:
+        """What the forward of the module at `path` calls, on the inputs of the open trace."""
+        recorder = open_recorder(self)
+        inputs = recorder.inputs if recorder is not None else None
+        return self.executor.source_of(path, TokenRows(((0,),)) if inputs is None else inputs)
+
     def _tracer(self, inputs: Inputs, prompt: Any, *, execute: bool = True) -> Tracer[Run]:
         tree = self.executor.tree_for(inputs)
         batch, pos = (inputs.batch, inputs.pos) if isinstance(inputs, TokenRows) else (1, 1)
         recorder = Recorder(tree, batch, pos)
+        recorder.inputs = inputs
         return Tracer(
             self, recorder, lambda graph: self._carry_out(graph, inputs, prompt), execute=execute
         )

@@ -8,10 +8,10 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from nnsight_lab.contract import Emit, ModuleInputs
-from nnsight_lab.errors import BadInput, LabError
+from nnsight_lab.errors import BadInput, GraphError, LabError
 from nnsight_lab.executors.local import LocalExecutor
 from nnsight_lab.executors.measure import module_cards
-from nnsight_lab.ir import Graph, ModuleTree
+from nnsight_lab.ir import Graph, ModuleSource, ModuleTree
 from nnsight_lab.models.run import Run
 from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.tracing import Tracer
@@ -37,6 +37,14 @@ class WrappedModule(TracedModel):
         recorder = open_recorder(self)
         tree: ModuleTree = self._modules_only
         return recorder.tree if recorder is not None else tree
+
+    def _source_of(self, path: str) -> ModuleSource:
+        if open_recorder(self) is None:
+            raise GraphError(
+                "What a forward calls follows from its inputs, so a trace has to be open.",
+                hint="with net.trace(inputs): print(net.….source)",
+            )
+        return super()._source_of(path)
 
     def trace(self, *args: Any, execute: bool = True, **kwargs: Any) -> Tracer[Run]:
         """Record the `with` block, and run the module on these arguments when it ends.

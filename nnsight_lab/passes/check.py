@@ -37,6 +37,8 @@ from nnsight_lab.passes.shapes import (
     weight_meta,
 )
 
+from nnsight_lab.passes.sources import check_sources
+
 __all__ = [
     "GraphCost",
     "check_differentiable",
@@ -68,6 +70,7 @@ def check_graph(graph: Graph, tree: ModuleTree, inputs: Inputs) -> GraphCost:
         OpNotAllowed: an operation or an argument is not allowed.
     """
     schedule(graph, tree)
+    check_sources(graph, tree)
     batch, pos = (inputs.batch, inputs.pos) if isinstance(inputs, TokenRows) else (1, 1)
     spans = spans_of(graph, inputs)
     metas: list[Any] = []

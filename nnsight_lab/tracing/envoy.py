@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from nnsight_lab.errors import AddressNotFound, GraphError, OpNotAllowed, SourceLine
-from nnsight_lab.ir import Address, ModuleTree
+from nnsight_lab.ir import Address, ModuleSource, ModuleTree
 from nnsight_lab.passes.shapes import module_path, weight_meta
+from nnsight_lab.tracing.module_source import SourceEnvoy
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.source import one_frame, user_line
 
@@ -24,6 +25,7 @@ class Envoy:
     """A module of a model, by path or standard name; `tree` and `recorder` come from the model.
 
     tree: gives the module tree. recorder: gives the open recording, or None outside a trace.
+    source: gives what the forward of the module at a path calls.
     """
 
     def __init__(
@@ -31,10 +33,12 @@ class Envoy:
         path: str,
         tree: Callable[[], ModuleTree],
         recorder: Callable[[], Recorder | None],
+        source: Callable[[str], ModuleSource] | None = None,
     ) -> None:
         object.__setattr__(self, "_path", path)
         object.__setattr__(self, "_tree", tree)
         object.__setattr__(self, "_recorder", recorder)
+        object.__setattr__(self, "_source_of", source)
 
     @one_frame
     def __getattr__(self, name: str) -> Any:
@@ -48,6 +52,8 @@ class Envoy:
             return child
         if weight_meta(tree, self._path, name) is not None:
             return self._open(name).weight(self._path, name)
+        if name == "source":
+            return self._source(tree)
         raise self._unknown(tree, name)
 
     @one_frame
@@ -108,7 +114,7 @@ class Envoy:
         return True
 
     def __dir__(self) -> list[str]:
-        return [*object.__dir__(self), *self._names(self._tree())]
+        return [*object.__dir__(self), "source", *self._names(self._tree())]
 
     def __repr__(self) -> str:
         tree = self._tree()
@@ -146,6 +152,14 @@ class Envoy:
             ).at(user_line())
         return recorder
 
+    def _source(self, tree: ModuleTree) -> SourceEnvoy:
+        if module_path(tree, self._path) not in tree.by_path:
+            raise AddressNotFound(
+                f"{self._path} is a name for values, not a module with a forward of its own.",
+                hint="print(model) shows the modules.",
+            )
+        return SourceEnvoy(self._path, self._source_of(module_path(tree, self._path)), self._open)
+
     def _ports(self, tree: ModuleTree) -> tuple[str, ...]:
         own = tree.ports.get(self._path, ())
         below = tree.ports.get(module_path(tree, self._path), ())
@@ -156,7 +170,7 @@ class Envoy:
         for base in (self._path, module_path(tree, self._path)):
             path = f"{base}.{name}" if base else name
             if path in tree.known_paths:
-                return Envoy(path, self._tree, self._recorder)
+                return Envoy(path, self._tree, self._recorder, self._source_of)
         return None
 
     def _child_names(self, tree: ModuleTree) -> tuple[str, ...]:
@@ -187,7 +201,7 @@ _STANDARD = frozenset(
 
 
 _NOT_YET = frozenset(
-    "generate session edit clear_edits scan source skip iter all cache stop barrier next".split()
+    "generate session edit clear_edits scan skip iter all cache stop barrier next".split()
 )
 """Verbs that users of other libraries try."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nnsight_lab.errors import GraphError, NotSupported, OpNotAllowed, ShapeMismatch
-from nnsight_lab.ir import Address, ModuleTree, Read, Write
+from nnsight_lab.ir import Address, ModuleSource, ModuleTree, Read, Write, with_sources
 from nnsight_lab.passes.check import check_fits
 from nnsight_lab.passes.invokes import check_separable
 from nnsight_lab.passes.schedule import find_moment, too_early
@@ -66,6 +66,10 @@ class Places:
         self.batch = self.pos = 0
 
     # Reading and editing
+
+    def look_into(self, source: ModuleSource) -> None:
+        """From here on, the operations inside a module's forward are places as well."""
+        self.tree = with_sources(self.tree, (source,))
 
     def read(self, address: Address) -> Proxy:
         """The value at an address; the same cell each time, so that edits are seen."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from nnsight_lab.contract import Inputs
 from nnsight_lab.errors import NotSaved, OpNotAllowed
 from nnsight_lab.ir import (
     Apply,
@@ -51,6 +52,7 @@ class Recorder:
         self.places = Places(self, tree, batch, pos)
         self.backwards = Backwards(self)
         self.open = True
+        self.inputs: Inputs | None = None
         self.results: dict[NodeId, Any] = {}
         self._nodes: list[Node] = []
         self._values: list[Value] = []
