@@ -153,9 +153,9 @@ class _Forward(TorchFunctionMode):
         new = self._hearing.tell(after, value)
         if new is value:
             return result
-        if written and value is target:
+        if target is not None and written and value is target:
             # Others hold this tensor too: they must see the edit, as they see the write.
-            value.copy_(new)
+            target.copy_(new)
             return result
         return _in_its_class(value, new)
 

@@ -242,6 +242,11 @@ class SourceBook:
         """
         return self._of(measured, path, passes).source
 
+    def knows(self, measured: Measured, path: str) -> bool:
+        """Whether it was asked for before, and has something to show."""
+        _, known = self._sources.get(id(measured), (measured, {}))
+        return path in known and bool(known[path].source.sites)
+
     def extended(self, measured: Measured, paths: Iterable[str]) -> Measured:
         """The measured tree with the operations of modules whose source was asked for."""
         wanted = tuple(sorted(set(paths)))

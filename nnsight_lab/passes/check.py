@@ -36,7 +36,6 @@ from nnsight_lab.passes.shapes import (
     module_path,
     weight_meta,
 )
-
 from nnsight_lab.passes.sources import check_sources
 
 __all__ = [

@@ -32,7 +32,8 @@ __all__ = ["check_as_measured", "check_sources", "paths_with_source", "tree_for_
 def paths_with_source(graph: Graph) -> dict[str, Read | Write]:
     """The modules of which a graph names operations, each with the first node that does."""
     found: dict[str, Read | Write] = {}
-    for node in (*graph.reads(), *graph.writes()):
+    places: tuple[Read | Write, ...] = (*graph.reads(), *graph.writes())
+    for node in places:
         if is_source_port(node.address.port):
             found.setdefault(node.address.path, node)
     return found
@@ -65,7 +66,8 @@ def check_sources(graph: Graph, tree: ModuleTree) -> None:
         NotSupported: a graph does both.
     """
     inside = paths_with_source(graph)
-    for node in (*graph.reads(), *graph.writes()) if inside else ():
+    places: tuple[Read | Write, ...] = (*graph.reads(), *graph.writes()) if inside else ()
+    for node in places:
         path = tree.module_of.get(node.address.path, node.address.path)
         if node.address.port == "pattern" and path in inside:
             raise NotSupported(
@@ -96,7 +98,9 @@ def _alike(known: Any, held: Any) -> bool:
     if isinstance(known, Unknown) or not isinstance(known, tuple | dict):
         return True
     if isinstance(known, tuple):
-        return isinstance(held, tuple | list) and len(known) == len(held) and (
-            all(map(_alike, known, held))
+        return (
+            isinstance(held, tuple | list)
+            and len(known) == len(held)
+            and (all(map(_alike, known, held)))
         )
     return all(key in held and _alike(item, held[key]) for key, item in known.items())

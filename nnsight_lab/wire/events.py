@@ -1,7 +1,8 @@
 """What a connection makes of received bytes: events, for whoever holds the socket to act on.
 
-    a client gets    Welcomed  ModelsListed  CardArrived  AskFailed  JobTold  Complaint
-    a server gets    Greeted  ModelsAsked  CardAsked  JobSubmitted  CancelAsked  Mistake
+    a client gets    Welcomed  ModelsListed  CardArrived  SourceArrived  AskFailed  JobTold
+                     Complaint
+    a server gets    Greeted  ModelsAsked  CardAsked  SourceAsked  JobSubmitted  CancelAsked  Mistake
 
 `JobTold` wraps the events of `contract.py`, with a saved value as `wire.values.Value`.
 """
@@ -14,6 +15,7 @@ from typing import TypeAlias
 
 from nnsight_lab.contract import ModelCard, RunEvent
 from nnsight_lab.errors import LabError
+from nnsight_lab.ir import ModuleSource
 from nnsight_lab.wire.messages import ModelSummary
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "ModelsAsked",
     "ModelsListed",
     "ServerEvent",
+    "SourceArrived",
+    "SourceAsked",
     "Welcomed",
 ]
 
@@ -59,6 +63,14 @@ class CardArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceArrived:
+    """The answer to an ask for the source of a module."""
+
+    ask: int
+    source: ModuleSource
+
+
+@dataclass(frozen=True, slots=True)
 class AskFailed:
     """An ask was answered with an error."""
 
@@ -82,7 +94,9 @@ class Complaint:
     error: LabError
 
 
-ClientEvent: TypeAlias = Welcomed | ModelsListed | CardArrived | AskFailed | JobTold | Complaint
+ClientEvent: TypeAlias = (
+    Welcomed | ModelsListed | CardArrived | SourceArrived | AskFailed | JobTold | Complaint
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +119,15 @@ class CardAsked:
 
     ask: int
     model: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAsked:
+    """Answer with `ServerConnection.source`, or with `refuse`."""
+
+    ask: int
+    model: str
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,4 +160,6 @@ class Mistake:
     fatal: bool = False
 
 
-ServerEvent: TypeAlias = Greeted | ModelsAsked | CardAsked | JobSubmitted | CancelAsked | Mistake
+ServerEvent: TypeAlias = (
+    Greeted | ModelsAsked | CardAsked | SourceAsked | JobSubmitted | CancelAsked | Mistake
+)

@@ -1,7 +1,8 @@
 """The control messages: one frozen dataclass each, and the union of what each side may say.
 
-    client → server    Hello  ListModels  GetCard  Submit  Cancel
-    server → client    Welcome  Models  Card  Accepted  Queued  Started  Saved  Failed  Done  Error
+    client → server    Hello  ListModels  GetCard  GetSource  Submit  Cancel
+    server → client    Welcome  Models  Card  Source  Accepted  Queued  Started  Saved  Failed  Done
+                       Error
 
 Plain data only: how they are written is in `codec.py`, when they may be said in
 `connection.py`, and the bytes that follow `Submit`, `Card` and `Saved` in `frames.py`.
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
+from nnsight_lab.ir import ModuleSource
 from nnsight_lab.ir.literals import Arg
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "Error",
     "Failed",
     "GetCard",
+    "GetSource",
     "Hello",
     "ListModels",
     "Message",
@@ -34,6 +37,7 @@ __all__ = [
     "Queued",
     "Saved",
     "ServerMessage",
+    "Source",
     "Started",
     "Submit",
     "TensorHead",
@@ -93,6 +97,16 @@ class GetCard:
 
 
 @dataclass(frozen=True, slots=True)
+class GetSource:
+    """Say what the forward of one module of a model calls."""
+
+    kind: ClassVar[str] = "get_source"
+    ask: int
+    model: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Submit:
     """Run a graph, whose `graph_bytes` bytes follow. rows: prompts as token ids.
 
@@ -142,6 +156,15 @@ class Card:
     kind: ClassVar[str] = "card"
     ask: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The answer to `GetSource`."""
+
+    kind: ClassVar[str] = "source"
+    ask: int
+    source: ModuleSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +240,8 @@ class Error:
     error: Mapping[str, Any]
 
 
-ClientMessage: TypeAlias = Hello | ListModels | GetCard | Submit | Cancel
+ClientMessage: TypeAlias = Hello | ListModels | GetCard | GetSource | Submit | Cancel
 ServerMessage: TypeAlias = (
-    Welcome | Models | Card | Accepted | Queued | Started | Saved | Failed | Done | Error
+    Welcome | Models | Card | Source | Accepted | Queued | Started | Saved | Failed | Done | Error
 )
 Message: TypeAlias = ClientMessage | ServerMessage

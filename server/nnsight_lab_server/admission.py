@@ -7,21 +7,30 @@ op table, or ask for more than the limits. Runs in a thread beside the event loo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nnsight_lab.contract import ModelCard, TokenRows
 from nnsight_lab.errors import BadBytes, LimitExceeded
-from nnsight_lab.ir import Graph
-from nnsight_lab.passes import check_graph, check_inputs
+from nnsight_lab.ir import Graph, ModuleSource
+from nnsight_lab.passes import check_graph, check_inputs, paths_with_source, tree_for_graph
 from nnsight_lab_server.config import ServerLimits
 
 __all__ = ["admit"]
 
 _NAME = 1_024
+_SOURCES = 1_024
 
 
 def admit(
-    graph: bytes, rows: tuple[tuple[int, ...], ...], card: ModelCard, limits: ServerLimits
+    graph: bytes,
+    rows: tuple[tuple[int, ...], ...],
+    card: ModelCard,
+    limits: ServerLimits,
+    source_of: Callable[[str], ModuleSource],
 ) -> tuple[Graph, TokenRows]:
     """The graph and inputs of a job that may be queued.
+
+    source_of: gives the operations inside a module, for graphs that name some.
 
     Raises:
         LabError: it may not; each reason has its own class.
@@ -29,7 +38,9 @@ def admit(
     inputs = _inputs(rows, card, limits)
     read = Graph.from_bytes(graph, limits=limits.graph)
     _check_names(read)
-    cost = check_graph(read, card.tree, inputs)
+    if len(paths_with_source(read)) > _SOURCES:
+        raise LimitExceeded(f"A graph may look inside {_SOURCES} modules.")
+    cost = check_graph(read, tree_for_graph(read, card.tree, source_of), inputs)
     if cost.saved_bytes > limits.saved_bytes:
         raise LimitExceeded(
             f"The run would save {cost.saved_bytes} bytes; {limits.saved_bytes} may be sent back.",

@@ -30,7 +30,7 @@ from nnsight_lab.contract import (
 )
 from nnsight_lab.executors.remote import RemoteExecutor
 from nnsight_lab.executors.remote_client import LabClient
-from nnsight_lab.ir import Address, Graph, Output, Read
+from nnsight_lab.ir import Address, Graph, ModuleSource, Output, Read
 from nnsight_lab.settings import Settings
 from nnsight_lab_server.app import create_app
 from nnsight_lab_server.auth import TokenAuth
@@ -104,6 +104,9 @@ class GatedEngine:
 
     def card(self) -> ModelCard:
         return self.engine.card()
+
+    def source_of(self, path: str) -> ModuleSource:
+        return self.engine.source_of(path)
 
     def run(self, request: RunRequest, emit: Emit) -> None:
         self.running.set()

@@ -319,6 +319,7 @@ class Fragile:
         self.engine = engine
         self.how = how
         self.card, self.cancel, self.close = engine.card, engine.cancel, engine.close
+        self.source_of = engine.source_of
 
     def run(self, request: RunRequest, emit: Emit) -> None:
         if request.inputs.rows == ((13,),):  # type: ignore[union-attr]
