@@ -15,7 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -205,6 +205,7 @@ def _heard(
     calls: Counter[str] = Counter()
 
     def replacing(original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)  # a model may ask for the signature of its own forward
         def forward(*args: Any, **kwargs: Any) -> Any:
             if deaf():
                 return original(*args, **kwargs)

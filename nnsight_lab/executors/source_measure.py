@@ -276,11 +276,6 @@ class SourceBook:
 
     def _nothing_inside(self, source: ModuleSource) -> NotSupported:
         name = source.path or "the model"
-        module = self._model.get_submodule(source.path)
-        if isinstance(module, torch.jit.ScriptModule):
-            return NotSupported(
-                f"{name} is compiled code without Python source.", hint=f"Read {name}.output."
-            )
         if not source.calls:
             return NotSupported(
                 f"The forward of {name} ({source.kind}) calls no torch function, or never runs.",

@@ -56,8 +56,13 @@ class SourceEnvoy:
     def __len__(self) -> int:
         return len(self._source.operations)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the operations, in the order they are called."""
+        return self._source.operations
+
     def __dir__(self) -> list[str]:
-        return list(self._source.operations)
+        return ["names", *self._source.operations]
 
     def __repr__(self) -> str:
         source = self._source
