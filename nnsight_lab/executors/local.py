@@ -39,9 +39,9 @@ from nnsight_lab.executors.loading import load_model, tokenizer_files
 from nnsight_lab.executors.measure import Measured, measure
 from nnsight_lab.executors.sites import HookPoint
 from nnsight_lab.executors.source_measure import Passes, SourceBook
-from nnsight_lab.executors.untouched import untouched
+from nnsight_lab.executors.untouched import silent_run, untouched, without_data, without_traces
 from nnsight_lab.ir import ModuleSource, ModuleTree, Spec
-from nnsight_lab.kernels.infer import map_tensors, meta_like
+from nnsight_lab.kernels.infer import map_tensors
 from nnsight_lab.kernels.tensors import dtype_name
 from nnsight_lab.passes import (
     check_as_measured,
@@ -54,7 +54,6 @@ from nnsight_lab.passes.invokes import Span, narrowed, spans_of, widened
 from nnsight_lab.passes.schedule import Schedule
 from nnsight_lab.runtime import Interleaver
 from nnsight_lab.runtime.interleaver import Place
-from nnsight_lab.runtime.values import copied
 from nnsight_lab.settings import Settings
 
 __all__ = ["LocalExecutor", "load_local"]
@@ -181,7 +180,7 @@ class LocalExecutor:
                 yield [*runs, (sizes[0], self._small_run(*sizes[0], first=11))]
             return
         with untouched(self.module):
-            yield [((1, 1), _silent_run(self.module, inputs))]
+            yield [((1, 1), silent_run(self.module, inputs))]
 
     def run(self, request: RunRequest, emit: Emit) -> None:
         """Run to the end; never raises, ends with `Done` or `Failed`."""
@@ -236,6 +235,8 @@ class LocalExecutor:
         }
 
         spans = spans_of(request.graph, request.inputs)
+        rows = request.inputs
+        size = (rows.batch, rows.pos) if isinstance(rows, TokenRows) else (1, 1)
 
         def part_of(place: Place) -> tuple[Spec, Span, str]:
             assert place.invoke is not None
@@ -249,7 +250,7 @@ class LocalExecutor:
             def read(place: Place) -> Any:
                 held = measured.bindings[place.address].take(value)
                 if point.op is not None:
-                    check_as_measured(measured.tree.by_address[place.address], held, request.inputs)
+                    check_as_measured(measured.tree.by_address[place.address], held, *size)
                 return held if place.invoke is None else narrowed(held, *part_of(place))
 
             for place, new in run.reach(wanted[point], read):
@@ -340,40 +341,15 @@ class LocalExecutor:
         module = self.module
         # A seam: any module's own code may refuse tensors without data.
         with suppress(Exception), untouched(module):
-            return measure(module, {(1, 1): lambda: _without_data(module, inputs)})
+            return measure(module, {(1, 1): lambda: without_data(module, inputs)})
         try:
             with untouched(module):
-                return measure(module, {(1, 1): lambda: _without_traces(module, inputs)})
+                return measure(module, {(1, 1): lambda: without_traces(module, inputs)})
         except Exception as exc:
             raise BadInput(
                 f"{self.name} cannot run on these inputs: {[*str(exc).splitlines(), ''][0]}",
                 hint=f"Call the module by itself with the same inputs: {self.name}(…).",
             ) from exc
-
-
-def _without_data(module: torch.nn.Module, inputs: ModuleInputs) -> None:
-    weights = {
-        name: tensor.detach().to("meta")
-        for name, tensor in (*module.named_parameters(), *module.named_buffers())
-    }
-    args, kwargs = meta_like(inputs.args), meta_like(dict(inputs.kwargs))
-    torch.func.functional_call(module, weights, args, kwargs)
-
-
-def _silent_run(module: torch.nn.Module, inputs: ModuleInputs) -> Callable[[], None]:
-    """A forward pass without data where that works, with copies of the real inputs where not."""
-    with suppress(Exception):  # a seam, as in `_measure_module`
-        _without_data(module, inputs)
-        return lambda: _without_data(module, inputs)
-    return lambda: _without_traces(module, inputs)
-
-
-def _without_traces(module: torch.nn.Module, inputs: ModuleInputs) -> None:
-    """Run on the real inputs; buffers, inputs and random numbers are as before afterwards."""
-    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    args, kwargs = copied(inputs.args), copied(dict(inputs.kwargs))
-    with torch.random.fork_rng(devices=[]):
-        torch.func.functional_call(module, buffers, args, kwargs)
 
 
 def _shape_key(inputs: Inputs) -> Any:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from nnsight_lab.contract import Inputs, TokenRows
 from nnsight_lab.errors import LabError, NotSupported, ShapeMismatch
 from nnsight_lab.ir import (
     Graph,
@@ -78,14 +77,13 @@ def check_sources(graph: Graph, tree: ModuleTree) -> None:
             ).at(node.where)
 
 
-def check_as_measured(site: Site, held: Any, inputs: Inputs) -> None:
+def check_as_measured(site: Site, held: Any, batch: int, pos: int) -> None:
     """What an operation really takes or gives has the shape it was recorded with.
 
     Raises:
         ShapeMismatch: it has not: its shape follows from something other than the prompt's size.
     """
-    size = (inputs.batch, inputs.pos) if isinstance(inputs, TokenRows) else (1, 1)
-    if not _alike(meta_of_spec(site.spec, *size), held):
+    if not _alike(meta_of_spec(site.spec, batch, pos), held):
         raise ShapeMismatch(
             f"{site.address} holds {describe(held)} on these inputs, not {site.spec}.",
             hint="The model's code goes another way here; run the prompts one by one.",

@@ -28,6 +28,7 @@ RUNNABLE = (
     "docs/index.md",
     "docs/how-to/read-and-edit.md",
     "docs/how-to/save-and-rerun-a-graph.md",
+    "docs/reference/module-source.md",
 )
 
 #: Error pages whose example needs no server and no interruption.
