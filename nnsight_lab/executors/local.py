@@ -187,8 +187,9 @@ class LocalExecutor:
         begun = time.perf_counter()
         try:
             check_inputs(self.card(), request.inputs)
-            measured = self._with_sources(request, self._measured_for(request.inputs))
-            plan = self._plan(request, measured)
+            base = self._measured_for(request.inputs)
+            measured = self._with_sources(request, base)
+            plan = self._plan(request, measured, id(base))
             emit(Accepted())
             with self._one_at_a_time:
                 waited = time.perf_counter()
@@ -213,8 +214,9 @@ class LocalExecutor:
         """Stop a run at the next module it reaches."""
         self._cancelled.add(run_id)
 
-    def _plan(self, request: RunRequest, measured: Measured) -> Schedule:
-        key = (request.graph.key, id(measured), _shape_key(request.inputs))
+    def _plan(self, request: RunRequest, measured: Measured, base: int) -> Schedule:
+        # The operations a plan needs follow from its graph, so what they were added to tells plans apart.
+        key = (request.graph.key, base, _shape_key(request.inputs))
         with self._planning:
             plan = self._schedules.get(key)
         if plan is not None:

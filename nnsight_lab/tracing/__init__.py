@@ -9,6 +9,7 @@
     recorder.py       writes nodes, infers shapes, refuses what cannot be
     source.py         the user's own line
     names.py          which variable holds which saved value
+    module_source.py  operations inside a module's forward
     einops_values.py  lets einops take recorded values for tensors
 
 Torch is known here, but no model class and no executor: shapes come from a `ModuleTree`.

@@ -158,6 +158,8 @@ class Envoy:
                 f"{self._path} is a name for values, not a module with a forward of its own.",
                 hint="print(model) shows the modules.",
             )
+        if self._source_of is None:
+            raise self._unknown(tree, "source")
         return SourceEnvoy(self._path, self._source_of(module_path(tree, self._path)), self._open)
 
     def _ports(self, tree: ModuleTree) -> tuple[str, ...]:

@@ -5,6 +5,7 @@
     codec      messages to JSON text and back            codec.py
     frames     graphs, cards and tensors in chunks       frames.py
     trees      model cards to JSON bytes and back        trees.py
+    sources    what a forward calls, as plain data       sources.py
     client     the protocol as a client speaks it        client.py
     server     the protocol as a server speaks it        server.py
 

@@ -138,6 +138,22 @@ def test_a_later_operation_sees_the_edit_of_an_earlier_one(tiny: nl.LanguageMode
     assert torch.equal(z, torch.ones_like(z))
 
 
+def test_places_inside_attention_and_operations_keep_their_order(tiny: nl.LanguageModel) -> None:
+    """`q` is handed over between the rotary operations and attention; what we compute is not listed."""
+    with tiny.trace(PROMPT):
+        q = tiny.layers[0].attn.q.save()
+        tiny.layers[0].attn.q[:] *= 2
+        source = tiny.layers[0].attn.source
+        query = source.scaled_dot_product_attention_0.inputs[0][0].save()
+        rotated = source.add_0.output.save()
+        key = source.add_1.output.save()
+        k = tiny.layers[0].attn.k.save()
+
+    assert torch.equal(query, 2 * q.transpose(1, 2))
+    assert torch.equal(rotated, q.transpose(1, 2))
+    assert torch.equal(key, k.transpose(1, 2))
+
+
 def test_an_edit_from_a_later_operation_is_refused(tiny: nl.LanguageModel) -> None:
     with pytest.raises(WriteTooEarly), tiny.trace(PROMPT):
         source = tiny.layers[0].attn.source

@@ -113,12 +113,12 @@ class GatedEngine:
         assert self.before.wait(WAIT_S)
 
         def gated(event: RunEvent) -> None:
+            if isinstance(event, Done | Failed):
+                self.finished.append(event)  # before whoever waits for the end can look
             emit(event)
             if isinstance(event, Saved):
                 self.saved.set()
                 assert self.within.wait(WAIT_S)
-            if isinstance(event, Done | Failed):
-                self.finished.append(event)
 
         self.engine.run(request, gated)
 
