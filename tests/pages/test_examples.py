@@ -26,18 +26,29 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RUNNABLE = (
     "README.md",
     "docs/index.md",
+    "docs/explanation/what-a-graph-cannot-say.md",
     "docs/how-to/read-and-edit.md",
     "docs/how-to/save-and-rerun-a-graph.md",
-    "docs/reference/generation.md",
-    "docs/reference/control-flow.md",
-    "docs/reference/peeks.md",
     "docs/reference/cache.md",
-    "docs/reference/rename.md",
-    "docs/reference/scan.md",
-    "docs/reference/show-save-stop.md",
-    "docs/reference/stored-edits.md",
+    "docs/reference/control-flow.md",
+    "docs/reference/cost.md",
+    "docs/reference/files.md",
+    "docs/reference/generation.md",
+    "docs/reference/gradients.md",
+    "docs/reference/invokes.md",
     "docs/reference/local-functions.md",
     "docs/reference/module-source.md",
+    "docs/reference/peeks.md",
+    "docs/reference/reading-and-editing.md",
+    "docs/reference/recorded-values.md",
+    "docs/reference/rename.md",
+    "docs/reference/scan.md",
+    "docs/reference/sessions.md",
+    "docs/reference/show-save-stop.md",
+    "docs/reference/skip.md",
+    "docs/reference/stored-edits.md",
+    "docs/reference/tracing.md",
+    "docs/reference/user-modules.md",
 )
 
 #: Error pages whose example needs no server and no interruption.
@@ -104,7 +115,7 @@ def test_the_examples_of_a_page_run(page: str, names: dict[str, Any]) -> None:
     assert found
     for number, code in enumerate(found):
         # A page on reading shows lines from inside a block, without the `with` around them.
-        bare = "lm." in code and not re.search(r"lm\.(trace|run|generate|scan|edit)\(", code)
+        bare = "lm." in code and not re.search(r"lm\.(trace|run|generate|scan|edit|session)\(", code)
         inside = "with lm.trace(prompt):\n" + re.sub("^", "    ", code, flags=re.MULTILINE)
         run_block(inside if bare else code, names, f"<{page}, block {number}>")
 
