@@ -291,10 +291,8 @@ class Envoy:
         here = self._path or "the model"
         where: SourceLine | None = user_line()
         hint = f"Did you mean {near[0]!r}?" if near else f"It has {_listed(self._names(tree))}."
-        if name in _NOT_YET:
-            hint = (
-                "That verb is not there yet; docs/explanation/not-yet.md says what to do instead."
-            )
+        if name in _NOT_NEEDED:
+            hint = _NOT_NEEDED[name]
         if name == TOKENS.port and not self._path:
             hint = "with lm.generate(prompt, max_new_tokens=n): has the sampled ids of each step."
         if name in _STANDARD and _is_there(tree, Address("", "logits")):
@@ -322,8 +320,11 @@ _STANDARD = frozenset(
 """Names most models have, so that a model without one is asked for it."""
 
 
-_NOT_YET = frozenset("barrier next".split())
-"""Verbs that users of other libraries try."""
+_NOT_NEEDED = {
+    "barrier": "A value of one invoke may be used in another without a barrier.",
+    "next": "for step in tracer.iter[:]: goes over the forward passes of a generation.",
+}
+"""Verbs that users of other libraries try, and what does the same here."""
 
 
 def _is_there(tree: ModuleTree, address: Address) -> bool:
