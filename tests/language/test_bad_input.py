@@ -2,6 +2,8 @@
 
 Of each kind of mistake there is one here; longer tables are in `tests/tracing/test_refusals.py`.
 What belongs to one verb is on that verb's page.
+
+The page: `docs/errors/index.md`.
 """
 
 from __future__ import annotations

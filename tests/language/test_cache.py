@@ -1,4 +1,7 @@
-"""`tracer.cache(...)`: what many modules gave, at once."""
+"""`tracer.cache(...)`: what many modules gave, at once.
+
+The page: `docs/reference/cache.md`.
+"""
 
 from __future__ import annotations
 

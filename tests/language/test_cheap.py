@@ -1,6 +1,8 @@
 """A block keeps nothing: what it saved is yours, and goes with the last name you have for it.
 
 The garbage collector is off in these tests: memory comes back at once, not when it next runs.
+
+The page: `docs/reference/cost.md`.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@
 Each program runs in this process, through bytes, and on a server; what it must give is computed
 by plain Python and hooks on the plain model. LONG takes the first branch of each test, SHORT the
 other one.
+
+The page: `docs/reference/control-flow.md`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What `nl.cond`, `nl.foreach` and `nl.while_` refuse, each at its own line with the way round."""
+"""What `nl.cond`, `nl.foreach` and `nl.while_` refuse, each at its own line with the way round.
+
+The page: `docs/reference/control-flow.md`.
+"""
 
 from __future__ import annotations
 

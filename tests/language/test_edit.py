@@ -1,4 +1,7 @@
-"""`model.edit()`: edits that are recorded once, and that every later trace begins with."""
+"""`model.edit()`: edits that are recorded once, and that every later trace begins with.
+
+The page: `docs/reference/stored-edits.md`.
+"""
 
 from __future__ import annotations
 

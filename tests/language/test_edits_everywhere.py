@@ -1,4 +1,7 @@
-"""Stored edits in a generation and in a session: at every step, in every trace."""
+"""Stored edits in a generation and in a session: at every step, in every trace.
+
+The page: `docs/reference/stored-edits.md`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Experiments are files: `run.save(path)`, and `nl.load(path)` to look at it and run it again."""
+"""Experiments are files: `run.save(path)`, and `nl.load(path)` to look at it and run it again.
+
+The page: `docs/reference/files.md`.
+"""
 
 from __future__ import annotations
 

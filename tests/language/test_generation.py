@@ -2,6 +2,8 @@
 
 Step 0 is the prompt's forward pass, each further one adds one position. What is read and edited is
 compared with hooks that count steps over `transformers`' own `generate`.
+
+The page: `docs/reference/generation.md`.
 """
 
 from __future__ import annotations

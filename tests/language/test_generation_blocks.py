@@ -1,4 +1,7 @@
-"""`with tracer.iter[1:3]:` a block that stands for several steps, as a loop over them does."""
+"""`with tracer.iter[1:3]:` a block that stands for several steps, as a loop over them does.
+
+The page: `docs/reference/generation.md`.
+"""
 
 from __future__ import annotations
 

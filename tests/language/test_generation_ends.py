@@ -1,4 +1,7 @@
-"""A text that ends early: what there is of it, what is missing, and what is said of that."""
+"""A text that ends early: what there is of it, what is missing, and what is said of that.
+
+The page: `docs/reference/generation.md`.
+"""
 
 from __future__ import annotations
 

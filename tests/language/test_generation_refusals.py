@@ -1,4 +1,7 @@
-"""What a generation refuses: at the line that asks for it, before the model runs."""
+"""What a generation refuses: at the line that asks for it, before the model runs.
+
+The page: `docs/reference/generation.md`.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@
         h.grad[:, -1] = 0
 
 The oracle is torch's autograd on the plain model, with `register_hook` written by hand.
+
+The page: `docs/reference/gradients.md`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 No hook stands at these places, so the oracle computes them itself: from the model's own weights, in
 double precision, with autograd. Finite differences are in tests/models/test_gradients.py.
+
+The page: `docs/reference/gradients.md`.
 """
 
 from __future__ import annotations

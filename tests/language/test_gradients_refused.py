@@ -1,4 +1,7 @@
-"""Edits of gradients that cannot be, each refused at its line."""
+"""Edits of gradients that cannot be, each refused at its line.
+
+The page: `docs/reference/gradients.md`.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@
     lm.layers[1].attn.inputs[1]["attention_mask"] # a keyword argument
 
 The oracle is `register_forward_pre_hook(…, with_kwargs=True)` on the plain model.
+
+The page: `docs/reference/reading-and-editing.md`.
 """
 
 from __future__ import annotations

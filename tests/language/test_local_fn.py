@@ -1,4 +1,7 @@
-"""Local functions: `nl.local_fn(f)(value)` calls any Python function while the model runs here."""
+"""Local functions: `nl.local_fn(f)(value)` calls any Python function while the model runs here.
+
+The page: `docs/reference/local-functions.md`.
+"""
 
 from __future__ import annotations
 

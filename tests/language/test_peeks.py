@@ -2,6 +2,8 @@
 
 What Python needs at once is run for it, with the edits made so far. The oracle is the plain model
 with hooks in which the same Python decides on real tensors.
+
+The page: `docs/reference/peeks.md`.
 """
 
 from __future__ import annotations

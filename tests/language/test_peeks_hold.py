@@ -2,6 +2,8 @@
 
 Each value that Python looks at is saved as well. Either an edit is refused as a contradiction, or
 the saved value equals the one Python was given: nothing Python decided on was ever untrue.
+
+The page: `docs/reference/peeks.md`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What may not follow a peek, where nothing may be peeked, and what torch itself refuses."""
+"""What may not follow a peek, where nothing may be peeked, and what torch itself refuses.
+
+The page: `docs/reference/peeks.md`.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 Hypothesis writes the programs. Each is run by an interpreter that uses plain PyTorch hooks and real
 memory (`tests/support/programs.py`), and recorded: the numbers agree, here, through bytes, and on a
 server; or both say that a place would have to be written from what comes after it.
+
+The page: `docs/reference/reading-and-editing.md`.
 """
 
 from __future__ import annotations

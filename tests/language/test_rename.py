@@ -1,4 +1,7 @@
-"""`rename=`: names of your own for a model's modules."""
+"""`rename=`: names of your own for a model's modules.
+
+The page: `docs/reference/rename.md`.
+"""
 
 from __future__ import annotations
 

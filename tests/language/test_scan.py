@@ -1,4 +1,7 @@
-"""`model.scan(prompt)`: shapes and dtypes of what a block would give; nothing runs."""
+"""`model.scan(prompt)`: shapes and dtypes of what a block would give; nothing runs.
+
+The page: `docs/reference/scan.md`.
+"""
 
 from __future__ import annotations
 

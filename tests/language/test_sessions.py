@@ -1,6 +1,8 @@
 """Sessions: several traces as one run, with values flowing from one to the next unsaved.
 
 The oracle runs the traces one by one with hooks, and carries the tensors over by hand.
+
+The page: `docs/reference/sessions.md`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""`nl.show(value)`: a value printed during the run, as soon as it exists."""
+"""`nl.show(value)`: a value printed during the run, as soon as it exists.
+
+The page: `docs/reference/show-save-stop.md`.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
     lm.layers[1].skip(lm.layers[0].output)
 
 The oracle is the plain model with that module's `forward` replaced by hand.
+
+The page: `docs/reference/skip.md`.
 """
 
 from __future__ import annotations

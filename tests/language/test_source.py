@@ -2,6 +2,8 @@
 
 The oracle is a function mode written by hand on the plain model (`tests/support/forward_calls.py`),
 or a forward written anew.
+
+The page: `docs/reference/module-source.md`.
 """
 
 from __future__ import annotations

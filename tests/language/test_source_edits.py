@@ -2,6 +2,8 @@
 
 The oracle is a forward written anew, or the function mode by hand of
 `tests/support/forward_calls.py`. Reading is in `test_source.py`.
+
+The page: `docs/reference/module-source.md`.
 """
 
 from __future__ import annotations

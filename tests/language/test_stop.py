@@ -1,4 +1,7 @@
-"""`tracer.stop()`: nothing further of the model is needed."""
+"""`tracer.stop()`: nothing further of the model is needed.
+
+The page: `docs/reference/show-save-stop.md`.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """`run.to_python()`: the experiment as plain PyTorch with hooks, which runs without us.
 
 What is printed runs in a Python that cannot import this package, and gives the run's numbers.
+
+The page: `docs/how-to/save-and-rerun-a-graph.md`.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@
         features = lm.layers[2].sae.encoder(lm.layers[2].output)
 
 The oracle is the module itself, called on what the plain model computes.
+
+The page: `docs/reference/user-modules.md`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Modules of yours that cannot be part of a graph, each refused at the line that says why."""
+"""Modules of yours that cannot be part of a graph, each refused at the line that says why.
+
+The page: `docs/reference/user-modules.md`.
+"""
 
 from __future__ import annotations
 

@@ -115,7 +115,9 @@ def test_the_examples_of_a_page_run(page: str, names: dict[str, Any]) -> None:
     assert found
     for number, code in enumerate(found):
         # A page on reading shows lines from inside a block, without the `with` around them.
-        bare = "lm." in code and not re.search(r"lm\.(trace|run|generate|scan|edit|session)\(", code)
+        bare = "lm." in code and not re.search(
+            r"lm\.(trace|run|generate|scan|edit|session)\(", code
+        )
         inside = "with lm.trace(prompt):\n" + re.sub("^", "    ", code, flags=re.MULTILINE)
         run_block(inside if bare else code, names, f"<{page}, block {number}>")
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 import typing
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
 
 import nnsight_lab as nl
 from nnsight_lab.cli.arguments import parser
+from nnsight_lab.ir import Node, plain_nodes
 from nnsight_lab.jupyter import line
 from nnsight_lab.wire import messages
 from tests.architecture.house import ROOT
@@ -33,6 +36,14 @@ def test_every_message_stands_in_the_wire_reference_with_its_fields(kind: type) 
 
 def test_the_wire_reference_names_this_version() -> None:
     assert f"version {messages.PROTOCOL} of the protocol" in page("wire")
+
+
+def test_every_kind_of_node_stands_in_the_wire_reference() -> None:
+    source = Path(plain_nodes.__file__).read_text(encoding="utf-8")
+    kinds = set(re.findall(r'"kind": "([a-z-]+)"', source)) | {"constant"}
+
+    assert len(kinds) == len(typing.get_args(Node))
+    assert [kind for kind in sorted(kinds) if f"\n| `{kind}` |" not in page("wire")] == []
 
 
 def options_of(parser: argparse.ArgumentParser) -> set[str]:
@@ -68,3 +79,24 @@ def test_the_text_form_on_its_page_is_what_is_printed() -> None:
     exec(compile(code, "<text form>", "exec"), names)
 
     assert str(names["tracer"].graph) == printed.rstrip("\n")
+
+
+LANGUAGE = sorted((ROOT / "tests" / "language").glob("test_*.py"))
+
+
+@pytest.mark.parametrize("file", LANGUAGE, ids=lambda file: file.stem)
+def test_every_topic_of_the_language_names_its_page(file: Path) -> None:
+    said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    found = re.search(r"^The page: `(docs/[a-z/-]+\.md)`\.$", said, re.MULTILINE)
+
+    assert found is not None, "say which page of the documentation it mirrors"
+    assert (ROOT / found[1]).is_file()
+
+
+def test_every_page_of_the_language_is_listed_with_its_errors() -> None:
+    index = page("index")
+    verbs = index[: index.index(":caption: Models and notebooks")]
+    listed = re.findall(r"^[a-z-]+$", verbs, re.MULTILINE)
+
+    assert "sessions" in listed
+    assert [name for name in listed if "## Errors" not in page(name)] == ["language", "operations"]
