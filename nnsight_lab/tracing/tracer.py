@@ -201,6 +201,10 @@ class Tracer(Generic[RunT]):
         self._frame = sys._getframe(1)  # the frame that holds the `with`, ours or not
         return self
 
+    def hand_back_to(self, frame: FrameType) -> None:
+        """Give saved values to the variables of this frame, where the `with` is another's."""
+        self._frame = frame
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
