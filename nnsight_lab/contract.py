@@ -25,6 +25,7 @@ __all__ = [
     "Inputs",
     "ModelCard",
     "ModuleInputs",
+    "PeekCost",
     "Queued",
     "RunEvent",
     "RunRequest",
@@ -175,6 +176,18 @@ class RunResult:
     steps: int = 1
     ended: bool = False
     tokens: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PeekCost:
+    """What Python's looks at values cost while a block was recorded: runs, their time, bytes."""
+
+    count: int = 0
+    seconds: float = 0.0
+    sent_bytes: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.count} peek{'' if self.count == 1 else 's'}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@
     │   ├── OpNotAllowed          the operation is not in the table
     │   ├── WriteTooEarly         a write depends on a value the model makes later
     │   ├── ValueNotKnown         Python needs a number that only the run can give
+    │   ├── PeekContradicted      an edit would change a value Python has already seen
     │   ├── NotSaved              a value is used after its block, but was not saved
     │   ├── BadInput              an empty prompt, or inputs of the wrong kind
     │   └── BadBytes              bytes that are not a graph
@@ -54,6 +55,7 @@ __all__ = [
     "NotSupported",
     "OpFailed",
     "OpNotAllowed",
+    "PeekContradicted",
     "ProtocolError",
     "RunError",
     "ServerError",
@@ -188,6 +190,12 @@ class ValueNotKnown(GraphError, TypeError):
     """Python asked for a number that only a run can give."""
 
     code = "value-not-known"
+
+
+class PeekContradicted(GraphError):
+    """An edit would change a value that Python was given while the block was recorded."""
+
+    code = "peek-contradicted"
 
 
 class NotSaved(GraphError, KeyError):

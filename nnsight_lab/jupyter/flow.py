@@ -66,7 +66,7 @@ class Flow:
         for name in undefined:
             del sides[0][name], sides[1][name]
         failure = self._disagreement(recorder, sides, undefined, where)
-        if failure is not None and hasattr(recorder, "peek"):
+        if failure is not None and recorder.peeks is not None:
             yield bool(test)
             return
         if failure is not None:

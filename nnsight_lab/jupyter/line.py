@@ -25,13 +25,14 @@ MODEL    a variable that holds a model (default: %nnl use NAME, else the only on
 PROMPT   "text", or {expression}; several make a padded batch
 -s, --save a,b   bring back only these names (default: every assigned name with a recorded value)
 --on NAME        where to run: local, or the variable of a connected lab
+--no-peek        refuse what needs a value while the cell is recorded
 --graph          print the recorded intervention graph
 --as NAME        the variable for the run (default: run)
 --show lens|none draw this under the cell
 -q, --quiet      no cost line"""
 
 _VALUED = {"-s": "save", "--save": "save", "--on": "on", "--as": "name", "--show": "show"}
-_FLAGS = {"--graph": "graph", "-q": "quiet", "--quiet": "quiet"}
+_FLAGS = {"--graph": "graph", "--no-peek": "no_peek", "-q": "quiet", "--quiet": "quiet"}
 _SHOWN = ("lens", "none")
 
 
@@ -50,6 +51,7 @@ class TraceLine:
     name: str = "run"
     show: tuple[str, ...] = ()
     graph: bool = False
+    no_peek: bool = False
     quiet: bool = False
 
 
@@ -97,6 +99,7 @@ def _line(words: list[str], prompts: list[str], options: dict[str, str | bool]) 
         name=name,
         show=tuple(part for part in shown if part != "none"),
         graph=bool(options.get("graph")),
+        no_peek=bool(options.get("no_peek")),
         quiet=bool(options.get("quiet")),
     )
 

@@ -131,8 +131,9 @@ class TraceMagics(Magics):
         if not given:
             raise MagicUsage("There is no prompt.", hint='%%trace lm "The capital of France is"')
         if isinstance(model, LanguageModel):
-            return model.trace(given[0] if len(given) == 1 else given)
-        traced: Tracer[Run] = model.trace(*given)
+            prompt = given[0] if len(given) == 1 else given
+            return model.trace(prompt, peek=not said.no_peek)
+        traced: Tracer[Run] = model.trace(*given, peek=not said.no_peek)
         return traced
 
     # Running the body
@@ -285,9 +286,10 @@ def _cost(run: Run) -> str:
     size = sum(_bytes(run[name]) for name in run)
     where = run.model.card.capabilities
     took = sum(run.seconds.values()) * 1e3
+    peeks = f"{run.peeks} before ({run.peeks.seconds * 1e3:.0f} ms), " if run.peeks.count else ""
     saved = ", ".join(names[:6]) + (", …" if len(names) > 6 else "") if names else "nothing"
     return (
-        f"{run.model.name} on {where.engine} ({where.device}): {took:.0f} ms, "
+        f"{run.model.name} on {where.engine} ({where.device}): {took:.0f} ms, {peeks}"
         f"saved {saved} ({_size(size)})"
     )
 

@@ -121,21 +121,30 @@ class LanguageModel(TracedModel):
         return visible_token(self.tokenizer, id)
 
     @one_frame
-    def trace(self, prompt: Any = _NO_PROMPT, *, execute: bool = True) -> Tracer[Run]:
+    def trace(
+        self, prompt: Any = _NO_PROMPT, *, execute: bool = True, peek: bool = True
+    ) -> Tracer[Run]:
         """Record what follows in the `with` block, and run it on `prompt` when the block ends.
 
         prompt: text, a list of texts (a padded batch), token ids, or a mapping with `input_ids`.
             Without one, each `with tracer.invoke(prompt):` in the block brings its own.
         execute: False only records; `tracer.graph` is the experiment, to run or send later.
+        peek: False refuses what needs a value while recording (`if h.norm() > 5`), which
+            otherwise runs what is recorded so far.
 
         Raises:
             BadInput: the prompt is empty or not a prompt.
         """
-        return self._block(prompt, None, execute=execute)
+        return self._block(prompt, None, execute=execute, peek=peek)
 
     @one_frame
     def generate(
-        self, prompt: Any = _NO_PROMPT, *, execute: bool = True, **options: Any
+        self,
+        prompt: Any = _NO_PROMPT,
+        *,
+        execute: bool = True,
+        peek: bool = True,
+        **options: Any,
     ) -> Tracer[Run]:
         """Record what follows in the `with` block, and generate from `prompt` when it ends.
 
@@ -143,7 +152,7 @@ class LanguageModel(TracedModel):
         further one adds a position. `lm.tokens` are the sampled ids of a step, `[batch]`, which
         may be written; `tracer.result` is `[batch, pos]`, prompt and new tokens.
 
-        prompt, execute: as for `trace`.
+        prompt, execute, peek: as for `trace`.
         max_new_tokens: how many tokens at most (default 20); fewer when all rows end.
         do_sample, temperature, top_k, top_p: sample; by default the likeliest token is taken.
         seed: makes sampling repeat itself; each row draws as it would alone.
@@ -153,13 +162,16 @@ class LanguageModel(TracedModel):
             BadInput: an unknown option, or one with a value it cannot have.
             NotSupported: the model cannot generate step by step.
         """
-        return self._block(prompt, generation_of(options), execute=execute)
+        return self._block(prompt, generation_of(options), execute=execute, peek=peek)
 
-    def _block(self, prompt: Any, generation: Generation | None, *, execute: bool) -> Tracer[Run]:
+    def _block(
+        self, prompt: Any, generation: Generation | None, *, execute: bool, peek: bool
+    ) -> Tracer[Run]:
         if prompt is _NO_PROMPT:
             check_inputs(self.card, TokenRows(((0,),), generation))
-            return self._tracer_of_invokes(generation, execute=execute)
-        return self._tracer(self._checked(prompt, generation), prompt, execute=execute)
+            return self._tracer_of_invokes(generation, execute=execute, peek=peek)
+        rows = self._checked(prompt, generation)
+        return self._tracer(rows, prompt, execute=execute, peek=peek)
 
     def _checked(self, prompt: Any, generation: Generation | None = None) -> TokenRows:
         rows = prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
@@ -168,7 +180,9 @@ class LanguageModel(TracedModel):
         check_inputs(self.card, rows)
         return rows
 
-    def _tracer_of_invokes(self, generation: Generation | None, *, execute: bool) -> Tracer[Run]:
+    def _tracer_of_invokes(
+        self, generation: Generation | None, *, execute: bool, peek: bool
+    ) -> Tracer[Run]:
         prompts: list[Any] = []
         rows: list[tuple[int, ...]] = []
 
@@ -193,6 +207,7 @@ class LanguageModel(TracedModel):
             Recorder(card.tree, 0, 0, decode=card.decode, passes=passes),
             lambda graph: self._carry_out(graph, inputs(), prompts),
             execute=execute,
+            peek=peek,
             add_prompt=add_prompt,
         )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nnsight_lab.contract import Inputs, RunResult
+from nnsight_lab.contract import Inputs, PeekCost, RunResult
 from nnsight_lab.errors import NotSaved
 from nnsight_lab.ir import Graph
 from nnsight_lab.passes import then
@@ -31,6 +31,7 @@ class Run(Mapping[str, Any]):
     model: the model that ran. graph: the experiment. inputs: what the model was given.
     prompt: the inputs as the user wrote them. seconds: time by stage. sent_bytes: over the wire.
     steps: forward passes that were made. tokens: the ids sampled at each step, one a row.
+    peeks: what looks at values by Python cost before this run, while its block was recorded.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Run(Mapping[str, Any]):
         self.steps = result.steps
         self.tokens = result.tokens
         self._ended = result.ended
+        self.peeks = PeekCost()
         order = [output.name for output in graph.outputs]
         self._values = {name: result.values[name] for name in order if name in result.values}
         self.missing = tuple(name for name in order if name not in result.values)
@@ -108,7 +110,8 @@ class Run(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         total = sum(self.seconds.values())
-        lines = [f"<Run on {self.model.name}, {total * 1e3:.1f} ms{self._how_far()}>"]
+        peeks = f", {self.peeks}" if self.peeks.count else ""
+        lines = [f"<Run on {self.model.name}, {total * 1e3:.1f} ms{self._how_far()}{peeks}>"]
         for name, value in self._values.items():
             lines.append(f"  {name}: {_described(value)}")
         return "\n".join(lines)

@@ -95,21 +95,29 @@ class TracedModel(ABC):
     def _current_tree(self) -> ModuleTree:
         """The module tree to complete names from."""
 
-    def session(self, *, execute: bool = True) -> Session[Run]:
+    def session(self, *, execute: bool = True, peek: bool = True) -> Session[Run]:
         """Several traces as one run: values flow between them unsaved; one request to a server.
 
         Each `with model.trace(prompt):` in the block is recorded; all run when the block ends, in
         that order. Saved values come back then.
 
         execute: False only records; `session.graph` is the experiment.
+        peek: whether Python may ask for a value while the block is recorded, by running what it
+            depends on.
 
         Raises:
             GraphError: a trace or a session is open on this model already.
         """
-        return Session(self, Recorder(self._current_tree(), 0, 0), self._carry_out, execute=execute)
+        recorder = Recorder(self._current_tree(), 0, 0)
+        return Session(self, recorder, self._carry_out, execute=execute, peek=peek)
 
     def _tracer(
-        self, inputs: TokenRows | ModuleInputs, prompt: Any, *, execute: bool = True
+        self,
+        inputs: TokenRows | ModuleInputs,
+        prompt: Any,
+        *,
+        execute: bool = True,
+        peek: bool = True,
     ) -> Tracer[Run]:
         tree, decode = self.executor.tree_for(inputs), None
         batch, pos, passes = 1, 1, 0
@@ -123,7 +131,11 @@ class TracedModel(ABC):
             return session.part(plan, execute=execute)
         recorder = Recorder(tree, batch, pos, decode=decode, passes=passes)
         return Tracer(
-            self, recorder, lambda graph: self._carry_out(graph, inputs, prompt), execute=execute
+            self,
+            recorder,
+            lambda graph: self._carry_out(graph, inputs, prompt),
+            execute=execute,
+            peek=peek,
         )
 
     def _carry_out(

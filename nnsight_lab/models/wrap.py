@@ -39,16 +39,19 @@ class WrappedModule(TracedModel):
         tree: ModuleTree = self._modules_only
         return recorder.tree if recorder is not None else tree
 
-    def trace(self, *args: Any, execute: bool = True, **kwargs: Any) -> Tracer[Run]:
+    def trace(
+        self, *args: Any, execute: bool = True, peek: bool = True, **kwargs: Any
+    ) -> Tracer[Run]:
         """Record the `with` block, and run the module on these arguments when it ends.
 
         execute: False only records; `tracer.graph` is the experiment.
+        peek: False refuses what needs a value while recording.
 
         Raises:
             BadInput: the module cannot run on these arguments.
         """
         try:
-            return self._tracer(_inputs(args, kwargs), args, execute=execute)
+            return self._tracer(_inputs(args, kwargs), args, execute=execute, peek=peek)
         except LabError as exc:
             raise for_the_user(exc) from exc.__cause__
 

@@ -4,6 +4,8 @@
     envoy.py          `lm.layers[2].attn`: names to addresses
     proxy.py          recorded values, which behave like tensors without data
     operators.py      what Python's operators and conversions mean on a recorded value
+    peeks.py          a value that Python needs at once, and edits that would contradict it
+    conversions.py    what Python gets: numbers, text, arrays, sizes
     calls.py          how a call is written down, and whether its result is a view
     cells.py          what a recorded value stands for, so that edits reach all its views
     recorder.py       writes nodes, infers shapes, refuses what cannot be

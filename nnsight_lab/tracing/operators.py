@@ -18,6 +18,7 @@ from nnsight_lab.tracing.source import one_frame, user_line
 __all__ = [
     "CONCRETE",
     "GRADIENTS_ARE_READ",
+    "METHODS_OF_NUMBERS",
     "NUMBERS",
     "OPERATORS",
     "TRANSPOSED",
@@ -62,14 +63,15 @@ NUMBERS = {
 
 GRADIENTS_ARE_READ = "A gradient is read; editing it on its way back is not possible yet."
 
-_METHODS_OF_NUMBERS = frozenset({"item", "tolist", "numpy", "allclose", "equal"})
+METHODS_OF_NUMBERS = frozenset({"item", "tolist", "numpy", "allclose", "equal", "is_nonzero"})
+"""Methods that need the number itself."""
 
 
 def needs_number(what: str) -> ValueNotKnown:
     """The refusal of something that needs the value at once."""
     error = ValueNotKnown(
         f"{what} needs the value itself, which is only there when the model runs.",
-        hint="Save it and look after the block, or use torch.where to choose between values.",
+        hint="Choose between values with torch.where or nl.cond, or save it and look after the block.",
     )
     error.at(user_line())
     return error
@@ -77,7 +79,7 @@ def needs_number(what: str) -> ValueNotKnown:
 
 def no_attribute(name: str) -> LabError:
     """The refusal of an attribute that a recorded value does not have."""
-    if name in _METHODS_OF_NUMBERS:
+    if name in METHODS_OF_NUMBERS:
         return needs_number(f".{name}()")
     if hasattr(torch.Tensor, name):
         return refused(f"Tensor.{name}").at(user_line())
@@ -89,19 +91,20 @@ def no_attribute(name: str) -> LabError:
 
 _WAYS_IN = (
     "__getattr__", "__getitem__", "__setitem__", "__iter__", "__contains__", "__format__",
-    "__len__", "save", "backward",
+    "__len__", "__str__", "save", "backward",
 )  # fmt: skip
 
 
-def give_operators(recorded: type) -> None:
+def give_operators(recorded: type, converted: Any) -> None:
     """Give a class Python's operators, which record, and conversions, which need the number.
 
+    converted: what a conversion gives while the block is recorded (`conversions.py`).
     These and the other ways into it let an error out at the user's line, in one frame.
     """
     for name, op in OPERATORS.items():
         setattr(recorded, name, one_frame(_operator(op)))
     for name, what in NUMBERS.items():
-        setattr(recorded, name, one_frame(_number(name, what)))
+        setattr(recorded, name, one_frame(_number(name, what, converted)))
     for name in _WAYS_IN:
         setattr(recorded, name, one_frame(getattr(recorded, name)))
 
@@ -113,10 +116,10 @@ def _operator(op: str) -> Any:
     return operate
 
 
-def _number(name: str, what: str) -> Any:
+def _number(name: str, what: str, converted: Any) -> Any:
     def convert(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.came_back or not self.recorder.open:
             return getattr(self.value, name)(*args, **kwargs)
-        raise needs_number(what)
+        return converted(self, name, what, *args, **kwargs)
 
     return convert

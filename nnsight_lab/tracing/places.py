@@ -21,6 +21,7 @@ from nnsight_lab.passes.invokes import check_separable
 from nnsight_lab.passes.schedule import too_early
 from nnsight_lab.passes.shapes import meta_of_spec
 from nnsight_lab.tracing.cells import Cell, Value
+from nnsight_lab.tracing.peeks import Visit
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.source import at_line, user_line
 from nnsight_lab.tracing.steps import Steps
@@ -185,6 +186,7 @@ class Places:
         Raises:
             ShapeMismatch: the value does not fit the place.
             WriteTooEarly: the value is made after the model has passed the place.
+            PeekContradicted: Python has seen a value that this would change.
         """
         where = where or user_line()
         if cell.fixed:
@@ -195,11 +197,20 @@ class Places:
             at_line(where, check_fits, str(cell.address), cell.value.meta, new.meta)
             if new.moment > cell.value.moment:
                 raise too_early(cell.address, *_place_and_line(new.read)).at(where)
+            self._check_peeks(cell)
             new = Value(new.node, new.meta, cell.value.moment, cell.value.read)
         self._recorder.note_edit(cell)
         cell.value = new
         cell.version += 1
         cell.edited = where
+
+    def _check_peeks(self, cell: Cell) -> None:
+        if self._recorder.peeks is None:
+            return
+        for key, other in self._cells.items():
+            if other is cell:
+                visit = Visit(key[0], cell.value.moment, key[1])
+                self._recorder.peeks.check_edit(visit)
 
     def writes(self) -> list[tuple[Write, int]]:
         """A write for each edited place, with its end value; ids follow the recorder's next one.

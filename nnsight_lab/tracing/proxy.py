@@ -2,7 +2,7 @@
 
 Operators, methods, indexing and torch functions record nodes. Edits (`h[:, -1] += v`, `h.mul_(2)`)
 go to the cell the proxy views, so that every other view and the model see them. What needs a
-number at once (`if h > 0:`, `float(h)`) is refused with the line and a way round.
+number at once (`if h > 0:`, `float(h)`, `print(h)`) is a peek: see `peeks.py`. `repr` never is.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from nnsight_lab.kernels.table import (
 from nnsight_lab.passes.shapes import describe
 from nnsight_lab.tracing.calls import cast
 from nnsight_lab.tracing.cells import Cell, Step, Value, same_key
+from nnsight_lab.tracing.conversions import contains, converted, shape_of, text_of
 from nnsight_lab.tracing.operators import (
     CONCRETE,
     GRADIENTS_ARE_READ,
+    METHODS_OF_NUMBERS,
     TRANSPOSED,
     give_operators,
-    needs_number,
     no_attribute,
 )
 from nnsight_lab.tracing.source import one_frame, user_line
@@ -215,7 +216,8 @@ class Proxy:
             return getattr(self._known(name), name)
         if name in TRANSPOSED:
             return self._call(f"Tensor.{name}", self)
-        if not is_op(f"Tensor.{name}"):
+        needs_number = name in METHODS_OF_NUMBERS and self.recorder.peeks is not None
+        if not is_op(f"Tensor.{name}") and not needs_number:
             raise no_attribute(name) if self.recorder.open else self._why_not_here()
         return one_frame(partial(self._call, f"Tensor.{name}", self))
 
@@ -228,7 +230,7 @@ class Proxy:
         return _did_not_happen() if missing else _not_saved(_ENDED)
 
     def _known(self, asked: str) -> torch.Tensor:
-        meta = self.now().meta
+        meta = shape_of(self)
         if isinstance(meta, torch.Tensor):
             return meta
         raise ValueNotKnown(
@@ -259,7 +261,7 @@ class Proxy:
         meta = self.now().meta
         if self.came_back or isinstance(meta, dict):
             return item in (self.value if self.came_back else meta)
-        raise needs_number("`in`")
+        return contains(self, item)
 
     def __deepcopy__(self, memo: Any) -> Any:
         return self.clone()
@@ -270,9 +272,12 @@ class Proxy:
     def __format__(self, spec: str) -> str:
         if self.came_back:
             return format(self.value, spec)
-        if spec:
-            raise needs_number("A format")
-        return str(self)
+        if self.recorder.peeks is None and not spec:
+            return repr(self)
+        return str(converted(self, "__format__", "A format", spec))
+
+    def __str__(self) -> str:
+        return str(self.value) if self.came_back else text_of(self)
 
     def __len__(self) -> int:
         if self.came_back:
@@ -356,4 +361,4 @@ _ON_MODEL_DEVICE: dict[str, Any] = {
 }
 """Values live where the model is; constants from here are taken there. Moves change nothing."""
 
-give_operators(Proxy)
+give_operators(Proxy, converted)

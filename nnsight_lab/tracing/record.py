@@ -14,11 +14,11 @@ from nnsight_lab.kernels.table import (
     is_inplace,
     kernel,
     not_in_place,
-    refused,
     written_arguments,
 )
 from nnsight_lab.tracing.calls import is_dropout_off, is_view, plainly
 from nnsight_lab.tracing.cells import Cell, Step, Value
+from nnsight_lab.tracing.conversions import number_of, peeked_size
 from nnsight_lab.tracing.proxy import Proxy, after
 from nnsight_lab.tracing.source import user_line
 
@@ -34,7 +34,7 @@ def record(recorder: Recorder, op: str, args: tuple[Any, ...], kwargs: dict[str,
     if is_dropout_off(op, args, kwargs):
         return args[0]
     if not is_op(op):
-        raise refused(op).at(user_line())
+        return number_of(recorder, op, args, kwargs)
     if not recorder.open:
         return kernel(op)(*after(args), **after(kwargs))
     if is_inplace(op):
@@ -44,6 +44,9 @@ def record(recorder: Recorder, op: str, args: tuple[Any, ...], kwargs: dict[str,
     result = recorder.call(op, args, kwargs)
     if not isinstance(result, Value):
         return result
+    size = peeked_size(recorder, op, result)
+    if size is not None:
+        return size
     base = args[0] if args and isinstance(args[0], Proxy) else None
     step: Step = (op, args[1:], kwargs)
     return _wrapped(recorder, result, base, step)

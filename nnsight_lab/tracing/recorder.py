@@ -29,6 +29,7 @@ from nnsight_lab.ir import (
     Ref,
     TensorData,
     Weight,
+    Write,
 )
 from nnsight_lab.ir.nodes import dependencies
 from nnsight_lab.kernels import Unknown, from_python, infer_call, tensor_to_data
@@ -38,6 +39,7 @@ from nnsight_lab.passes.schedule import BEFORE
 from nnsight_lab.passes.shapes import infer_apply, weight_meta
 from nnsight_lab.tracing.backward import Backwards
 from nnsight_lab.tracing.cells import Cell, Value, holds_tensor
+from nnsight_lab.tracing.peeks import Peeks
 from nnsight_lab.tracing.places import Places
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.record import record
@@ -52,6 +54,7 @@ class Recorder:
 
     decode, passes: of a generation, the tree of each pass after the prompt's, and how many passes
         there may be; 0 for a trace.
+    peeks: finds values while it is recorded; None where nothing may run.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Recorder:
     ) -> None:
         self.places = Places(self, tree, batch, pos, decode, passes)
         self.backwards = Backwards(self)
+        self.peeks: Peeks | None = None
         self.open = True
         self.session: Any = None
         self.results: dict[NodeId, Any] = {}
@@ -81,6 +85,19 @@ class Recorder:
     def tree(self) -> ModuleTree:
         """The tree of the forward pass that is recorded now."""
         return self.places.tree
+
+    @property
+    def nodes(self) -> tuple[Node | None, ...]:
+        """The nodes recorded so far, by their ids; None where a node moved into a region."""
+        return tuple(self._nodes)
+
+    def moment_of(self, node: NodeId) -> int:
+        """When a node of this recording happens."""
+        return self._values[node].moment
+
+    def pending(self) -> list[tuple[Write, int]]:
+        """What edits become when the block ends, with their moments; not yet among the nodes."""
+        return self.places.writes()
 
     @property
     def next_id(self) -> NodeId:
@@ -139,6 +156,10 @@ class Recorder:
             where=where,
         )
         return self.add(node, meta, *self._latest(needs))
+
+    def wrapped(self, value: Any) -> Proxy:
+        """A recorded value by itself, which is no view of another."""
+        return Proxy(self, Cell(value))
 
     def value_of(self, value: Any, like: Any = None) -> Value:
         """A recorded value as it is now, or a tensor or number as a constant like `like`."""
@@ -270,7 +291,7 @@ class Recorder:
 
         names: what to save, by name.
         """
-        for node, moment in self.places.writes():
+        for node, moment in self.pending():
             self.add(node, None, moment)
         self.open = False
         outputs = tuple(Output(name, node) for name, node in names.items())

@@ -119,9 +119,11 @@ def taped(recorder: Recorder) -> Iterator[Tape]:
     """Record on a tape instead of the program, until the end of the `with`."""
     tape = Tape(recorder, recorder.next_id)
     recorder.tapes.append(tape)
+    peeks, recorder.peeks = recorder.peeks, None  # whether a branch is taken is not known yet
     try:
         yield tape
     finally:
+        recorder.peeks = peeks
         recorder.tapes.remove(tape)
         tape.close()
     tape.check_pure()

@@ -67,8 +67,9 @@ class Session(Tracer[RunT]):
         carry_out: Callable[[Graph, Several, list[Any]], RunT],
         *,
         execute: bool = True,
+        peek: bool = True,
     ) -> None:
-        super().__init__(owner, recorder, self._run_parts, execute=execute)
+        super().__init__(owner, recorder, self._run_parts, execute=execute, peek=peek)
         recorder.session = self
         self._carry_out_parts = carry_out
         self._parts: list[PartPlan] = []

@@ -26,6 +26,7 @@ from nnsight_lab.tracing.names import (
     names_of_saved,
     variables_of,
 )
+from nnsight_lab.tracing.peeks import Peeks
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.source import for_the_user, one_frame, shorten_traceback, user_line
 from nnsight_lab.tracing.steps import Iteration, Loop
@@ -49,6 +50,7 @@ class Tracer(Generic[RunT]):
     """One block of recording on one model.
 
     owner: the model traced. carry_out: runs the graph and gives a mapping of names to values.
+    peek: whether Python may have values while the block is recorded.
     add_prompt: takes the prompt of one more invoke, and gives its rows and positions.
     """
 
@@ -59,12 +61,14 @@ class Tracer(Generic[RunT]):
         carry_out: Callable[[Graph], RunT],
         *,
         execute: bool = True,
+        peek: bool = True,
         add_prompt: Callable[[Any], tuple[int, int]] | None = None,
     ) -> None:
         self._owner = owner
         self._recorder = recorder
         self._carry_out = carry_out
         self._execute = execute
+        self._peeks = Peeks(recorder, carry_out) if execute and peek else None
         self._add_prompt = add_prompt
         self._frame: FrameType | None = None
         self._token: Any = None
@@ -166,10 +170,12 @@ class Tracer(Generic[RunT]):
                 hint="End it first, or give both prompts to one trace.",
             ).at(self._begun_at)
         teach_einops()
+        self._recorder.peeks = self._peeks
         self._token = _open.set((*_open.get(), (self._owner, self._recorder)))
 
     def end(self) -> None:
         """Close the recording for good; nothing more can be added to it."""
+        self._recorder.peeks = None  # a traceback that prints a value must not run a model
         _open.reset(self._token)
 
     def finish(self, variables: dict[str, Any], assign: Callable[[dict[str, Any]], None]) -> None:
@@ -237,3 +243,5 @@ class Tracer(Generic[RunT]):
                 self._recorder.missing.add(node)
             else:
                 self._recorder.results[node] = run[name]
+        if self._peeks is not None:
+            run.peeks = self._peeks.cost

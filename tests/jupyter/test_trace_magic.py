@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -167,13 +168,13 @@ def test_a_name_error_shows_the_users_line_and_no_frame_of_ours(notebook: Any) -
         ("h = lm.logits + lm.layers[0].output", "shape-mismatch"),
         ("lm.layers[0].output[:] = lm.layers[3].output", "write-too-early"),
         ("h = torch.rand_like(lm.logits)", "op-not-allowed"),
-        ("x = int(lm.logits.sum())", "value-not-known"),
+        ("x = pickle.dumps(lm.logits)", "value-not-known"),
     ],
 )
 def test_a_mistake_is_shown_at_its_line_with_one_frame_of_ours(
     notebook: Any, line: str, code: str
 ) -> None:
-    error, shown = shown_error(notebook, f'%%trace lm "{PROMPT}"\nimport torch\n{line}')
+    error, shown = shown_error(notebook, f'%%trace lm "{PROMPT}"\nimport torch, pickle\n{line}')
 
     assert isinstance(error, LabError)
     assert error.code == code
@@ -218,3 +219,44 @@ def test_after_an_error_the_next_cell_works(notebook: Any) -> None:
     notebook.ran(f'%%trace lm "{PROMPT}"\nlogits = lm.logits')
 
     assert isinstance(notebook.names["logits"], torch.Tensor)
+
+
+def test_python_decides_in_a_cell_and_the_cost_line_says_so(
+    notebook: Any, tiny: nl.LanguageModel
+) -> None:
+    body = "best = int(lm.logits[0, -1].argmax())\nif lm.logits[0, -1, best] > 0:\n    kept = best"
+    cell = notebook.ran(f'%%trace lm "{PROMPT}"\n{body}\nlogits = lm.logits')
+
+    assert notebook.names["kept"] == int(plain_logits(tiny, PROMPT)[0, -1].argmax())
+    assert re.search(r"\d+ ms, 2 peeks before \(\d+ ms\), saved logits", cell.text)
+    assert "peek" not in notebook.ran(f'%%trace lm "{PROMPT}"\nlogits = lm.logits').text
+
+
+def test_one_peek_is_not_two(notebook: Any) -> None:
+    cell = notebook.ran(f'%%trace lm "{PROMPT}"\nprint(lm.logits[0, -1, :2])')
+
+    assert "1 peek before" in cell.text
+    assert "tensor([" in cell.text
+
+
+def test_peeks_can_be_forbidden_in_a_cell(notebook: Any) -> None:
+    cell = f'%%trace lm "{PROMPT}" --no-peek\nx = 1 if lm.logits.sum() > 0 else 2'
+    error, shown = shown_error(notebook, cell)
+
+    assert isinstance(error, LabError)
+    assert error.code == "value-not-known"
+    assert "----> 2 x = 1 if" in shown
+
+
+def test_a_failed_cell_shows_its_values_without_a_run(
+    notebook: Any, tiny: nl.LanguageModel
+) -> None:
+    """The text of the error holds a recorded value, and so does the traceback."""
+    calls: list[int] = []
+    handle = tiny.module.register_forward_pre_hook(lambda *_: calls.append(1))
+    error, shown = shown_error(notebook, f'%%trace lm "{PROMPT}"\nraise ValueError(lm.logits)')
+    handle.remove()
+
+    assert isinstance(error, ValueError)
+    assert "ValueError: <recorded float32[" in shown
+    assert calls == []

@@ -30,6 +30,7 @@ RUNNABLE = (
     "docs/how-to/save-and-rerun-a-graph.md",
     "docs/reference/generation.md",
     "docs/reference/control-flow.md",
+    "docs/reference/peeks.md",
 )
 
 #: Error pages whose example needs no server and no interruption.
@@ -42,6 +43,7 @@ RAISES = (
     "not-saved",
     "op-failed",
     "op-not-allowed",
+    "peek-contradicted",
     "server-unreachable",
     "shape-mismatch",
     "value-not-known",

@@ -54,7 +54,7 @@ def test_every_option_of_the_command_line_stands_on_its_page() -> None:
 
 
 def test_every_option_of_the_magic_stands_on_its_page() -> None:
-    options = set(re.findall(r"--?[a-z]+", line.USAGE))
+    options = set(re.findall(r"--?[a-z][a-z-]*", line.USAGE))
 
     assert "--show" in options
     assert [option for option in sorted(options) if f"`{option}" not in page("magic")] == []

@@ -167,10 +167,10 @@ NEEDS_A_NUMBER: dict[str, Block] = {
 
 
 @pytest.mark.parametrize("name", NEEDS_A_NUMBER)
-def test_python_cannot_have_a_number_before_the_run(llama: SmallModel, name: str) -> None:
+def test_python_cannot_have_a_number_where_nothing_may_run(llama: SmallModel, name: str) -> None:
     lm = nl.LanguageModel(llama.module)
     kinds = (errors.ValueNotKnown, errors.OpNotAllowed)
-    with pytest.raises(kinds) as caught, lm.trace(IDS):
+    with pytest.raises(kinds) as caught, lm.trace(IDS, peek=False):
         NEEDS_A_NUMBER[name](lm)
     if name != "equal":
         assert isinstance(caught.value, errors.ValueNotKnown)
@@ -180,9 +180,9 @@ def test_python_cannot_have_a_number_before_the_run(llama: SmallModel, name: str
 
 
 def test_printing_shows_what_is_known(llama: SmallModel) -> None:
-    """`print` and a plain f-string do not need the numbers: they show the shape."""
+    """Where nothing may run, `print` and a plain f-string show the shape."""
     lm = nl.LanguageModel(llama.module)
-    with lm.trace(IDS):
+    with lm.trace(IDS, peek=False):
         shown = f"{lm.layers[0].output} {lm.logits > 0}"
     assert shown == "<recorded float32[1, 6, 32] at layers.0.output> <recorded bool[1, 6, 61]>"
 
