@@ -20,6 +20,7 @@ from nnsight_lab.errors import GraphError, LabError, SourceLine
 from nnsight_lab.ir import RESULT, Address, Graph, NodeId
 from nnsight_lab.passes.live import drop_dead_nodes
 from nnsight_lab.tracing.einops_values import teach_einops
+from nnsight_lab.tracing.fields import Fields
 from nnsight_lab.tracing.names import (
     assign_in_frame,
     filled,
@@ -242,6 +243,6 @@ class Tracer(Generic[RunT]):
             if name in missing:
                 self._recorder.missing.add(node)
             else:
-                self._recorder.results[node] = run[name]
+                self._recorder.results[node] = Fields.of(run[name])
         if self._peeks is not None:
             run.peeks = self._peeks.cost
