@@ -30,12 +30,12 @@ default_role = "code"
 nitpicky = True
 nitpick_ignore_regex = [
     # Names of other projects: their documentation is theirs, and a build needs no network.
-    (r"py:.*", r"(torch|numpy|plotly|collections|pathlib|types|typing)\..*"),
+    (r"py:.*", r"(torch|numpy|plotly|collections|contextlib|pathlib|types|typing)\..*"),
     (r"py:.*", r"tuple\[.*"),
     (r"py:.*", r"(Tensor|Any|Path|TypeAlias)"),
     # Rooms of ours that are no part of the public surface; a signature may still show them.
     (r"py:.*", r"nnsight_lab\.(executors|tracing|kernels|runtime|wire|ir\.(codec|literals))\..*"),
-    (r"py:.*", r"(SourceLine|Site|Spec|Arg|Inputs|NodeId|Emit|RunEvent|Reads|Writes)"),
+    (r"py:.*", r"(SourceLine|Site|Spec|Arg|Inputs|NodeId|Emit|RunEvent|Reads|Writes|Modules)"),
 ]
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from nnsight_lab import ir as ir
     from nnsight_lab import recipes as recipes
     from nnsight_lab.ir.graph import Graph as Graph
+    from nnsight_lab.models.experiment import Experiment as Experiment
+    from nnsight_lab.models.experiment import load as load
     from nnsight_lab.models.lab import Lab as Lab
     from nnsight_lab.models.lab import connect as connect
     from nnsight_lab.models.language_model import LanguageModel as LanguageModel
@@ -32,8 +34,12 @@ if TYPE_CHECKING:
     from nnsight_lab.tracing.control import cond as cond
     from nnsight_lab.tracing.control import foreach as foreach
     from nnsight_lab.tracing.control import while_ as while_
+    from nnsight_lab.tracing.local_calls import local_fn as local_fn
+    from nnsight_lab.tracing.saving import save as save
+    from nnsight_lab.tracing.show import show as show
 
 __all__ = [
+    "Experiment",
     "Graph",
     "Lab",
     "LanguageModel",
@@ -44,7 +50,11 @@ __all__ = [
     "errors",
     "foreach",
     "ir",
+    "load",
+    "local_fn",
     "recipes",
+    "save",
+    "show",
     "while_",
     "wrap",
 ]
@@ -52,15 +62,20 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Experiment": "nnsight_lab.models.experiment",
+    "load": "nnsight_lab.models.experiment",
     "Graph": "nnsight_lab.ir.graph",
     "Lab": "nnsight_lab.models.lab",
     "LanguageModel": "nnsight_lab.models.language_model",
     "Run": "nnsight_lab.models.run",
     "Settings": "nnsight_lab.settings",
     "cond": "nnsight_lab.tracing.control",
+    "local_fn": "nnsight_lab.tracing.local_calls",
     "connect": "nnsight_lab.models.lab",
     "foreach": "nnsight_lab.tracing.control",
     "while_": "nnsight_lab.tracing.control",
+    "save": "nnsight_lab.tracing.saving",
+    "show": "nnsight_lab.tracing.show",
     "wrap": "nnsight_lab.models.wrap",
 }
 _ROOMS = ("errors", "ir", "recipes")

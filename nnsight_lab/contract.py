@@ -101,11 +101,15 @@ Inputs: TypeAlias = TokenRows | ModuleInputs | Several
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """One run: a graph, what the model is given, and an id chosen by the client."""
+    """One run: a graph, what the model is given, and an id chosen by the client.
+
+    functions: what the local calls of the graph mean. Never leaves this process.
+    """
 
     id: str
     graph: Graph
     inputs: Inputs
+    functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@
     │   └── EngineFailed          the engine stopped while running
     ├── ModelNotFound             no model by that name
     ├── NotSupported              this executor or model cannot do that; another can
+    ├── NotTrusted            a file holds code, and nobody said that it may run
     ├── LimitExceeded             a graph, message or result over the limit
     ├── MagicUsage                the `%%trace` or `%nnl` line cannot be read
     └── ServerError               between the notebook and the lab's server
@@ -53,6 +54,7 @@ __all__ = [
     "NeverReached",
     "NotSaved",
     "NotSupported",
+    "NotTrusted",
     "OpFailed",
     "OpNotAllowed",
     "PeekContradicted",
@@ -256,6 +258,12 @@ class NotSupported(LabError):
     """This executor or this model cannot do that; the hint names what can."""
 
     code = "not-supported"
+
+
+class NotTrusted(LabError):
+    """A file holds Python functions, and reading them would run code of whoever made it."""
+
+    code = "not-trusted"
 
 
 class LimitExceeded(LabError):

@@ -59,7 +59,11 @@ class Padded:
 
     def _given(self, ids: torch.Tensor, at: slice) -> dict[str, torch.Tensor]:
         given: dict[str, Any] = {"input_ids": ids}
-        if not self._even:
+        if self._device.type == "meta":
+            # Without weights there are no values to make a mask from: here is a made one.
+            shape = (len(self._lengths), 1, ids.shape[1], at.stop)
+            given["attention_mask"] = torch.zeros(shape, device=self._device)
+        elif not self._even:
             given["attention_mask"] = self._mask[:, : at.stop]
         if self._positions:
             # Always given, so that what follows from them is [batch, pos, …] padded or not.

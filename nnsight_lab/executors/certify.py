@@ -180,6 +180,8 @@ class _Checks:
 
     def _is_asked(self, address: Address) -> bool:
         path, port = address.path, address.port
+        if port == "inputs":
+            return False
         block = path.startswith("layers.") and path.count(".") == 1
         return block or port in ("z", "pattern", "logits") or path in ("norm", "lm_head")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,6 +20,8 @@ import torch
 from nnsight_lab.executors.attention import listening
 from nnsight_lab.executors.inside import INSIDE, overhearing
 from nnsight_lab.executors.sites import HookPoint
+from nnsight_lab.executors.skipping import skipping
+from nnsight_lab.ir import Skip
 
 __all__ = ["OnPoint", "TorchHost"]
 
@@ -48,9 +50,15 @@ class TorchHost:
 
     def apply(self, path: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Call a module out of its order, without waking any hook of ours."""
+        return self.aside(self.submodule(path), args, kwargs)
+
+    def aside(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Call a function without waking any hook of ours, should it call the model."""
         was, self._silent = self._silent, True
         try:
-            return self.submodule(path)(*args, **kwargs)
+            return function(*args, **kwargs)
         finally:
             self._silent = was
 
@@ -77,6 +85,12 @@ class TorchHost:
             hidden = {point for point in points if point.stage in INSIDE}
             if hidden:
                 stack.enter_context(overhearing(self._module, hidden, on_point, self._deaf))
+            yield
+
+    @contextmanager
+    def skipping(self, skips: Sequence[Skip], instead: Callable[[Skip], Any]) -> Iterator[None]:
+        """Some calls of modules give `instead(skip)` while the block runs, and do not run."""
+        with skipping(self._module, skips, instead, self._deaf):
             yield
 
     def _deaf(self) -> bool:

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from nnsight_lab.executors.sites import HookPoint
 
-__all__ = ["INSIDE", "overhearing"]
+__all__ = ["INSIDE", "overhearing", "replaced"]
 
 INSIDE = frozenset({"method", "torch", "torch-pattern", "rows-before", "rows-after"})
 """The stages served here."""
@@ -58,7 +58,7 @@ def overhearing(
 
 
 @contextmanager
-def _replaced(
+def replaced(
     module: torch.nn.Module, name: str, replacing: Callable[[Callable[..., Any]], Any]
 ) -> Iterator[None]:
     """A method of this one module is another while the block runs, for one run at a time.
@@ -93,7 +93,7 @@ def _method(
 
         return attend
 
-    with _replaced(module, name, replacing):
+    with replaced(module, name, replacing):
         yield
 
 
@@ -117,7 +117,7 @@ def _torch_call(
 
         return forward
 
-    with _replaced(module, "forward", replacing):
+    with replaced(module, "forward", replacing):
         yield
 
 

@@ -17,7 +17,7 @@ from nnsight_lab.errors import Cancelled
 from nnsight_lab.executors.host import TorchHost
 from nnsight_lab.executors.measure import Measured
 from nnsight_lab.executors.sites import HookPoint
-from nnsight_lab.ir import STEP, ModuleTree, Spec
+from nnsight_lab.ir import STEP, ModuleTree, Skip, Spec
 from nnsight_lab.passes.invokes import Span, narrowed, widened
 from nnsight_lab.passes.schedule import Schedule
 from nnsight_lab.passes.stages import Stages
@@ -39,6 +39,7 @@ class Listener:
         self, run: Interleaver, plan: Schedule, stages: Stages, cancelled: Callable[[], bool]
     ) -> None:
         self._run = run
+        self._plan = plan
         self._graph = plan.graph
         self._stages = stages
         self._cancelled = cancelled
@@ -90,8 +91,12 @@ class Listener:
         if not points:
             yield False
             return
-        with host.attached(set(points), on_point):
+        skips = [skip for moment in points.values() for skip in self._skips(moment)]
+        with host.attached(set(points), on_point), host.skipping(skips, self._run.instead):
             yield True
+
+    def _skips(self, moment: int) -> tuple[Skip, ...]:
+        return self._plan.moments[moment].skips
 
     def hand_over(
         self,

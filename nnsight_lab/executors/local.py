@@ -103,7 +103,7 @@ class LocalExecutor:
 
     def _make_card(self) -> ModelCard:
         first = next(self.module.parameters(), torch.empty(0))
-        features = {"trace", "apply", "gradient", "local"} | (
+        features = {"trace", "apply", "gradient", "local", "local_fn"} | (
             {"tokens"} if self._language else set()
         )
         tree = self._measured_for(TokenRows(((0,),))).tree if self._language else ModuleTree(())
@@ -201,7 +201,9 @@ class LocalExecutor:
     ) -> tuple[int, bool]:
         """Make the forward passes; gives how many there were, and whether every text ended."""
         host = TorchHost(self.module, dict(measured[0].tree.standard))
-        run = Interleaver(plan, host, lambda name, value: emit(Saved(name, value)))
+        run = Interleaver(
+            plan, host, lambda name, value: emit(Saved(name, value)), request.functions
+        )
         listener = Listener(run, plan, stages, lambda: request.id in self._cancelled)
         begins, made, ended = 0, 0, False
         with torch.set_grad_enabled(bool(plan.gradients)), self._evaluating():
@@ -279,15 +281,20 @@ class LocalExecutor:
         sizes = _SMALL if not context or context >= _SMALL[-1][1] else _SMALLER
         short = [(batch, min(pos, context or pos)) for batch, pos in sizes]
         runs = {size: self._small_run(*size) for size in short}
-        with self._evaluating():
-            measured, self._names = certified(self.module, runs)
-            self._decoding = measured_decoding(
-                self.module,
-                measured,
-                vocab=self._config_number("vocab_size"),
-                context=context,
-                positions=self._takes_positions,
-            )
+        try:
+            with self._evaluating():
+                measured, self._names = certified(self.module, runs)
+                self._decoding = measured_decoding(
+                    self.module,
+                    measured,
+                    vocab=self._config_number("vocab_size"),
+                    context=context,
+                    positions=self._takes_positions,
+                )
+        except LabError:
+            raise
+        except Exception as exc:  # a seam: any module refuses tokens in its own way
+            raise _not_a_language_model(self.module, exc) from exc
         return measured
 
     def _small_run(self, batch: int, pos: int) -> Callable[[], None]:
@@ -309,6 +316,14 @@ class LocalExecutor:
                 f"{self.name} cannot run on these inputs: {[*str(exc).splitlines(), ''][0]}",
                 hint=f"Call the module by itself with the same inputs: {self.name}(…).",
             ) from exc
+
+
+def _not_a_language_model(module: torch.nn.Module, exc: Exception) -> BadInput:
+    kind, said = type(module).__name__, [*str(exc).splitlines(), ""][0]
+    return BadInput(
+        f"{kind} does not run as a causal language model: {said}",
+        hint="nl.wrap(module) traces any torch module.",
+    )
 
 
 def _without_data(module: torch.nn.Module, inputs: ModuleInputs) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from nnsight_lab.ir import (
     Spec,
     TensorSpec,
     TupleSpec,
+    is_said_by_input,
 )
 from nnsight_lab.kernels.tensors import dtype_name
 
@@ -117,8 +118,8 @@ def _every_point(module: torch.nn.Module, extra: Mapping[HookPoint, Any]) -> set
 def _own_bindings(point: HookPoint) -> tuple[Binding, ...]:
     if point.stage not in ("before", "after"):
         return ()
-    into, out = module_bindings(point.path, point.call)
-    return (into,) if point.stage == "before" else (out,)
+    into, given, out = module_bindings(point.path, point.call)
+    return (into, given) if point.stage == "before" else (out,)
 
 
 def module_cards(module: torch.nn.Module) -> tuple[ModuleCard, ...]:
@@ -130,6 +131,22 @@ def module_cards(module: torch.nn.Module) -> tuple[ModuleCard, ...]:
         kept = tuple((name, spec) for name, spec in weights if isinstance(spec, TensorSpec))
         cards.append(ModuleCard(path, type(child).__name__, kept))
     return tuple(cards)
+
+
+def _watched(
+    module: torch.nn.Module, run: Callable[[], Any], standard: tuple[Binding, ...]
+) -> Watched:
+    """One forward pass as it is under way in a run.
+
+    What modules are given is noted in a pass of its own: to show the pattern, attention is given
+    a mask that it otherwise does without.
+    """
+    seen = watch(module, run, standard)
+    if not standard:
+        return seen
+    plain = watch(module, run)
+    given = {at: spec for at, spec in plain.specs.items() if at.port == "inputs"}
+    return replace(seen, specs={**seen.specs, **given})
 
 
 def measure(
@@ -144,13 +161,15 @@ def measure(
         learn how axes follow the prompt.
     standard: bindings of standard names. names: standard names that are modules.
     """
-    passes = {size: watch(module, run, standard) for size, run in runs.items()}
+    passes = {size: _watched(module, run, standard) for size, run in runs.items()}
     first = next(iter(passes.values()))
     moments = {point: place for place, point in enumerate(first.order)}
     sites = tuple(
         Site(address, moments[binding.point], _fitted(address, passes))
         for address, binding in first.bindings.items()
     )
+    by_address = {site.address: site for site in sites}
+    sites = tuple(site for site in sites if not is_said_by_input(site, by_address))
     tree = ModuleTree(
         modules=module_cards(module),
         sites=tuple(sorted(sites, key=lambda site: (site.moment, site.address))),

@@ -7,6 +7,7 @@ and its residual stream); a `Binding` says how each is read from, and written in
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -69,7 +70,19 @@ class Binding:
 
 def whole(address: Address, point: HookPoint) -> Binding:
     """The value at the hook point itself."""
-    return Binding(address, point, lambda value: value, lambda _, new: new, plain=True)
+    return Binding(address, point, lambda value: value, _of_its_kind, plain=True)
+
+
+def _of_its_kind(old: Any, new: Any) -> Any:
+    """A graph's dicts and tuples as what the model's code has: output objects, with attributes."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        changed = copy.copy(old)
+        for key in new:
+            changed[key] = _of_its_kind(old.get(key), new[key])
+        return changed
+    if type(old) in (tuple, list) and isinstance(new, tuple | list) and len(old) == len(new):
+        return type(old)(_of_its_kind(*pair) for pair in zip(old, new, strict=True))
+    return new
 
 
 def _first(value: Any) -> Any:
@@ -133,7 +146,9 @@ def logits_of(address: Address, point: HookPoint) -> Binding:
     )
 
 
-def module_bindings(path: str, call: int = 0) -> tuple[Binding, Binding]:
-    """`input` and `output` of one call of a module, under its own path."""
-    into = input_of(Address(path, "input", call), HookPoint("before", path, call))
-    return into, whole(Address(path, "output", call), HookPoint("after", path, call))
+def module_bindings(path: str, call: int = 0) -> tuple[Binding, Binding, Binding]:
+    """`input`, `inputs` and `output` of one call of a module, under its own path."""
+    before = HookPoint("before", path, call)
+    into = input_of(Address(path, "input", call), before)
+    given = whole(Address(path, "inputs", call), before)
+    return into, given, whole(Address(path, "output", call), HookPoint("after", path, call))

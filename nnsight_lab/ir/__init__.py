@@ -5,6 +5,7 @@
     Graph     nodes, named outputs, version  graph.py
     text      the numbered text form         text.py
     codec     bytes and back, bounded        codec.py, plain_nodes.py, plain_args.py, limits.py
+    files     the layout of saved experiments  files.py
     ops       the names an op may have       ops.py
     tree      a model's modules and sites    tree.py
 
@@ -49,6 +50,7 @@ from nnsight_lab.ir.tree import (
     Spec,
     TensorSpec,
     TupleSpec,
+    is_said_by_input,
 )
 
 __all__ = [
@@ -91,6 +93,7 @@ __all__ = [
     "TensorData",
     "TensorSpec",
     "TupleSpec",
+    "is_said_by_input",
     "Weight",
     "While",
     "Write",

@@ -11,9 +11,12 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 from nnsight_lab.errors import LabError, SourceLine
 from nnsight_lab.ir import codec
+from nnsight_lab.ir.files import GRAPH, write_file
 from nnsight_lab.ir.limits import Limits
 from nnsight_lab.ir.nodes import Node, NodeId, Read, Write, blocks_of, with_new_ids
 from nnsight_lab.ir.text import graph_to_text
@@ -95,6 +98,19 @@ class Graph:
     def to_bytes(self, *, sources: bool = True) -> bytes:
         """The graph as bytes. `sources=False` leaves out file names and line numbers."""
         return codec.encode(self, sources=sources)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the graph to a file, without inputs; `nl.load` reads it. `run.save` keeps those."""
+        return write_file(path, {}, {GRAPH: self.to_bytes()})
+
+    def to_python(self, model: Any, prompt: Any) -> str:
+        """The experiment as plain PyTorch with hooks, on this model and prompt.
+
+        The model knows where its places are, so it is the one that prints. After a run,
+        `run.to_python()` says the same for its own model and prompt.
+        """
+        text: str = model.experiment(self, prompt).to_python(model)
+        return text
 
     @staticmethod
     def from_bytes(data: bytes, *, limits: Limits | None = None) -> Graph:

@@ -16,7 +16,9 @@ __all__ = ["LAB_OPS", "is_op", "nearest_ops", "op_names"]
 LAB_OPS: dict[str, str] = {
     "operator.getitem": "value[key], for tensors, tuples and dicts",
     "lab.assign": "a copy of a value in which the view reached by steps holds another value",
+    "lab.like": "a value that is told to have the shape and dtype of another, or an error",
     "lab.set_item": "a copy of a value in which view[key] = value was done",
+    "lab.tuple": "its arguments as a tuple",
 }
 """Operations PyTorch has no single name for, with what each gives."""
 

@@ -8,6 +8,7 @@ know which place the model reaches first. Sizes that follow the prompt are kept 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
@@ -29,6 +30,7 @@ __all__ = [
     "Spec",
     "TensorSpec",
     "TupleSpec",
+    "is_said_by_input",
 ]
 
 
@@ -135,6 +137,21 @@ class Site:
     spec: Spec
 
 
+def _alone(given: Spec) -> TupleSpec:
+    """What a module is given that is called with one value: `((value,), {})`."""
+    return TupleSpec((TupleSpec((given,)), DictSpec(())))
+
+
+def is_said_by_input(site: Site, others: Mapping[Address, Site]) -> bool:
+    """Whether a site of port `inputs` says no more than that of port `input`.
+
+    So it is of most modules, which are called with one value; such a site is left out of a tree.
+    """
+    path, call = site.address.path, site.address.call
+    into = others.get(Address(path, "input", call))
+    return site.address.port == "inputs" and into is not None and site.spec == _alone(into.spec)
+
+
 @dataclass(frozen=True, slots=True)
 class ModuleCard:
     """One module: its path, its class, its parameters' names and specs."""
@@ -149,7 +166,8 @@ class ModuleTree:
     """The modules of a model and the sites of one forward pass.
 
     modules: in the model's own order, parents first; the first is the model itself, path `""`.
-    sites: every address of one forward pass, module paths and standard names alike.
+    sites: every address of one forward pass, module paths and standard names alike, but for
+        `inputs` that `input` already says.
     same_as: addresses that hold the very same value under another name, e.g. the module path
         `model.layers.0` for the standard name `layers.0`; the recorder keeps one cell for both.
     standard: standard names that are modules too, e.g. `norm` is `model.norm`.
@@ -175,8 +193,15 @@ class ModuleTree:
 
     @cached_property
     def by_address(self) -> dict[Address, Site]:
-        """Sites by address."""
-        return {site.address: site for site in self.sites}
+        """Sites by address; also the `inputs` of modules that are called with one value."""
+        listed = {site.address: site for site in self.sites}
+        given = dict(listed)
+        for site in self.sites:
+            path, call = site.address.path, site.address.call
+            inputs = Address(path, "inputs", call)
+            if site.address.port == "input" and path in self.by_path and inputs not in listed:
+                given[inputs] = Site(inputs, site.moment, _alone(site.spec))
+        return given
 
     @cached_property
     def module_of(self) -> dict[str, str]:
@@ -186,13 +211,23 @@ class ModuleTree:
     @cached_property
     def one_name(self) -> dict[Address, Address]:
         """The address to use for each address that has a better-known twin."""
-        return dict(self.same_as)
+        names = dict(self.same_as)
+        for name, path in self.standard:
+            if Address(path, "inputs") in self.by_address:
+                names[Address(name, "inputs")] = Address(path, "inputs")
+        return names
+
+    @cached_property
+    def calls(self) -> dict[str, int]:
+        """How many times each module runs in one forward pass; those that do not are left out."""
+        outputs = [at for at in self.by_address if at.port == "output" and at.path in self.by_path]
+        return {at.path: at.call + 1 for at in sorted(outputs)}
 
     @cached_property
     def ports(self) -> dict[str, tuple[str, ...]]:
         """The ports of each path, in the order they are reached."""
         found: dict[str, dict[str, None]] = {}
-        for site in sorted(self.sites, key=lambda site: site.moment):
+        for site in sorted(self.by_address.values(), key=lambda site: site.moment):
             found.setdefault(site.address.path, {})[site.address.port] = None
         return {path: tuple(ports) for path, ports in found.items()}
 

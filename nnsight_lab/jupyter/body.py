@@ -43,6 +43,12 @@ class Body:
         exec(self.code, namespace)  # the user's own cell, in the user's own kernel
 
 
+def _is_shown(line: ast.stmt) -> bool:
+    """Whether a line is `nl.show(…)`, which prints its value by itself."""
+    call = line.value if isinstance(line, ast.Expr) else None
+    return isinstance(call, ast.Call) and ast.unparse(call.func) in ("nl.show", "show")
+
+
 def compile_body(text: str, filename: str, first_line: int) -> Body:
     """Compile a cell body whose first line is line `first_line` of `filename`.
 
@@ -53,6 +59,7 @@ def compile_body(text: str, filename: str, first_line: int) -> Body:
     tree = ast.parse(padded, filename)
     assigned = tuple(dict.fromkeys(name for node in tree.body for name in _targets(node)))
     shows = bool(tree.body) and isinstance(tree.body[-1], ast.Expr) and not _is_quiet(text)
+    shows = shows and not _is_shown(tree.body[-1])
     if shows:
         last = tree.body[-1]
         assert isinstance(last, ast.Expr)

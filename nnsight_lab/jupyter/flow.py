@@ -22,7 +22,7 @@ from nnsight_lab.passes.blocks import items_of
 from nnsight_lab.tracing import Proxy, Recorder
 from nnsight_lab.tracing.branches import choice
 from nnsight_lab.tracing.cells import Cell, Value
-from nnsight_lab.tracing.control import cond, is_recorded, single, taken_apart
+from nnsight_lab.tracing.control import chosen, is_recorded, single, taken_apart
 from nnsight_lab.tracing.loops import Loop
 from nnsight_lab.tracing.nests import Differ, Leaf, Pairing, collected, settled
 from nnsight_lab.tracing.regions import taped
@@ -154,14 +154,14 @@ class Flow:
 
     def chosen(self, test: Any, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
         """`a if test else b`."""
-        return cond(test, then, otherwise)
+        return chosen(test, then, otherwise)
 
     def all_of(self, first: Any, *rest: Callable[[], Any]) -> Any:
         """`first and …`."""
         if not rest:
             return first
         if is_recorded(first):
-            return cond(first, lambda: self.all_of(rest[0](), *rest[1:]), lambda: first)
+            return chosen(first, lambda: self.all_of(rest[0](), *rest[1:]), lambda: first)
         return self.all_of(rest[0](), *rest[1:]) if first else first
 
     def any_of(self, first: Any, *rest: Callable[[], Any]) -> Any:
@@ -169,7 +169,7 @@ class Flow:
         if not rest:
             return first
         if is_recorded(first):
-            return cond(first, lambda: first, lambda: self.any_of(rest[0](), *rest[1:]))
+            return chosen(first, lambda: first, lambda: self.any_of(rest[0](), *rest[1:]))
         return first or self.any_of(rest[0](), *rest[1:])
 
     def negated(self, value: Any) -> Any:

@@ -192,6 +192,8 @@ class TraceMagics(Magics):
         """%nnl connect URL [--token T] [--as NAME]   connect to a lab's server; it becomes `lab`
         %nnl use NAME [--as NAME]        the model %%trace uses by default; a served or bundled
                                          one becomes `lm`, a variable keeps its name
+        %nnl code [RUN]                  the last run (`run`), or a run of that name, as plain
+                                         PyTorch with hooks, which runs without this package
         """
         word, _, rest = line.strip().partition(" ")
         magic = user_line()
@@ -200,7 +202,11 @@ class TraceMagics(Magics):
                 return self._connect(rest.split())
             if word == "use":
                 return self._use(rest.split())
-            raise MagicUsage(f"%nnl {word or '(nothing)'}?", hint="%nnl connect URL, %nnl use NAME")
+            if word == "code":
+                return self._code(rest.split())
+            raise MagicUsage(
+                f"%nnl {word or '(nothing)'}?", hint="%nnl connect URL, %nnl use NAME, %nnl code"
+            )
 
     def _connect(self, words: list[str]) -> Lab:
         urls, options = _options(words, {"--token": "", "--as": "lab"})
@@ -209,6 +215,14 @@ class TraceMagics(Magics):
         self.lab = connect(urls[0] if urls else None, token=options["--token"] or None)
         self._shell.user_ns[options["--as"]] = self.lab
         return self.lab
+
+    def _code(self, words: list[str]) -> None:
+        """Print a run as a program; nothing is returned, so that it reads as code, not as text."""
+        name = words[0] if words else "run"
+        run = self._shell.user_ns.get(name)
+        if len(words) > 1 or not isinstance(run, Run):
+            raise MagicUsage(f"{name} is not a run.", hint="%nnl code, or %nnl code RUN")
+        print(run.to_python())
 
     def _use(self, words: list[str]) -> TracedModel:
         names, options = _options(words, {"--as": "lm"})

@@ -150,11 +150,13 @@ def infer_call(op: str, args: Any, kwargs: Any) -> Any:
         LimitExceeded: it would give an absurd number of tensors.
     """
     function = kernel(op)
+    if op == "lab.like" and len(args) == 2 and isinstance(args[0], Unknown):
+        return args[1]
     _check_call(op, args, kwargs)
     whole = args[0] if args else None
     if op in _KEEPS_SHAPE and len(args) > 1:
         _check_steps(whole, args[1])
-    opaque = args[1:] if op == "operator.getitem" and _is_container(whole) else args
+    opaque = args[1:] if _is_container(whole) and _knows_enough(op, whole, args) else args
     if _holds_unknown(opaque) or _holds_unknown(kwargs):
         return _unknown(op, args, kwargs)
     try:
@@ -201,6 +203,22 @@ def _check_what_meta_lets_pass(op: str, args: Any, kwargs: Any) -> None:
         axes = max(tensors[0].dim(), 1)
         if not -axes <= axis < axes:
             raise IndexError(f"there is no axis {axis}")
+
+
+def _knows_enough(op: str, whole: Any, args: Any) -> bool:
+    """Whether what is unknown of a container matters to this call: not where it goes by known parts."""
+    if op == "operator.getitem":
+        return True
+    if op not in _KEEPS_SHAPE or len(args) < 2:
+        return False
+    for step in args[1]:
+        if not _is_container(whole):
+            break
+        try:
+            whole = whole[step[1][0]]
+        except (LookupError, TypeError):
+            return True  # the call itself says what is wrong
+    return not isinstance(whole, Unknown)
 
 
 def _is_container(value: Any) -> bool:

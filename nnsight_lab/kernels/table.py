@@ -202,10 +202,31 @@ def _on_copies(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def _like(value: Any, other: Any) -> Any:
+    """The value itself, if it has the shape and dtype it was said to have."""
+    if not isinstance(value, torch.Tensor) or not isinstance(other, torch.Tensor):
+        same = type(value) is type(other)
+    else:
+        same = value.shape == other.shape and value.dtype == other.dtype
+    if not same:
+        raise TypeError(
+            f"it was said to be like {_described(other)}, but it is {_described(value)}"
+        )
+    return value
+
+
+def _described(value: Any) -> str:
+    if not isinstance(value, torch.Tensor):
+        return f"a {type(value).__name__}"
+    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+
+
 _LAB: dict[str, Callable[..., Any]] = {
     "operator.getitem": lambda value, key: value[key],
     "lab.assign": _assign,
     "lab.set_item": _set_item,
+    "lab.tuple": lambda *items: items,
+    "lab.like": _like,
 }
 
 

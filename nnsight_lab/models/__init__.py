@@ -3,6 +3,9 @@
     language_model.py  LanguageModel: prompts in, standard names, local or on a server
     wrap.py            wrap: any torch module
     traced.py          what both share: envoys, trace, run
+    edits.py           edits that every trace of a model begins with
+    edit_recorder.py   records them for prompts of any size
+    scans.py           a block that is recorded and not run
     run.py             Run: saved names to tensors, and its views
     prompts.py         text, ids and tensors to rows of token ids
     at_the_line.py     errors as they leave the package

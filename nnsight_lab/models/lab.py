@@ -7,8 +7,9 @@ run gets there and back is in `executors/remote.py`.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from nnsight_lab.errors import LabError, ModelNotFound
 from nnsight_lab.executors.remote import RemoteExecutor
@@ -97,18 +98,23 @@ class Lab:
         except LabError as exc:
             raise at_the_line(exc) from exc.__cause__
 
-    def model(self, name: str) -> LanguageModel:
+    def model(
+        self, name: str, *, rename: Mapping[str, str | Iterable[str]] | None = None
+    ) -> LanguageModel:
         """A served model, to trace with as if it were here.
+
+        rename: names of your own for its modules; the server does not learn of them.
 
         Raises:
             ModelNotFound: no model of that name is served; the nearest is offered.
+            BadInput: a name of yours is taken.
         """
         try:
-            return self._model(str(name))
+            return self._model(str(name), rename)
         except LabError as exc:
             raise at_the_line(exc) from exc.__cause__
 
-    def _model(self, name: str) -> LanguageModel:
+    def _model(self, name: str, rename: Any) -> LanguageModel:
         from nnsight_lab.models.language_model import LanguageModel
 
         executor = RemoteExecutor(self.client, name)
@@ -116,7 +122,7 @@ class Lab:
             executor.card()
         except ModelNotFound:
             raise self._not_found(name) from None
-        return LanguageModel.from_executor(executor, self._settings)
+        return LanguageModel.from_executor(executor, self._settings, rename=rename)
 
     def _not_found(self, name: str) -> ModelNotFound:
         names = [model.name for model in self.client.models()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from nnsight_lab.executors.families import NameReport, names_in_tree
 from nnsight_lab.executors.local import LocalExecutor, load_local
 from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.models.at_the_line import at_the_line
+from nnsight_lab.models.edits import edits_noted
+from nnsight_lab.models.experiment import experiment_of
 from nnsight_lab.models.generation import generation_of
 from nnsight_lab.models.prompts import rows_of, tokenizer_from_files, visible_token
 from nnsight_lab.models.run import Run
+from nnsight_lab.models.scans import Shapes, scanned
 from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.passes import check_inputs
 from nnsight_lab.settings import Settings
@@ -42,12 +46,13 @@ class LanguageModel(TracedModel):
 
     Standard names: `embed`, `layers[i]` (`.input`, `.output`: the residual stream), `.attn`
     (`.q .k .v .z`: `[batch, pos, head, d_head]`, `.pattern`: `[batch, head, query, key]`),
-    `.mlp` (`.output`, `.neurons`), `norm`, `logits`. The model's own module paths work as well.
+    `.mlp` (`.output`, `.neurons`), `norm`, `logits`. The model's own module paths work as well,
+    and names of your own: `rename={"model.layers": "blocks", "mlp": ["ff", "feed"]}`.
     Several prompts are padded on the left; each gives what it gives alone.
 
     Raises:
         ModelNotFound: no such model here, and none could be fetched.
-        BadInput: what was given is neither a name nor a module.
+        BadInput: what was given is neither a name nor a module, or a name of yours is taken.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class LanguageModel(TracedModel):
         *,
         tokenizer: Any = None,
         settings: Settings | None = None,
+        rename: Mapping[str, str | Iterable[str]] | None = None,
         **options: Any,
     ) -> None:
         settings = settings or Settings.from_environment()
@@ -71,21 +77,31 @@ class LanguageModel(TracedModel):
                 f"A {type(model).__name__} is not a language model.",
                 hint='Give a name, such as "tiny", a folder, or a loaded torch module.',
             ).at(user_line())
-        self._set_up(executor, settings)
+        try:
+            self._set_up(executor, settings, rename)
+        except BadInput as exc:
+            raise at_the_line(exc) from exc.__cause__
 
     @classmethod
-    def from_executor(cls, executor: Executor, settings: Settings | None = None) -> LanguageModel:
+    def from_executor(
+        cls,
+        executor: Executor,
+        settings: Settings | None = None,
+        *,
+        rename: Mapping[str, str | Iterable[str]] | None = None,
+    ) -> LanguageModel:
         """A model whose runs are carried out by `executor`, e.g. on a server."""
         model = cls.__new__(cls)
-        model._set_up(executor, settings or Settings.from_environment())  # noqa: SLF001
+        model._set_up(executor, settings or Settings.from_environment(), rename)  # noqa: SLF001
         return model
 
-    def _set_up(self, executor: Executor, settings: Settings) -> None:
+    def _set_up(self, executor: Executor, settings: Settings, rename: Any) -> None:
         TracedModel.__init__(self, executor, settings)
         tokenizer = getattr(executor, "tokenizer", None)
         if tokenizer is None:
             tokenizer = tokenizer_from_files(executor.card().tokenizer)
         object.__setattr__(self, "_tokenizer", tokenizer)
+        self._rename(rename)
 
     @property
     def tokenizer(self) -> Any:
@@ -110,6 +126,10 @@ class LanguageModel(TracedModel):
     def tokenize(self, prompt: Any) -> TokenRows:
         """A prompt as rows of token ids. Raises `BadInput`."""
         return rows_of(prompt, self.tokenizer)
+
+    def inputs_of(self, prompt: Any) -> TokenRows:
+        """A prompt, or rows of token ids as they are."""
+        return prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
 
     def token_strings(self, prompt: Any) -> list[list[str]]:
         """Each prompt's tokens as text, one string a position; a leading space is `·`."""
@@ -164,6 +184,17 @@ class LanguageModel(TracedModel):
         """
         return self._block(prompt, generation_of(options), execute=execute, peek=peek)
 
+    @one_frame
+    def scan(self, prompt: Any = _NO_PROMPT) -> Tracer[Shapes]:
+        """Record the `with` block, and give the shapes of what it saves; nothing runs.
+
+        After the block each saved name holds a tensor without data, on the `meta` device.
+
+        Raises:
+            BadInput: the prompt is empty or not a prompt.
+        """
+        return scanned(self.trace(prompt, peek=False))
+
     def _block(
         self, prompt: Any, generation: Generation | None, *, execute: bool, peek: bool
     ) -> Tracer[Run]:
@@ -202,13 +233,15 @@ class LanguageModel(TracedModel):
         if session is not None:
             plan = PartPlan(card.tree, 0, 0, inputs, prompts, card.decode, passes, add_prompt)
             return session.part(plan, execute=execute)
+        recorder = Recorder(card.tree, 0, 0, decode=card.decode, passes=passes)
         return Tracer(
             self,
-            Recorder(card.tree, 0, 0, decode=card.decode, passes=passes),
+            self._prepared(recorder),
             lambda graph: self._carry_out(graph, inputs(), prompts),
             execute=execute,
             peek=peek,
             add_prompt=add_prompt,
+            describe=lambda graph: experiment_of(self, graph, inputs(), prompts),
         )
 
     def run(
@@ -235,6 +268,7 @@ class LanguageModel(TracedModel):
         size = f"{card.parameters / 1e6:.1f}M parameters"
         where = "" if isinstance(self.executor, LocalExecutor) else ", on a server"
         head = f"<LanguageModel {card.name}: {card.architecture}, {card.layers} layers, {size}"
+        where += edits_noted(self.edits)
         return f"{head}, {card.dtype} on {card.capabilities.device}{where}>\n{self._envoy!r}"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,9 @@ import torch
 from nnsight_lab.contract import Inputs, PeekCost, RunResult
 from nnsight_lab.errors import NotSaved
 from nnsight_lab.ir import Graph
+from nnsight_lab.models.experiment import Experiment, experiment_of
 from nnsight_lab.passes import then
+from nnsight_lab.tracing.local_calls import functions_of, remember
 from nnsight_lab.tracing.source import for_the_user
 
 if TYPE_CHECKING:
@@ -74,7 +77,22 @@ class Run(Mapping[str, Any]):
 
         A read in `graph` of a place this run edits sees the edit. Views are made this way.
         """
-        return self.model.run_inputs(then(self.graph, graph), self.inputs, self.prompt)
+        both = functions_of(graph) | functions_of(self.graph)
+        joined = remember(then(self.graph, graph), both)
+        return self.model.run_inputs(joined, self.inputs, self.prompt)
+
+    @property
+    def experiment(self) -> Experiment:
+        """What was run, as a value: the graph, its inputs, and a note of the model."""
+        return experiment_of(self.model, self.graph, self.inputs, self.prompt)
+
+    def save(self, path: str | Path) -> Path:
+        """Write what was run to a file, to run it again: `nl.load(path).run()`."""
+        return self.experiment.save(path)
+
+    def to_python(self) -> str:
+        """What was run, as a program of plain PyTorch with hooks, which runs without us."""
+        return self.experiment.to_python(self.model)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -148,6 +166,8 @@ def _described(value: Any) -> str:
         return f"{type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else "value"
     kind = str(value.dtype).removeprefix("torch.")
     text = f"{kind}{list(value.shape)}"
+    if value.is_meta:
+        return text
     if value.numel() and (value.is_floating_point() or value.dtype == torch.bool):
         number = value.float()
         text += f"  mean {number.mean():.3g}, min {number.min():.3g}, max {number.max():.3g}"

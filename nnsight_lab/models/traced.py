@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self
 
 from nnsight_lab.contract import (
     Done,
@@ -26,11 +27,18 @@ from nnsight_lab.contract import (
 )
 from nnsight_lab.errors import BadInput, EngineFailed, LabError, NotSupported
 from nnsight_lab.ir import Graph, ModuleTree
+from nnsight_lab.models.edit_recorder import EditRecorder
+from nnsight_lab.models.edits import Edit, EditBlock
+from nnsight_lab.models.experiment import Experiment, experiment_of
 from nnsight_lab.models.run import Run
-from nnsight_lab.passes import drop_dead_nodes
+from nnsight_lab.passes import check_features, drop_dead_nodes
 from nnsight_lab.settings import Settings
 from nnsight_lab.tracing import Envoy, Recorder, Tracer
+from nnsight_lab.tracing.aliases import Aliases, aliases_of
+from nnsight_lab.tracing.envoy import attached_to
+from nnsight_lab.tracing.local_calls import functions_of, remember
 from nnsight_lab.tracing.session import PartPlan, Session, open_session
+from nnsight_lab.tracing.show import is_shown, print_shown
 from nnsight_lab.tracing.source import one_frame, user_line
 from nnsight_lab.tracing.tracer import open_recorder
 
@@ -44,10 +52,80 @@ class TracedModel(ABC):
         own = {
             "_executor": executor,
             "_settings": settings or Settings.from_environment(),
-            "_envoy": Envoy("", self._current_tree, lambda: open_recorder(self)),
+            "_edits": (),
         }
         for name, value in own.items():
             object.__setattr__(self, name, value)
+        self._name_modules(Aliases())
+
+    def _name_modules(self, aliases: Aliases) -> None:
+        """Modules are attributes from here on, under their own names and the user's."""
+        object.__setattr__(self, "_aliases", aliases)
+        known = vars(self).get("_envoy")
+        envoy = Envoy(
+            "",
+            self._current_tree,
+            lambda: open_recorder(self),
+            aliases,
+            attached=None if known is None else attached_to(known),
+        )
+        object.__setattr__(self, "_envoy", envoy)
+
+    def _rename(self, rename: Any) -> None:
+        """Give modules names of the user's own. Raises `BadInput`."""
+        if rename is not None:
+            verbs = (name for name in dir(type(self)) if not name.startswith("_"))
+            self._name_modules(aliases_of(rename, self._current_tree(), verbs))
+
+    def _prepared(self, recorder: Recorder) -> Recorder:
+        """A new recording of this model: it knows the user's names, and begins with the edits."""
+        recorder.aliases = self._aliases
+        recorder.preludes = tuple(edit.replay for edit in self._edits)
+        return recorder
+
+    # Stored edits
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The stored edits that every trace of this model begins with, in order."""
+        found: tuple[Edit, ...] = self._edits
+        return found
+
+    def edit(self, *, inplace: bool = False) -> EditBlock[Self]:
+        """Record edits that every later trace begins with, for prompts of any size.
+
+            with lm.edit() as steered:
+                lm.layers[2].output[:, -1] += direction
+            with steered.trace(prompt): ...
+
+        The block gives a model with the same weights that has the edits; this one stays as it is.
+        inplace: this model itself has them, until `clear_edits()`.
+
+        Raises:
+            NotSupported: what was recorded cannot be stored: a gradient, a value of one size.
+        """
+        view = self if inplace else self._with_edits(self.edits)
+        return EditBlock(self, view, EditRecorder(self._edit_tree()))
+
+    def clear_edits(self) -> None:
+        """Forget the stored edits of this model; others made from it keep theirs."""
+        object.__setattr__(self, "_edits", ())
+
+    def store_edit(self, edit: Edit) -> None:
+        """Begin every later trace of this model with one more edit."""
+        object.__setattr__(self, "_edits", (*self.edits, edit))
+
+    def _with_edits(self, edits: tuple[Edit, ...]) -> Self:
+        """This model once more: the same weights and names, edits of its own."""
+        view = type(self).__new__(type(self))
+        for name, value in (vars(self) | {"_edits": edits}).items():
+            object.__setattr__(view, name, value)
+        view._name_modules(self._aliases)  # noqa: SLF001
+        return view
+
+    def _edit_tree(self) -> ModuleTree:
+        """The tree that edit blocks are recorded with, where no prompt is given."""
+        return self._current_tree()
 
     @property
     def executor(self) -> Executor:
@@ -92,6 +170,15 @@ class TracedModel(ABC):
         return module
 
     @abstractmethod
+    def inputs_of(self, prompt: Any) -> Inputs:
+        """What the model is given for a prompt. Raises `BadInput`."""
+
+    @one_frame
+    def experiment(self, graph: Graph, prompt: Any) -> Experiment:
+        """A graph on this model and prompt, as a value: to save, to print, to run later."""
+        return experiment_of(self, graph, self.inputs_of(prompt), prompt)
+
+    @abstractmethod
     def _current_tree(self) -> ModuleTree:
         """The module tree to complete names from."""
 
@@ -108,7 +195,7 @@ class TracedModel(ABC):
         Raises:
             GraphError: a trace or a session is open on this model already.
         """
-        recorder = Recorder(self._current_tree(), 0, 0)
+        recorder = self._prepared(Recorder(self._current_tree(), 0, 0))
         return Session(self, recorder, self._carry_out, execute=execute, peek=peek)
 
     def _tracer(
@@ -129,25 +216,32 @@ class TracedModel(ABC):
         if session is not None:
             plan = PartPlan(tree, batch, pos, lambda: inputs, prompt, decode, passes)
             return session.part(plan, execute=execute)
-        recorder = Recorder(tree, batch, pos, decode=decode, passes=passes)
+        recorder = self._prepared(Recorder(tree, batch, pos, decode=decode, passes=passes))
         return Tracer(
             self,
             recorder,
             lambda graph: self._carry_out(graph, inputs, prompt),
             execute=execute,
             peek=peek,
+            describe=lambda graph: experiment_of(self, graph, inputs, prompt),
         )
 
     def _carry_out(
         self, graph: Graph, inputs: Inputs, prompt: Any, on_event: Emit | None = None
     ) -> Run:
         """Run a graph and collect what it saves. Raises what the run failed with."""
+        check_features(graph, self.card)
+        functions = functions_of(graph)
+        # Executors keep graphs with their schedules; the functions must not be kept with them.
+        own = replace(graph) if functions else graph
         values: dict[str, Any] = {}
         tokens: list[tuple[int, ...]] = []
         ending: list[Done | Failed] = []
 
         def collect(event: RunEvent) -> None:
-            if isinstance(event, Saved):
+            if isinstance(event, Saved) and is_shown(event.name):
+                print_shown(event.name, event.value)
+            elif isinstance(event, Saved):
                 values[event.name] = event.value
             elif isinstance(event, Token):
                 tokens.append(event.ids)
@@ -156,7 +250,7 @@ class TracedModel(ABC):
             if on_event is not None:
                 on_event(event)
 
-        self.executor.run(RunRequest(uuid.uuid4().hex, graph, inputs), collect)
+        self.executor.run(RunRequest(uuid.uuid4().hex, own, inputs, functions), collect)
         match ending:
             case [Done() as done]:
                 result = RunResult(
@@ -174,7 +268,8 @@ class TracedModel(ABC):
         """Run a graph on inputs that are already token rows or module arguments."""
         if not isinstance(graph, Graph):
             raise BadInput(f"A {type(graph).__name__} is not a graph.", hint="tracer.graph is one.")
-        return self._carry_out(drop_dead_nodes(graph), inputs, prompt, on_event)
+        lean = remember(drop_dead_nodes(graph), functions_of(graph))
+        return self._carry_out(lean, inputs, prompt, on_event)
 
     @one_frame
     def __getattr__(self, name: str) -> Any:
@@ -185,6 +280,10 @@ class TracedModel(ABC):
     @one_frame
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._envoy, name, value)
+
+    @one_frame
+    def __delattr__(self, name: str) -> None:
+        delattr(self._envoy, name)
 
     def get(self, path: str) -> Envoy:
         """The module at a dotted path: `lm.get("model.layers.0.mlp")`."""

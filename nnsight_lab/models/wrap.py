@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,10 +13,12 @@ from nnsight_lab.errors import BadInput, LabError
 from nnsight_lab.executors.local import LocalExecutor
 from nnsight_lab.executors.measure import module_cards
 from nnsight_lab.ir import Graph, ModuleTree
+from nnsight_lab.models.edits import edits_noted, without_shapes
 from nnsight_lab.models.run import Run
+from nnsight_lab.models.scans import Shapes, scanned
 from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.tracing import Envoy, Tracer
-from nnsight_lab.tracing.source import for_the_user, user_line
+from nnsight_lab.tracing.source import for_the_user, one_frame, user_line
 from nnsight_lab.tracing.tracer import open_recorder
 
 __all__ = ["WrappedModule", "wrap"]
@@ -30,14 +32,25 @@ class WrappedModule(TracedModel):
         hidden = net[0].output.save()
     """
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    def __init__(self, module: torch.nn.Module, *, rename: Any = None) -> None:
         super().__init__(LocalExecutor(module, language=False))
         object.__setattr__(self, "_modules_only", ModuleTree(module_cards(module)))
+        self._rename(rename)
 
     def _current_tree(self) -> ModuleTree:
         recorder = open_recorder(self)
         tree: ModuleTree = self._modules_only
         return recorder.tree if recorder is not None else tree
+
+    def _edit_tree(self) -> ModuleTree:
+        """Every module, with outputs and inputs of shapes that only the arguments tell."""
+        tree: ModuleTree = self._modules_only
+        return without_shapes(tree)
+
+    @one_frame
+    def scan(self, *args: Any, **kwargs: Any) -> Tracer[Shapes]:
+        """Record the `with` block, and give the shapes of what it saves; nothing runs."""
+        return scanned(self._tracer(_inputs(args, kwargs), args, peek=False))
 
     def trace(
         self, *args: Any, execute: bool = True, peek: bool = True, **kwargs: Any
@@ -54,6 +67,10 @@ class WrappedModule(TracedModel):
             return self._tracer(_inputs(args, kwargs), args, execute=execute, peek=peek)
         except LabError as exc:
             raise for_the_user(exc) from exc.__cause__
+
+    def inputs_of(self, prompt: Any) -> ModuleInputs:
+        """The arguments of the module's forward: a tuple of them, or one."""
+        return _inputs(prompt if isinstance(prompt, tuple) else (prompt,), {})
 
     def run(self, graph: Graph, *args: Any, on_event: Emit | None = None, **kwargs: Any) -> Run:
         """Run a recorded graph again, on these arguments."""
@@ -75,7 +92,8 @@ class WrappedModule(TracedModel):
         return True
 
     def __repr__(self) -> str:
-        return f"<wrapped {type(self.module).__name__}>\n{self._envoy!r}"
+        head = f"<wrapped {type(self.module).__name__}{edits_noted(self.edits)}>"
+        return f"{head}\n{self._envoy!r}"
 
 
 def _inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModuleInputs:
@@ -84,13 +102,16 @@ def _inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModuleInputs:
     return ModuleInputs(args, kwargs)
 
 
-def wrap(module: torch.nn.Module) -> WrappedModule:
+def wrap(
+    module: torch.nn.Module, *, rename: Mapping[str, str | Iterable[str]] | None = None
+) -> WrappedModule:
     """Any torch module as something to trace with, by its own module paths.
 
     Nothing is changed on the module: hooks stand only while a run is under way.
+    rename: names of your own for modules: `{"encoder.blocks": "layers"}`.
 
     Raises:
-        BadInput: it is no module, or one whose parameters have no shape yet.
+        BadInput: it is no module, one whose parameters have no shape yet, or a name is taken.
     """
     if not isinstance(module, torch.nn.Module):
         raise BadInput(
@@ -102,4 +123,7 @@ def wrap(module: torch.nn.Module) -> WrappedModule:
             f"{type(module).__name__} has parameters that have no shape yet.",
             hint="Call it once on an input, then wrap it.",
         ).at(user_line())
-    return WrappedModule(module)
+    try:
+        return WrappedModule(module, rename=rename)
+    except LabError as exc:
+        raise for_the_user(exc) from None

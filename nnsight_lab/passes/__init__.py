@@ -6,6 +6,7 @@
     generation.py what a generation may be asked
     shapes.py     specs of a module tree as tensors without data
     blocks.py     shapes of branches and loops
+    features.py   check_features: whether an engine can do what a graph asks of it
     check.py      check_graph: names, order, shapes and cost, before anything runs or queues
     combine.py    then: a second graph that sees what the first one edited
 
@@ -14,6 +15,7 @@ No pass looks at the values of tensors, opens a socket, or knows an executor.
 
 from nnsight_lab.passes.check import GraphCost, check_graph, check_inputs
 from nnsight_lab.passes.combine import then
+from nnsight_lab.passes.features import check_features
 from nnsight_lab.passes.live import drop_dead_nodes
 from nnsight_lab.passes.schedule import Moment, Schedule, schedule
 from nnsight_lab.passes.shapes import meta_of_spec
@@ -25,6 +27,7 @@ __all__ = [
     "Part",
     "Schedule",
     "Stages",
+    "check_features",
     "check_graph",
     "check_inputs",
     "drop_dead_nodes",

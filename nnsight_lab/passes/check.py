@@ -6,8 +6,9 @@ rules, on the side that will run it. Nothing is computed: tensors have shapes an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -21,10 +22,13 @@ from nnsight_lab.ir import (
     Constant,
     Foreach,
     Gradient,
+    GradientWrite,
     Graph,
+    LocalCall,
     ModuleTree,
     Node,
     Read,
+    Skip,
     Weight,
     While,
     Write,
@@ -44,13 +48,18 @@ from nnsight_lab.passes.shapes import (
 )
 from nnsight_lab.passes.stages import Part, Stages
 
+Surroundings: TypeAlias = tuple[ModuleTree, int, int]
+"""The module tree a node belongs to, and how many rows and positions there are."""
+
 __all__ = [
+    "Surroundings",
     "GraphCost",
     "check_differentiable",
     "check_fits",
     "check_graph",
     "check_inputs",
     "infer_node",
+    "shapes_of",
 ]
 
 
@@ -80,27 +89,43 @@ def check_graph(graph: Graph, stages: ModuleTree | Stages, inputs: Inputs) -> Gr
         assert not isinstance(inputs, Several), "several traces have several trees"
         stages = Stages((Part(inputs, stages),))
     schedule(graph, stages)
+
+    def surroundings(node: Node) -> Surroundings:
+        check_in_generation(node, stages)
+        return _where(graph, node, stages)
+
+    metas, inside = shapes_of(graph, surroundings)
+    saved = sum(bytes_of(metas[output.node]) for output in graph.outputs)
+    return GraphCost(saved, sum(map(bytes_of, metas)) + inside)
+
+
+def shapes_of(graph: Graph, surroundings: Callable[[Node], Surroundings]) -> tuple[list[Any], int]:
+    """The shape of each node's value, None for a write; and the bytes inside branches and loops.
+
+    Raises:
+        LabError: a node does not fit; the error has its line.
+    """
     metas: list[Any] = []
-    first = stages.at(0)
-    blocks = BlockShapes(
-        lambda node, known: infer_node(node, known, first.tree, first.batch, first.pos)
-    )
+    around: list[Surroundings] = []
+    blocks = BlockShapes(lambda node, known: infer_node(node, known, *around[-1]))
     for node in graph.nodes:
         try:
-            check_in_generation(node, stages)
+            around.append(surroundings(node))
             if isinstance(node, Cond | Foreach | While):
                 metas.append(blocks.region(node, metas))
             else:
-                metas.append(infer_node(node, metas, *_where(graph, node, stages)))
+                metas.append(infer_node(node, metas, *around[-1]))
         except LabError as exc:
             exc.node = node.id
             raise exc.at(node.where)
-    saved = sum(bytes_of(metas[output.node]) for output in graph.outputs)
-    return GraphCost(saved, sum(map(bytes_of, metas)) + blocks.bytes)
+    return metas, blocks.bytes
 
 
-def _where(graph: Graph, node: Node, stages: Stages) -> tuple[ModuleTree, int, int]:
+def _where(graph: Graph, node: Node, stages: Stages) -> Surroundings:
     """The tree that a node belongs to, and the size of the batch there, or of its invoke."""
+    if isinstance(node, Skip):
+        stage = stages.at(node.step)
+        return stage.tree, stage.batch, stage.pos
     if not isinstance(node, Read | Write):
         stage = stages.at(0)
         return stage.tree, stage.batch, stage.pos
@@ -159,7 +184,7 @@ def infer_node(node: Node, metas: list[Any], tree: ModuleTree, batch: int, pos: 
             return torch.empty(value.shape, dtype=kind, device="meta")
         case Read(address=address):
             return meta_of_spec(tree.by_address[address].spec, batch, pos)
-        case Write(address=address, value=value):
+        case Write(address=address, value=value) | Skip(address=address, value=value):
             site = meta_of_spec(tree.by_address[address].spec, batch, pos)
             check_fits(str(address), site, metas[value])
             return None
@@ -179,8 +204,14 @@ def infer_node(node: Node, metas: list[Any], tree: ModuleTree, batch: int, pos: 
         case Gradient(of=of, at=at):
             check_differentiable(metas[of], metas[at])
             return metas[at]
+        case GradientWrite(of=of, at=at, value=value):
+            check_differentiable(metas[of], metas[at])
+            check_fits("The gradient", metas[at], metas[value])
+            return None
+        case LocalCall():
+            return Unknown()
         case _:
-            raise AssertionError(f"{type(node).__name__} has no shape here")
+            raise NotSupported(f"A {type(node).__name__} cannot be run here yet.")
 
 
 def check_differentiable(loss: Any, at: Any) -> None:

@@ -44,7 +44,8 @@ def then(first: Graph, second: Graph, *, keep_outputs: bool = False) -> Graph:
         taken = {output.name for output in outputs}
         kept = (output for output in first.outputs if output.name not in taken)
         outputs += tuple(replace(output, node=ids[output.node]) for output in kept)
-    return drop_dead_nodes(Graph(tuple(nodes), outputs, first.invokes))
+    # A view of a run does not do again what its local functions did.
+    return drop_dead_nodes(Graph(tuple(nodes), outputs, first.invokes), calls=False)
 
 
 def _check_same_rows(first: Graph, second: Graph) -> None:

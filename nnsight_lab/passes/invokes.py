@@ -15,7 +15,7 @@ from nnsight_lab.contract import ModuleInputs, TokenRows
 from nnsight_lab.errors import BadInput, NotSupported
 from nnsight_lab.ir import Dim, SizeForm, Spec, TensorSpec
 
-__all__ = ["Span", "check_separable", "narrowed", "spans_of", "widened"]
+__all__ = ["Span", "check_separable", "index_of", "narrowed", "spans_of", "widened"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def spans_of(invokes: tuple[int, ...], inputs: TokenRows | ModuleInputs) -> tupl
     return tuple(spans)
 
 
-def _index(spec: Spec, span: Span, where: str) -> tuple[slice, ...]:
+def index_of(spec: Spec, span: Span, where: str) -> tuple[slice, ...]:
     """The index that picks a span out of a value of this spec."""
     if not isinstance(spec, TensorSpec):
         raise NotSupported(
@@ -78,12 +78,12 @@ def _of_axis(dim: Dim, span: Span, where: str) -> slice:
 
 def check_separable(spec: Spec, where: str) -> None:
     """Whether one invoke's part of a place can be told. Raises `NotSupported` where not."""
-    _index(spec, Span(0, 1, 1), where)
+    index_of(spec, Span(0, 1, 1), where)
 
 
 def narrowed(value: torch.Tensor, spec: Spec, span: Span, where: str) -> torch.Tensor:
     """One invoke's part of a value. Raises `NotSupported` where it cannot be told."""
-    return value[_index(spec, span, where)]
+    return value[index_of(spec, span, where)]
 
 
 def widened(
@@ -91,5 +91,5 @@ def widened(
 ) -> torch.Tensor:
     """The whole value with one invoke's part replaced."""
     changed = whole.clone()
-    changed[_index(spec, span, where)] = new
+    changed[index_of(spec, span, where)] = new
     return changed

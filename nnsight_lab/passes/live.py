@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from nnsight_lab.ir import Graph, NodeId
+from collections import defaultdict
+
+from nnsight_lab.ir import Gradient, GradientWrite, Graph, LocalCall, NodeId
 from nnsight_lab.ir.nodes import dependencies, has_value
 
 __all__ = ["drop_dead_nodes", "live_ids"]
 
 
-def live_ids(graph: Graph) -> set[NodeId]:
-    """What writes and skips, what is saved, and the nodes these depend on."""
+def live_ids(graph: Graph, *, calls: bool = True) -> set[NodeId]:
+    """What writes and skips, what is saved, and the nodes these depend on.
+
+    An edit of a gradient does something only where a gradient of the same pass is needed.
+    calls: whether local functions are called for what they do, not only for what they give.
+    """
     stack: list[NodeId] = [output.node for output in graph.outputs]
-    stack += [node.id for node in graph.nodes if not has_value(node)]
+    edits: defaultdict[int, list[NodeId]] = defaultdict(list)
+    for node in graph.nodes:
+        if isinstance(node, GradientWrite):
+            edits[node.sweep].append(node.id)
+        elif not has_value(node) or (calls and isinstance(node, LocalCall)):
+            stack.append(node.id)
     live: set[NodeId] = set()
     while stack:
         id = stack.pop()
         if id not in live:
             live.add(id)
-            stack.extend(dependencies(graph[id]))
+            node = graph[id]
+            stack.extend(dependencies(node))
+            if isinstance(node, Gradient):
+                stack.extend(edits.pop(node.sweep, ()))
     return live
 
 
-def drop_dead_nodes(graph: Graph) -> Graph:
+def drop_dead_nodes(graph: Graph, *, calls: bool = True) -> Graph:
     """The same experiment without the nodes nothing depends on. Ids close up."""
-    live = live_ids(graph)
+    live = live_ids(graph, calls=calls)
     return graph if len(live) == len(graph) else graph.renumbered(live)

@@ -14,9 +14,27 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from nnsight_lab.errors import AddressNotFound, BadInput, NotSupported, WriteTooEarly
-from nnsight_lab.ir import STEP, Address, Gradient, Graph, ModuleTree, NodeId, Read, Write
-from nnsight_lab.ir.nodes import dependencies
+from nnsight_lab.ir import (
+    STEP,
+    Address,
+    Gradient,
+    GradientWrite,
+    Graph,
+    ModuleTree,
+    NodeId,
+    Read,
+    Skip,
+    Write,
+)
+from nnsight_lab.ir.nodes import dependencies, has_value
+from nnsight_lab.passes.skips import (
+    check_skippable,
+    check_skips,
+    skip_moments,
+    skipped_too_early,
+)
 from nnsight_lab.passes.stages import Stages, after
+from nnsight_lab.passes.sweeps import check_sweeps
 
 __all__ = ["AFTER", "BEFORE", "Moment", "Schedule", "find_moment", "schedule", "too_early"]
 
@@ -33,6 +51,7 @@ class Moment:
 
     reads: taken first. steps: computed then, in id order. writes: handed back to the model.
     outputs: names of saved values that are ready now. drops: values nobody needs afterwards.
+    skips: modules that are due now and do not run; they are given their values first.
     """
 
     reads: tuple[Read, ...] = ()
@@ -40,6 +59,7 @@ class Moment:
     writes: tuple[Write, ...] = ()
     outputs: tuple[tuple[str, NodeId], ...] = ()
     drops: tuple[NodeId, ...] = ()
+    skips: tuple[Skip, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +122,8 @@ def schedule(graph: Graph, stages: ModuleTree | Stages) -> Schedule:
     stages = Stages.of(stages)
     when = _moments_of_nodes(graph, stages)
     _check_one_name_a_place(graph, stages, when)
+    check_skips(graph, stages, when)
+    check_sweeps(graph.nodes, when)
     last_use = dict(when)
     for node in graph.nodes:
         for other in dependencies(node):
@@ -125,8 +147,16 @@ def _moments_of_nodes(graph: Graph, stages: Stages) -> dict[NodeId, int]:
                 case Write(address=address, value=value):
                     when[node.id] = _moment(stages, node)
                     if ready > when[node.id]:
-                        raise _conflict(graph, when, address, value)
-                case Gradient():
+                        raise too_early(address, *_latest(graph, when, value))
+                case Skip(address=address, value=value):
+                    tree = stages.at(node.step).tree
+                    check_skippable(tree, address)
+                    find_moment(tree, address)
+                    before, _ = skip_moments(tree, address)
+                    when[node.id] = node.step * STEP + before
+                    if ready > when[node.id]:
+                        raise skipped_too_early(address, *_latest(graph, when, value))
+                case Gradient() | GradientWrite():
                     when[node.id] = max(AFTER, after(ready // STEP))
                 case _:
                     when[node.id] = ready
@@ -136,21 +166,19 @@ def _moments_of_nodes(graph: Graph, stages: Stages) -> dict[NodeId, int]:
     return when
 
 
-def _conflict(
-    graph: Graph, when: dict[NodeId, int], address: Address, value: NodeId
-) -> WriteTooEarly:
-    """Name the latest read that the value depends on."""
+def _latest(graph: Graph, when: dict[NodeId, int], value: NodeId) -> tuple[str, str]:
+    """The latest place that a value depends on, and the line it is read at."""
     stack, latest = [value], None
     while stack:
         node = graph[stack.pop()]
         if isinstance(node, Gradient):
-            return too_early(address, "a gradient", f"taken at {node.where or f'node %{node.id}'}")
+            return "a gradient", f"taken at {node.where or f'node %{node.id}'}"
         if isinstance(node, Read) and (latest is None or when[node.id] > when[latest.id]):
             latest = node
         stack.extend(dependencies(node))
     assert latest is not None, "a value with a moment depends on a read"
     line = f"read at {latest.where}" if latest.where else f"node %{latest.id}"
-    return too_early(address, str(latest.address), line)
+    return str(latest.address), line
 
 
 def _check_one_name_a_place(graph: Graph, stages: Stages, when: dict[NodeId, int]) -> None:
@@ -181,19 +209,24 @@ def _grouped(
     writes: defaultdict[int, list[Write]] = defaultdict(list)
     outputs: defaultdict[int, list[tuple[str, NodeId]]] = defaultdict(list)
     drops: defaultdict[int, list[NodeId]] = defaultdict(list)
+    skips: defaultdict[int, list[Skip]] = defaultdict(list)
     for node in graph.nodes:
         match node:
             case Read():
                 reads[when[node.id]].append(node)
             case Write():
                 writes[when[node.id]].append(node)
+            case Skip():
+                skips[when[node.id]].append(node)
+            case GradientWrite():
+                continue  # it is part of the gradients of its pass
             case _:
                 steps[when[node.id]].append(node.id)
-        if not isinstance(node, Write):
+        if has_value(node):
             drops[last_use[node.id]].append(node.id)
     for output in graph.outputs:
         outputs[when[output.node]].append((output.name, output.node))
-    used = sorted({*reads, *steps, *writes, *outputs})
+    used = sorted({*reads, *steps, *writes, *outputs, *skips})
     return {
         moment: Moment(
             tuple(reads[moment]),
@@ -201,6 +234,7 @@ def _grouped(
             tuple(writes[moment]),
             tuple(outputs[moment]),
             tuple(drops[moment]),
+            tuple(skips[moment]),
         )
         for moment in used
     }

@@ -6,7 +6,7 @@ block keeps its values in a list of its own, which is forgotten when it has give
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -18,6 +18,7 @@ from nnsight_lab.ir import (
     Cond,
     Constant,
     Foreach,
+    LocalCall,
     Node,
     NodeId,
     Param,
@@ -27,14 +28,18 @@ from nnsight_lab.ir import (
 from nnsight_lab.ir.nodes import blocks_of
 from nnsight_lab.kernels import kernel, tensor_from_data, to_python
 from nnsight_lab.runtime.host import Host
+from nnsight_lab.runtime.local_calls import called
 from nnsight_lab.runtime.values import in_order
 
-__all__ = ["compute", "failed"]
+__all__ = ["Functions", "compute", "failed"]
 
 ValueOf: TypeAlias = Callable[[NodeId], Any]
 
+Functions: TypeAlias = Mapping[str, Callable[..., Any]]
+"""The user's own functions that a graph calls, by name."""
 
-def compute(node: Node, value_of: ValueOf, host: Host) -> Any:
+
+def compute(node: Node, value_of: ValueOf, host: Host, functions: Functions) -> Any:
     """The value of a node that does nothing to the model."""
     match node:
         case Constant(value=value):
@@ -46,13 +51,15 @@ def compute(node: Node, value_of: ValueOf, host: Host) -> Any:
             return kernel(op)(*args, **kwargs)
         case Apply(path=path):
             return in_order(host.apply(path, *_arguments(node, value_of)))
+        case LocalCall():
+            return called(node, functions, host, *_arguments(node, value_of))
         case Cond(test=test, inputs=inputs):
             chosen = 0 if _is_true(value_of(test)) else 1
-            return tuple(_run(node, chosen, list(map(value_of, inputs)), host))
+            return tuple(_run(node, chosen, list(map(value_of, inputs)), host, functions))
         case Foreach():
-            return _foreach(node, value_of, host)
+            return _foreach(node, value_of, host, functions)
         case While():
-            return _while(node, value_of, host)
+            return _while(node, value_of, host, functions)
     raise AssertionError(f"{type(node).__name__} is not computed")
 
 
@@ -70,12 +77,16 @@ def failed(node: Node, exc: Exception) -> LabError:
 _NAMED = {Cond: "a branch", Foreach: "a loop", While: "a loop"}
 
 
-def _arguments(node: Call | Apply, value_of: ValueOf) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _arguments(
+    node: Call | Apply | LocalCall, value_of: ValueOf
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     args = tuple(to_python(arg, value_of) for arg in node.args)
     return args, {key: to_python(arg, value_of) for key, arg in node.kwargs}
 
 
-def _run(region: Node, which: int, given: Sequence[Any], host: Host) -> list[Any]:
+def _run(
+    region: Node, which: int, given: Sequence[Any], host: Host, functions: Functions
+) -> list[Any]:
     """What a block of a region gives. which: its place among the region's blocks."""
     block = blocks_of(region)[which]
     values: list[Any] = []
@@ -85,7 +96,7 @@ def _run(region: Node, which: int, given: Sequence[Any], host: Host) -> list[Any
             continue
         failure: LabError | None = None
         try:
-            values.append(compute(node, values.__getitem__, host))
+            values.append(compute(node, values.__getitem__, host, functions))
         except Exception as exc:  # noqa: BLE001 - a seam: torch's own errors become ours, with the user's line
             failure = failed(node, exc)
             failure.inside = (which, node.id, *failure.inside)
@@ -107,26 +118,26 @@ def _is_true(value: Any) -> bool:
     )
 
 
-def _foreach(node: Foreach, value_of: ValueOf, host: Host) -> Any:
+def _foreach(node: Foreach, value_of: ValueOf, host: Host, functions: Functions) -> Any:
     carry, inputs = list(map(value_of, node.carry)), list(map(value_of, node.inputs))
     made: list[list[Any]] = [[] for _ in node.body.results[len(carry) :]]
     for item in value_of(node.over):
-        results = _run(node, 0, [item, *carry, *inputs], host)
+        results = _run(node, 0, [item, *carry, *inputs], host, functions)
         carry = results[: len(carry)]
         for column, value in zip(made, results[len(carry) :], strict=True):
             column.append(value)
     return (*carry, *map(tuple, made))
 
 
-def _while(node: While, value_of: ValueOf, host: Host) -> Any:
+def _while(node: While, value_of: ValueOf, host: Host, functions: Functions) -> Any:
     carry, inputs = list(map(value_of, node.carry)), list(map(value_of, node.inputs))
     turns = 0
-    while _is_true(_run(node, 0, [*carry, *inputs], host)[0]):
+    while _is_true(_run(node, 0, [*carry, *inputs], host, functions)[0]):
         if turns == node.limit:
             raise OpFailed(
                 f"The loop went on after {node.limit} turns.",
                 hint="Allow it more with nl.while_(test, body, ..., limit=...), or mend its test.",
             )
-        carry = _run(node, 1, [*carry, *inputs], host)
+        carry = _run(node, 1, [*carry, *inputs], host, functions)
         turns += 1
     return tuple(carry)

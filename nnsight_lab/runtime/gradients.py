@@ -1,30 +1,39 @@
 """Gradients of one run: which values they are taken at, and the backward passes.
 
-Each loss is gone back through once, for all places its gradient is taken at, and only as far as
-those need (`torch.autograd.grad`): the weights' own `.grad` is never touched.
+Each pass is gone through once, for all places its gradient is taken at, and only as far as those
+need (`torch.autograd.grad`): the weights' own `.grad` is never touched. How gradients are edited
+on their way back is in `sweep.py`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 
 from nnsight_lab.errors import OpFailed
-from nnsight_lab.ir import Gradient, NodeId
+from nnsight_lab.ir import Call, Gradient, GradientWrite, Graph, NodeId, Ref
 from nnsight_lab.kernels.infer import map_tensors
+from nnsight_lab.runtime.sweep import Sweep
 from nnsight_lab.runtime.values import Values
 
 __all__ = ["Gradients"]
 
+_Key: TypeAlias = tuple[int, NodeId]
+
 
 class Gradients:
-    """The gradients a graph takes, and those of this run as they are computed."""
+    """The gradients a graph takes and edits, and those of this run as they are computed."""
 
-    def __init__(self, nodes: tuple[Gradient, ...]) -> None:
-        self._nodes = nodes
-        self._places = {node.at for node in nodes}
-        self._taken: dict[NodeId, Any] = {}
+    def __init__(self, graph: Graph) -> None:
+        self._nodes = [node for node in graph.nodes if isinstance(node, Gradient)]
+        edits = [node for node in graph.nodes if isinstance(node, GradientWrite)]
+        self._edits = edits if self._nodes else []
+        self._places = {node.at for node in self._nodes} | {node.at for node in self._edits}
+        self._sources = {_source(graph, at) for at in self._places}
+        self._sweeps: dict[_Key, Sweep] = {}
+        self._under_way: list[object] = []
 
     @property
     def active(self) -> bool:
@@ -32,41 +41,54 @@ class Gradients:
         return bool(self._nodes)
 
     def wanted_at(self, node: NodeId) -> bool:
-        """Whether a gradient is taken with respect to this node's value."""
-        return node in self._places
+        """Whether a gradient is taken with respect to this node's value, or to a part of it."""
+        return node in self._places or node in self._sources
 
-    @staticmethod
-    def followed(value: Any) -> Any:
+    def followed(self, node: NodeId, value: Any) -> Any:
         """A value that autograd follows, even where nothing before it asks for that."""
 
         def follow(tensor: torch.Tensor) -> torch.Tensor:
-            own = tensor.clone()
-            return own if own.requires_grad else own.requires_grad_()
+            if tensor.requires_grad or not tensor.is_floating_point():
+                return tensor
+            return tensor.detach().requires_grad_()
 
-        return map_tensors(value, follow)
+        return map_tensors(value, follow) if self.wanted_at(node) else value
 
     def let_go(self, value: Any) -> Any:
         """A saved value without the graph behind it, and no longer the model's."""
         return map_tensors(value, lambda tensor: tensor.detach().clone()) if self._nodes else value
 
-    def taken(self, node: Gradient, values: Values) -> Any:
-        """One gradient; the first of a loss computes them all.
+    def taken(self, node: Gradient, values: Values, compute: Callable[[NodeId], Any]) -> Any:
+        """One gradient; the first of a backward pass computes them all.
+
+        compute: the value of a node that an edit needs, computed if it is not there yet.
 
         Raises:
             OpFailed: the loss does not depend on that value.
         """
-        if node.id not in self._taken:
-            same = [other for other in self._nodes if other.of == node.of]
-            places = [values[other.at] for other in same]
+        key = node.sweep, node.of
+        if key not in self._sweeps:
+            edits = {e.at: e.value for e in self._edits if (e.sweep, e.of) == key}
+            taken = [other.at for other in self._nodes if (other.sweep, other.of) == key]
+            places = {at: values[at] for at in dict.fromkeys((*taken, *edits))}
             loss = values[node.of].sum()
-            found: tuple[torch.Tensor | None, ...] = (None,) * len(places)
-            if loss.requires_grad:
-                found = torch.autograd.grad(loss, places, retain_graph=True, allow_unused=True)
-            self._taken |= {other.id: grad for other, grad in zip(same, found, strict=True)}
-        gradient = self._taken[node.id]
+            self._sweeps[key] = Sweep(loss, places, edits, compute, self._under_way)
+        gradient = self._sweeps[key].arrived(node.at)
         if gradient is None:
             raise OpFailed(
                 "The loss does not depend on this value, so there is no gradient at it.",
                 hint="Take it at the value the loss was computed from, not at a copy or a slice.",
             )
         return gradient
+
+
+def _source(graph: Graph, at: NodeId) -> NodeId:
+    """The value that `at` is an item of: a module's tuple, for one of its tensors."""
+    node = graph[at]
+    while isinstance(node, Call) and node.op == "operator.getitem":
+        match node.args:
+            case (Ref(id=id), int() | str()):
+                node = graph[id]
+            case _:
+                return at
+    return node.id

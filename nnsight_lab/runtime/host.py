@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +20,12 @@ class Host(Protocol):
 
     def apply(self, path: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Call one module out of its order; no moment comes of it."""
+        ...
+
+    def aside(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Call a function of the user's; should it call the model, no moment comes of it."""
         ...
 
     def weight(self, path: str, name: str) -> torch.Tensor:

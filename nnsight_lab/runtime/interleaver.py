@@ -17,11 +17,12 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from nnsight_lab.errors import NeverReached
-from nnsight_lab.ir import Gradient, NodeId, Read, Weight, Write
+from nnsight_lab.ir import Gradient, NodeId, Read, Skip, Weight, Write
+from nnsight_lab.ir.nodes import dependencies
 from nnsight_lab.ir.tree import RESULT, STEP
 from nnsight_lab.passes.schedule import BEFORE, Moment, Schedule
 from nnsight_lab.passes.stages import after
-from nnsight_lab.runtime.blocks import compute, failed
+from nnsight_lab.runtime.blocks import Functions, compute, failed
 from nnsight_lab.runtime.gradients import Gradients
 from nnsight_lab.runtime.host import Host
 from nnsight_lab.runtime.missing import MISSING, without_missing
@@ -37,16 +38,22 @@ class Interleaver:
     """One run of one graph. Owns its values; forgets them as they fall out of use."""
 
     def __init__(
-        self, schedule: Schedule, host: Host, on_saved: Callable[[str, Any], None]
+        self,
+        schedule: Schedule,
+        host: Host,
+        on_saved: Callable[[str, Any], None],
+        functions: Functions | None = None,
     ) -> None:
         self._schedule = schedule
         self._graph = schedule.graph
         self._host = host
         self._on_saved = on_saved
         self._values = Values()
-        self._gradients = Gradients(schedule.gradients)
+        self._functions = functions or {}
+        self._gradients = Gradients(schedule.graph)
         self._missing: set[NodeId] = set()
         self._pending = {moment for moment in schedule.moments if not _is_outside(moment)}
+        self._skipped: dict[NodeId, Any] = {}
 
     @property
     def finished(self) -> bool:
@@ -75,9 +82,10 @@ class Interleaver:
             if value is MISSING:
                 self._missing.add(node.id)
             elif self._gradients.wanted_at(node.id):
-                # What a gradient is taken at must be what the model goes on with.
-                value = self._gradients.followed(value)
-                writes.append((node, value))
+                # What a gradient is taken at must be what the model goes on from; the model may
+                # then change its copy in place.
+                value = self._gradients.followed(node.id, copied(value))
+                writes.append((node, copied(value)))
             self._values[node.id] = value
         self._compute(here)
         # The model may change what it is handed (an in-place activation), so it gets a copy.
@@ -86,9 +94,14 @@ class Interleaver:
             for node in here.writes
             if node.value not in self._missing
         ]
+        self._skipped |= {node.id: copied(self._values[node.value]) for node in here.skips}
         self._values.forget(here.drops)
         self._pending.discard(moment)
         return writes
+
+    def instead(self, skip: Skip) -> Any:
+        """What a skipped module gives: asked for once, in its place."""
+        return self._skipped.pop(skip.id)
 
     def end(self, step: int = 0) -> None:
         """Forward pass `step` is over.
@@ -98,7 +111,8 @@ class Interleaver:
         """
         for moment in sorted(self._pending):
             here = self._schedule.moments[moment]
-            node: Place = here.reads[0] if here.reads else here.writes[0]
+            places: list[Place | Skip] = [*here.reads, *here.writes, *here.skips]
+            node = places[0]
             if moment >= (step + 1) * STEP or node.address == RESULT:
                 break
             raise NeverReached(
@@ -120,7 +134,7 @@ class Interleaver:
 
     def _compute(self, here: Moment) -> None:
         for id in here.steps:
-            self._values[id] = self._evaluate(id)
+            self._step(id)
         reads = [node.id for node in here.reads]
         dropped = set(here.drops)
         saved = [node for _, node in here.outputs]
@@ -130,6 +144,23 @@ class Interleaver:
             if node in self._missing:
                 continue
             self._on_saved(name, self._gradients.let_go(self._values[node]))
+
+    def _step(self, id: NodeId) -> None:
+        """Compute a node, unless an edit of a gradient has already asked for it."""
+        if id not in self._values:
+            self._values[id] = self._gradients.followed(id, self._evaluate(id))
+
+    def _value_of(self, id: NodeId) -> Any:
+        """The value of a node that may not have had its turn yet, and of what it needs."""
+        missing, stack = {id}, [id]
+        while stack:
+            needed = dependencies(self._graph[stack.pop()])
+            new = {other for other in needed if other not in self._values} - missing
+            missing |= new
+            stack += new
+        for other in sorted(missing):
+            self._step(other)
+        return self._values[id]
 
     def _evaluate(self, id: NodeId) -> Any:
         node = self._graph[id]
@@ -142,7 +173,7 @@ class Interleaver:
         try:
             match node:
                 case Gradient():
-                    return self._gradients.taken(node, self._values)
+                    return self._gradients.taken(node, self._values, self._value_of)
                 case Weight(path=path, name=name) if self._gradients.wanted_at(id):
                     return self._host.weight(path, name)
                 case Weight(path=path, name=name):
@@ -150,10 +181,10 @@ class Interleaver:
                     self._values.own_forever(weight)
                     return weight
                 case _:
-                    return compute(node, self._values.__getitem__, self._host)
+                    return compute(node, self._values.__getitem__, self._host, self._functions)
         except Exception as exc:  # noqa: BLE001 - a seam: torch's own errors become ours, with the user's line
             failure = failed(node, exc)
-            failure.node = id
+            failure.node = id if failure.node is None else failure.node
             raise failure from (exc.__cause__ if failure is exc else exc)
 
 

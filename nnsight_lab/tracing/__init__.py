@@ -9,6 +9,10 @@
     calls.py          how a call is written down, and whether its result is a view
     cells.py          what a recorded value stands for, so that edits reach all its views
     recorder.py       writes nodes, infers shapes, refuses what cannot be
+    aliases.py        the user's own names for modules
+    caches.py         what many modules gave, at once
+    show.py           values printed during the run
+    saving.py         `nl.save`, also of what a list comes to hold
     source.py         the user's own line
     names.py          which variable holds which saved value
     einops_values.py  lets einops take recorded values for tensors

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
+from nnsight_lab.errors import OpNotAllowed
 from nnsight_lab.kernels import Unknown
 from nnsight_lab.kernels.infer import is_alias
 from nnsight_lab.kernels.table import refused
 from nnsight_lab.tracing.cells import Step
 from nnsight_lab.tracing.source import user_line
 
-__all__ = ["cast", "is_dropout_off", "is_view", "plainly"]
+__all__ = ["cast", "is_dropout_off", "is_view", "not_an_op", "plainly"]
 
 _DROPOUTS = {
     f"torch.nn.functional.{name}": training
@@ -55,6 +56,15 @@ def is_dropout_off(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bo
         return False
     training = kwargs.get("training", args[2] if len(args) > 2 else _DROPOUTS[op])
     return training is False
+
+
+def not_an_op(op: str) -> OpNotAllowed:
+    """The refusal of an operation that a graph may not hold."""
+    if op not in _DROPOUTS:
+        return refused(op)
+    return OpNotAllowed(
+        f"{op} would drop values at random.", hint="Call .eval() on the module that does it."
+    )
 
 
 def is_view(step: Step, meta: Any, whole: Any) -> bool:

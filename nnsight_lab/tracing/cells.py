@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 import torch
 
 from nnsight_lab.errors import SourceLine
-from nnsight_lab.ir import Address, NodeId
+from nnsight_lab.ir import Address, Gradient, NodeId
 from nnsight_lab.kernels import Unknown
 
-__all__ = ["Cell", "Step", "Value", "holds_tensor", "same_key"]
+__all__ = ["Cell", "Step", "Value", "holds_tensor", "place_and_line", "same_key"]
 
 Step: TypeAlias = tuple[str, tuple[Any, ...], dict[str, Any]]
 """One view operation on the way from a cell to a view: op, further arguments, named ones."""
@@ -41,7 +41,7 @@ class Cell:
     """A place that holds a value and may be edited; `address` when it is a place in the model.
 
     version counts the edits. edited: the line of the last one. fixed: why it may not be edited,
-    when it may not: it holds a parameter, or a gradient.
+    when it may not: it holds a parameter. gradient: which one, when it holds one.
     """
 
     value: Value
@@ -49,6 +49,7 @@ class Cell:
     version: int = 0
     edited: SourceLine | None = None
     fixed: str = ""
+    gradient: Gradient | None = None
 
 
 def same_key(one: Any, other: Any) -> bool:
@@ -70,3 +71,9 @@ def holds_tensor(meta: Any) -> bool:
     if isinstance(meta, dict):
         return any(map(holds_tensor, meta.values()))
     return False
+
+
+def place_and_line(read: str) -> tuple[str, str]:
+    """The place of a `Value.read`, and the line it was read at, for an error."""
+    place, _, line = read.partition(" (")
+    return place, "read at " + line.removesuffix(")") if line else "read later"

@@ -12,6 +12,7 @@ or an iterable that is plain Python needs no graph: then plain Python happens.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from nnsight_lab.tracing.source import at_line, user_line
 
 __all__ = [
     "Items",
+    "chosen",
     "cond",
     "foreach",
     "is_recorded",
@@ -77,23 +79,46 @@ def cond(
         ShapeMismatch: the test is not a single value.
         GraphError: the branches give different things.
     """
-    otherwise = otherwise or _nothing
+    where = user_line()
+    try:
+        return _branched(test, partial(then, *args), partial(otherwise or _nothing, *args))
+    except Differ as differ:
+        raise _unlike(differ).at(where) from None
+
+
+def chosen(test: Any, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
+    """As `cond`; where the branches give different things Python chooses, by a peek if it may.
+
+    Raises:
+        GraphError: the branches give different things, and nothing may be peeked.
+    """
+    where = user_line()
+    try:
+        return _branched(test, then, otherwise)
+    except Differ as differ:
+        if test.recorder.peeks is None:
+            raise _unlike(differ).at(where) from None
+    return then() if test else otherwise()
+
+
+def _branched(test: Any, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
     if not is_recorded(test):
-        return (then if test else otherwise)(*args)
+        return then() if test else otherwise()
     recorder, where = test.recorder, user_line()
     value = single(test, where)
     tapes, results = [], []
     for branch in (then, otherwise):
         with taped(recorder) as tape:
-            results.append(settled(recorder, branch(*args)))
+            results.append(settled(recorder, branch()))
         tapes.append(tape)
-    try:
-        return choice(recorder, value, (tapes[0], tapes[1]), (results[0], results[1]), where)
-    except Differ as differ:
-        raise GraphError(
-            f"The two branches give different things: {differ}.",
-            hint="Give the same from both: values, or tuples and dicts of equally many.",
-        ).at(where) from None
+    return choice(recorder, value, (tapes[0], tapes[1]), (results[0], results[1]), where)
+
+
+def _unlike(differ: Differ) -> GraphError:
+    return GraphError(
+        f"The two branches give different things: {differ}.",
+        hint="Give the same from both: values, or tuples and dicts of equally many.",
+    )
 
 
 def _nothing(*_: Any) -> None:

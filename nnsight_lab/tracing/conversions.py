@@ -15,7 +15,7 @@ import torch
 
 from nnsight_lab.errors import ShapeMismatch
 from nnsight_lab.kernels import Unknown
-from nnsight_lab.kernels.table import refused
+from nnsight_lab.tracing.calls import not_an_op
 from nnsight_lab.tracing.cells import Value
 from nnsight_lab.tracing.operators import METHODS_OF_NUMBERS, needs_number
 from nnsight_lab.tracing.source import user_line
@@ -103,7 +103,7 @@ def number_of(recorder: Recorder, op: str, args: tuple[Any, ...], kwargs: dict[s
     """
     name = op.rsplit(".", 1)[-1]
     if name not in METHODS_OF_NUMBERS:
-        raise refused(op).at(user_line())
+        raise not_an_op(op).at(user_line())
     what = f".{name}()" if op.startswith("Tensor.") else f"{op}()"
     if recorder.peeks is None:
         raise needs_number(what)

@@ -11,19 +11,25 @@ import difflib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
+
 from nnsight_lab.errors import AddressNotFound, GraphError, OpNotAllowed, SourceLine
 from nnsight_lab.ir import TOKENS, Address, ModuleTree
 from nnsight_lab.passes.shapes import module_path, weight_meta
+from nnsight_lab.tracing.aliases import Aliases
+from nnsight_lab.tracing.attached import Attached, Attachments
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.source import one_frame, user_line
 
-__all__ = ["Envoy"]
+__all__ = ["Envoy", "attached_to", "path_of"]
 
 
 class Envoy:
     """A module of a model, by path or standard name; `tree` and `recorder` come from the model.
 
     tree: gives the module tree. recorder: gives the open recording, or None outside a trace.
+    aliases: the user's own names for modules. call: which call of the module in one forward pass.
+    attached: the user's own modules, shared by all envoys of a model.
     """
 
     def __init__(
@@ -31,10 +37,17 @@ class Envoy:
         path: str,
         tree: Callable[[], ModuleTree],
         recorder: Callable[[], Recorder | None],
+        aliases: Aliases | None = None,
+        *,
+        call: int = 0,
+        attached: Attachments | None = None,
     ) -> None:
         object.__setattr__(self, "_path", path)
         object.__setattr__(self, "_tree", tree)
         object.__setattr__(self, "_recorder", recorder)
+        object.__setattr__(self, "_aliases", aliases or Aliases())
+        object.__setattr__(self, "_call", call)
+        object.__setattr__(self, "_attached", Attachments() if attached is None else attached)
 
     @one_frame
     def __getattr__(self, name: str) -> Any:
@@ -42,7 +55,10 @@ class Envoy:
             raise AttributeError(name)
         tree = self._tree()
         if name in self._ports(tree):
-            return self._open(name).places.read(Address(self._path, name))
+            return self._open(name).places.read(self._address(name))
+        own = self._attached.get(self._key, name)
+        if own is not None:
+            return Attached(own, f"{self._path}.{name}".strip("."), self._recorder)
         child = self._child(tree, name)
         if child is not None:
             return child
@@ -52,6 +68,9 @@ class Envoy:
 
     @one_frame
     def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, torch.nn.Module):
+            self._attach(name, value)
+            return
         if weight_meta(self._tree(), self._path, name) is not None:
             raise OpNotAllowed(
                 f"{self._path}.{name} is a parameter of the model; a trace does not edit those.",
@@ -59,12 +78,74 @@ class Envoy:
             )
         if name not in self._ports(self._tree()):
             raise self._unknown(self._tree(), name)
-        self._open(name).places.write(Address(self._path, name), value)
+        self._open(name).places.write(self._address(name), value)
+
+    @one_frame
+    def __delattr__(self, name: str) -> None:
+        if not self._attached.remove(self._key, name):
+            raise self._unknown(self._tree(), name)
+
+    def _attach(self, name: str, module: torch.nn.Module) -> None:
+        """`lm.layers[2].sae = sae`: from then on `lm.layers[2].sae(h)` is part of a trace."""
+        taken = {*self._names(self._tree()), *object.__dir__(self)}
+        if name in taken - set(self._attached.names(self._key)):
+            raise OpNotAllowed(
+                f"{self._path or 'The model'} has a {name!r} of its own.",
+                hint="Attach your module under another name.",
+            ).at(user_line())
+        self._attached.add(self._key, name, module)
+
+    @property
+    def _key(self) -> str:
+        """The one path of this module, by which what is attached to it is kept."""
+        return module_path(self._tree(), self._path)
 
     @one_frame
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module on recorded values, out of its order; the model's own pass goes on."""
         return self._open("").apply(self._path, args, kwargs)
+
+    @one_frame
+    def skip(self, value: Any) -> None:
+        """Do not run this module: its output is `value`, a tensor or what else it would give.
+
+        The value must be there before the module is due. Nothing inside it may be read; its
+        output may, and be edited.
+        """
+        self._open("skip").skips.skip(self._path, self._call, value)
+
+    @property
+    @one_frame
+    def calls(self) -> list[Envoy]:
+        """This module once for each time it runs in one forward pass: `net.shared.calls[1].output`.
+
+        Raises:
+            AddressNotFound: the forward pass does not run it. Of a wrapped module it is known
+                inside a trace only.
+        """
+        tree = self._tree()
+        count = _calls_of(tree, self._path)
+        if not count:
+            raise AddressNotFound(
+                f"{self._path or 'The model'} is not known to run.",
+                hint="Ask inside a trace, and for a module that the forward pass calls.",
+            ).at(user_line())
+        return [self._at_call(self._path, call) for call in range(count)]
+
+    def _at_call(self, path: str, call: int) -> Envoy:
+        return Envoy(
+            path,
+            self._tree,
+            self._recorder,
+            self._aliases,
+            call=call,
+            attached=self._attached,
+        )
+
+    def _address(self, port: str) -> Address:
+        # A standard name means the first call.
+        path = module_path(self._tree(), self._path) if self._call else self._path
+        return Address(path, port, self._call)
 
     @one_frame
     def __getitem__(self, index: int | str | slice) -> Any:
@@ -113,11 +194,18 @@ class Envoy:
     def __repr__(self) -> str:
         tree = self._tree()
         card = tree.by_path.get(module_path(tree, self._path))
-        lines = [f"{self._path or 'model'}  ({card.kind if card else 'standard name'})"]
+        name = f"{self._path or 'model'}{f'.calls[{self._call}]' if self._call else ''}"
+        lines = [f"{name}  ({card.kind if card else 'standard name'})"]
+        count = _calls_of(tree, self._path)
+        if count > 1 and not self._call:
+            lines.append(f"  runs {count} times: .calls[0] … .calls[{count - 1}]")
         for port in self._ports(tree):
             site = tree.by_address[_one(tree, Address(self._path, port))]
             lines.append(f"  .{port}: {site.spec}")
         lines += [f"  .{name}" for name in self._child_names(tree) if not name.isdigit()]
+        lines += [f"  .{name}: yours, {kind}" for name, kind in self._attached.kinds(self._key)]
+        aliases = self._aliases.names_below(tree, self._path)
+        lines += [f"  .{name} = {target}" for name, target in aliases.items()]
         if len(self):
             lines.append(f"  [0] … [{len(self) - 1}]")
         return "\n".join(lines)
@@ -156,15 +244,30 @@ class Envoy:
         for base in (self._path, module_path(tree, self._path)):
             path = f"{base}.{name}" if base else name
             if path in tree.known_paths:
-                return Envoy(path, self._tree, self._recorder)
-        return None
+                return self._at_call(path, self._call_of(tree, path))
+        target = self._aliases.target(tree, self._path, name)
+        return None if target is None else self._at_call(target, self._call_of(tree, target))
+
+    def _call_of(self, tree: ModuleTree, child: str) -> int:
+        """Which call of a module below this one belongs to this call."""
+        if self._call and _calls_of(tree, child) != _calls_of(tree, self._path):
+            raise AddressNotFound(
+                f"{child} runs {_calls_of(tree, child)} time(s), {self._path}"
+                f" {_calls_of(tree, self._path)}.",
+                hint=f"Count its own calls: model.{child}.calls[0].",
+            ).at(user_line())
+        own: int = self._call
+        return own
 
     def _child_names(self, tree: ModuleTree) -> tuple[str, ...]:
         own = tree.children(self._path)
         return tuple(dict.fromkeys((*own, *tree.children(module_path(tree, self._path)))))
 
     def _names(self, tree: ModuleTree) -> list[str]:
-        return [*self._ports(tree), *(n for n in self._child_names(tree) if not n.isdigit())]
+        own = self._attached.names(self._key)
+        below = (name for name in self._child_names(tree) if not name.isdigit())
+        aliases = self._aliases.names_below(tree, self._path)
+        return list(dict.fromkeys((*self._ports(tree), *below, *aliases, *own)))
 
     def _unknown(self, tree: ModuleTree, name: str) -> AddressNotFound:
         near = difflib.get_close_matches(name, self._names(tree), 1, 0.5)
@@ -179,7 +282,27 @@ class Envoy:
             hint = "with lm.generate(prompt, max_new_tokens=n): has the sampled ids of each step."
         if name in _STANDARD and _is_there(tree, Address("", "logits")):
             hint += " print(lm.names) says which standard names this model lacks, and why."
-        return AddressNotFound(f"{here} has no module or value {name!r}.", hint=hint, where=where)
+        said = f"{here} has no module or value {name!r}."
+        if name == "save":
+            hint = f"A module has a value to save: {f'{self._path}.output'.strip('.')}.save()."
+        path = module_path(tree, self._path)
+        runs = any(_is_there(tree, Address(path, port)) for port in ("input", "output"))
+        if name in ("input", "output") and path in tree.by_path and not runs:
+            said = f"The forward pass never reaches {here}, so it has no {name}."
+            hint = "On these inputs the model does not call that module; read one that it calls."
+        return AddressNotFound(said, hint=hint, where=where)
+
+
+def attached_to(envoy: Envoy) -> Attachments:
+    """The modules of the user's that a model's envoys share."""
+    found: Attachments = object.__getattribute__(envoy, "_attached")
+    return found
+
+
+def path_of(envoy: Envoy) -> str:
+    """The module path or standard name an envoy stands for; `""` is the model itself."""
+    path: str = object.__getattribute__(envoy, "_path")
+    return path
 
 
 _STANDARD = frozenset(
@@ -188,7 +311,7 @@ _STANDARD = frozenset(
 """Names most models have, so that a model without one is asked for it."""
 
 
-_NOT_YET = frozenset("session edit clear_edits scan source skip cache stop barrier next".split())
+_NOT_YET = frozenset("source barrier next".split())
 """Verbs that users of other libraries try."""
 
 
@@ -200,6 +323,11 @@ def _one(tree: ModuleTree, address: Address) -> Address:
     if address in tree.by_address:
         return address
     return tree.one_name.get(address, address)
+
+
+def _calls_of(tree: ModuleTree, path: str) -> int:
+    """How many times a module runs in one forward pass."""
+    return tree.calls.get(module_path(tree, path), 0)
 
 
 def _listed(names: list[str], most: int = 12) -> str:

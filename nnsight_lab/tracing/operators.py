@@ -17,7 +17,6 @@ from nnsight_lab.tracing.source import one_frame, user_line
 
 __all__ = [
     "CONCRETE",
-    "GRADIENTS_ARE_READ",
     "METHODS_OF_NUMBERS",
     "NUMBERS",
     "OPERATORS",
@@ -60,8 +59,6 @@ NUMBERS = {
     "__round__": "round()", "__reduce_ex__": "Pickling",
 }  # fmt: skip
 """Conversions that need the number itself, in the words of the refusal."""
-
-GRADIENTS_ARE_READ = "A gradient is read; editing it on its way back is not possible yet."
 
 METHODS_OF_NUMBERS = frozenset({"item", "tolist", "numpy", "allclose", "equal", "is_nonzero"})
 """Methods that need the number itself."""

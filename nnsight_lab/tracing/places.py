@@ -6,25 +6,25 @@ Every edit goes through `edit`, which is where it is refused if the model could 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from nnsight_lab.errors import (
-    GraphError,
-    NotSupported,
-    OpNotAllowed,
-    ShapeMismatch,
-    SourceLine,
-)
+import torch
+
+from nnsight_lab.errors import GraphError, NotSupported, OpNotAllowed, SourceLine
 from nnsight_lab.ir import RESULT, Address, ModuleTree, Read, Write
+from nnsight_lab.kernels import Unknown
 from nnsight_lab.passes.check import check_fits
 from nnsight_lab.passes.invokes import check_separable
 from nnsight_lab.passes.schedule import too_early
 from nnsight_lab.passes.shapes import meta_of_spec
-from nnsight_lab.tracing.cells import Cell, Value
+from nnsight_lab.tracing.cells import Cell, Value, place_and_line
 from nnsight_lab.tracing.peeks import Visit
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.source import at_line, user_line
 from nnsight_lab.tracing.steps import Steps
+from nnsight_lab.tracing.whole_writes import is_written_by_items, write_items
 
 if TYPE_CHECKING:
     from nnsight_lab.tracing.recorder import Recorder
@@ -58,6 +58,7 @@ class Places:
         self._invoke: int | None = None
         self._first_row = 0
         self._next_step = 0
+        self._stopped: SourceLine | None = None
 
     @property
     def tree(self) -> ModuleTree:
@@ -87,6 +88,7 @@ class Places:
         self._next_step += max(passes, 1)
         self._first_row = len(self._rows)
         self.batch, self._pos = batch, pos
+        self._stopped = None
         if batch:
             self._rows.append((batch, pos))
 
@@ -108,6 +110,40 @@ class Places:
         self._invoke = None
         self.batch = self._pos = 0
 
+    @contextmanager
+    def as_in(self, invoke: int | None, step: int = 0) -> Iterator[None]:
+        """For a moment, places are those of that invoke again; of the whole batch where None.
+
+        step: whose forward pass, counted from the first one of the trace.
+        """
+        before = self._invoke, self.batch, self._pos, self._stopped, self.steps.now
+        self._stopped, self.steps.now = None, step
+        if invoke is not None:
+            self._invoke, (self.batch, self._pos) = invoke, self._rows[invoke]
+        elif self._rows:
+            self.enter_all_rows()
+        try:
+            yield
+        finally:
+            self._invoke, self.batch, self._pos, self._stopped, self.steps.now = before
+
+    @property
+    def invoke(self) -> int | None:
+        """Whose rows places are now: the number of the open invoke, or None."""
+        return self._invoke
+
+    def stop(self) -> None:
+        """From here on nothing further of the model is read or edited."""
+        self._stopped = user_line()
+        self.steps.stop()
+
+    def check_going(self, place: str) -> None:
+        if self._stopped is not None:
+            raise GraphError(
+                f"{place} is used after tracer.stop() ({self._stopped}).",
+                hint="Read and edit before it; what was read can still be computed with and saved.",
+            )
+
     # Reading and editing
 
     def read(self, address: Address) -> Proxy:
@@ -125,9 +161,11 @@ class Places:
         step = self.steps.step_of(address)
         key = (address, self._invoke, step)
         where = user_line()
-        at_line(where, self._check_rows, address, step)
+        at_line(where, self.check_rows, address, step)
         if key not in self._cells:
+            at_line(where, self.check_going, str(address))
             moment = at_line(where, self.steps.moment, address)
+            at_line(where, self._recorder.skips.check_reached, address, moment)
             spec = self.tree.by_address[address].spec
             meta = meta_of_spec(spec, self.batch, self.pos)
             if self._invoke is not None and address != RESULT:
@@ -138,8 +176,13 @@ class Places:
             self._cells[key] = Cell(value, address)
         return self._cells[key]
 
-    def _check_rows(self, address: Address, step: int) -> None:
-        """Once a place is edited, it is used by invokes or by all rows, never by both."""
+    def check_rows(self, address: Address, step: int) -> None:
+        """Once a place is edited, it is used by invokes or by all rows, never by both.
+
+        Raises:
+            GraphError: there are no rows yet.
+            NotSupported: it is edited for other rows.
+        """
         if not self.batch:
             raise GraphError(
                 "No prompt was given to this trace, and no invoke is open.",
@@ -157,26 +200,12 @@ class Places:
         if isinstance(value, Proxy) and value.is_whole(cell):
             return
         held = cell.value.meta
-        if isinstance(value, tuple | list) and isinstance(held, tuple | list):
-            self._write_items(Proxy(self._recorder, cell), value, len(held))
+        if isinstance(value, int | float | complex) and isinstance(held, torch.Tensor | Unknown):
+            value = self._recorder.record("torch.full_like", (self.read(address), value), {})
+        if is_written_by_items(value, held):
+            write_items(self._recorder, Proxy(self._recorder, cell), value)
         else:
             self.edit(cell, self._recorder.value_of(value, like=held))
-
-    def _write_items(self, whole: Proxy, items: tuple[Any, ...] | list[Any], count: int) -> None:
-        """`module.output = (new, *rest)`: each item that is not what was there before."""
-        if len(items) != count:
-            raise ShapeMismatch(
-                f"{whole!r} has {count} items; {len(items)} cannot replace them.",
-                hint="Write one item: module.output[0] = value.",
-            ).at(user_line())
-        recorder = self._recorder
-        new = {
-            place: Proxy(recorder, Cell(recorder.value_of(item)))
-            for place, item in enumerate(items)
-            if item is not None and not (isinstance(item, Proxy) and item.views(whole, place))
-        }
-        for place, item in new.items():
-            whole[place] = item
 
     def edit(self, cell: Cell, new: Value, where: SourceLine | None = None) -> None:
         """Give a cell a new value, checking that a place in the model can take it.
@@ -194,11 +223,14 @@ class Places:
             raise OpNotAllowed(cell.fixed, hint=hint).at(where)
         if cell.address is not None:
             at_line(where, self.steps.check_edit, cell.address)
+            at_line(where, self.check_going, str(cell.address))
             at_line(where, check_fits, str(cell.address), cell.value.meta, new.meta)
             if new.moment > cell.value.moment:
-                raise too_early(cell.address, *_place_and_line(new.read)).at(where)
+                raise too_early(cell.address, *place_and_line(new.read)).at(where)
             self._check_peeks(cell)
             new = Value(new.node, new.meta, cell.value.moment, cell.value.read)
+        if cell.gradient is not None:
+            at_line(where, self._recorder.backwards.check_edit, cell, new)
         self._recorder.note_edit(cell)
         cell.value = new
         cell.version += 1
@@ -245,8 +277,3 @@ def _mixed(address: Address, edited: int | None, used: int | None) -> NotSupport
         f"{address} is edited for {_rows_named(edited)}, and used for {_rows_named(used)}.",
         hint="Edit and read it for the same rows.",
     )
-
-
-def _place_and_line(read: str) -> tuple[str, str]:
-    place, _, line = read.partition(" (")
-    return place, "read at " + line.removesuffix(")") if line else "read later"

@@ -27,7 +27,6 @@ from nnsight_lab.tracing.conversions import contains, converted, shape_of, text_
 from nnsight_lab.tracing.fields import field_named
 from nnsight_lab.tracing.operators import (
     CONCRETE,
-    GRADIENTS_ARE_READ,
     METHODS_OF_NUMBERS,
     TRANSPOSED,
     give_operators,
@@ -150,22 +149,27 @@ class Proxy:
     def _call(self, op: str, *args: Any, **kwargs: Any) -> Any:
         return self.recorder.record(op, args, kwargs)
 
-    def backward(self) -> AbstractContextManager[None]:
+    def backward(self, gradient: Any = None, **options: Any) -> AbstractContextManager[None]:
         """Go back from this number: from here on `.grad` is its gradient, in a `with` or not.
 
+        gradient: what to go back with, for a value of many numbers; it has the value's shape.
         The weights' own `.grad` stays as it is. A second call starts anew, and adds nothing up.
         """
-        return self.recorder.backwards.begin(self.now())
+        return self.recorder.backwards.begin(self, gradient, options)
 
     @property
     @one_frame
     def grad(self) -> Any:
-        """The gradient at this value, of the number last gone back from. It can only be read."""
+        """The gradient at this value, of the number last gone back from.
+
+        It may be edited (`h.grad[:] = 0`) and replaced: what lies further back gets the new one.
+        """
         return self.value.grad if self.came_back else self.recorder.backwards.gradient(self.now())
 
     @grad.setter
+    @one_frame
     def grad(self, value: Any) -> None:
-        raise OpNotAllowed(GRADIENTS_ARE_READ, hint="Edit the value, or the gradient afterwards.")
+        self.recorder.backwards.replace(self.now(), value)
 
     def unpin(self) -> None:
         """An edit through a saved value goes to the place itself, as it is now."""
@@ -214,7 +218,7 @@ class Proxy:
         if name in _ON_MODEL_DEVICE:
             return _ON_MODEL_DEVICE[name](self)
         if name in CONCRETE:
-            return getattr(self._known(name), name)
+            return self.recorder.known(name, self.now(), getattr(self._known(name), name))
         if name in TRANSPOSED:
             return self._call(f"Tensor.{name}", self)
         needs_number = name in METHODS_OF_NUMBERS and self.recorder.peeks is not None
@@ -287,10 +291,10 @@ class Proxy:
         meta = self.now().meta
         if isinstance(meta, tuple | list | dict):
             return len(meta)
-        shape = self._known("The length").shape
+        shape = self.recorder.known("shape", self.now(), self._known("The length").shape)
         if not shape:
             raise TypeError("len() of a 0-d tensor")
-        return shape[0]
+        return int(shape[0])
 
     def __repr__(self) -> str:
         if self.came_back:

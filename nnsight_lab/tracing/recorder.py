@@ -4,6 +4,7 @@
     record.py     one operation, as Python writes it
     places.py     places of the model: cells, invokes, edits
     backward.py   backward passes and gradients
+    skips.py      modules that do not run
 
 The recorder is what envoys and proxies call. It never runs a model: shapes come from the module
 tree and from running operations on tensors without data.
@@ -11,7 +12,7 @@ tree and from running operations on tensors without data.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from nnsight_lab.ir import (
     Apply,
     Call,
     Constant,
+    GradientWrite,
     Graph,
     ModuleTree,
     Node,
@@ -37,6 +39,7 @@ from nnsight_lab.kernels.arguments import without_numpy
 from nnsight_lab.passes.live import drop_dead_nodes
 from nnsight_lab.passes.schedule import BEFORE
 from nnsight_lab.passes.shapes import infer_apply, weight_meta
+from nnsight_lab.tracing.aliases import Aliases
 from nnsight_lab.tracing.backward import Backwards
 from nnsight_lab.tracing.cells import Cell, Value, holds_tensor
 from nnsight_lab.tracing.peeks import Peeks
@@ -44,6 +47,7 @@ from nnsight_lab.tracing.places import Places
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.record import record
 from nnsight_lab.tracing.regions import Tape, gone, without_holes
+from nnsight_lab.tracing.skips import Skips
 from nnsight_lab.tracing.source import at_line, user_line
 
 __all__ = ["Recorder"]
@@ -51,6 +55,10 @@ __all__ = ["Recorder"]
 
 class Recorder:
     """One recording. `batch` and `pos` are the size of the prompt it is recorded with.
+
+    aliases: the user's own names for modules. preludes: what is recorded first, for each prompt.
+    at_end: called when the block ends, each gives more values to save, by name. shown: outputs
+    that are printed as they come, and are not handed back.
 
     decode, passes: of a generation, the tree of each pass after the prompt's, and how many passes
         there may be; 0 for a trace.
@@ -69,17 +77,26 @@ class Recorder:
         self.places = Places(self, tree, batch, pos, decode, passes)
         self.backwards = Backwards(self)
         self.peeks: Peeks | None = None
+        self.skips = Skips(self)
         self.open = True
         self.session: Any = None
         self.results: dict[NodeId, Any] = {}
         self.missing: set[NodeId] = set()
+        self.outputs: dict[torch.nn.Module, Any] = {}
+        self.functions: dict[str, Callable[..., Any]] = {}
         self.tapes: list[Tape] = []
         self._nodes: list[Node | None] = []
         self._holes = False
         self._values: list[Value] = []
         self._constants: dict[int, tuple[Value, TensorData, Any]] = {}
+        self._by_data: dict[TensorData, Value] = {}
         self._weights: dict[tuple[str, str], Value] = {}
         self._saved: list[Proxy] = []
+        self.aliases = Aliases()
+        self.preludes: tuple[Callable[[Recorder], None], ...] = ()
+        self.at_end: list[Callable[[], dict[str, Any]]] = []
+        self.caches = 0
+        self.shown: list[tuple[str, NodeId]] = []
 
     @property
     def tree(self) -> ModuleTree:
@@ -95,14 +112,29 @@ class Recorder:
         """When a node of this recording happens."""
         return self._values[node].moment
 
-    def pending(self) -> list[tuple[Write, int]]:
+    def pending(self) -> list[tuple[Write | GradientWrite, int]]:
         """What edits become when the block ends, with their moments; not yet among the nodes."""
-        return self.places.writes()
+        writes = self.places.writes()
+        return [*writes, *self.backwards.writes(self.next_id + len(writes))]
 
     @property
     def next_id(self) -> NodeId:
         """The id of the node that is added next."""
         return len(self._nodes)
+
+    def start_rows(self) -> None:
+        """The rows of one more prompt begin: what the model's stored edits say comes first.
+
+        In a generation, at each of its steps.
+        """
+        for step in range(max(self.places.steps.passes, 1) if self.preludes else 0):
+            with self.places.steps.at(step):
+                for prelude in self.preludes:
+                    prelude(self)
+
+    def known(self, name: str, value: Value, found: Any) -> Any:
+        """What Python is told of a value at once: `found`, its `name`. Edit blocks know less."""
+        return found
 
     # Operations, weights, constants
 
@@ -183,7 +215,8 @@ class Recorder:
         ).at(where)
 
     def constant(self, tensor: torch.Tensor) -> Value:
-        """A real tensor as part of the graph; the same tensor twice is one constant.
+        """A real tensor as part of the graph; the same tensor twice is one constant, and so are
+        equal ones, but for weights: two that are equal have gradients of their own.
 
         Its bytes are looked at each time: memory shared with numpy changes without a trace.
         """
@@ -195,9 +228,24 @@ class Recorder:
             raise OpNotAllowed(f"{exc}.", hint=hint).at(where) from exc
         known = self._constants.get(id(tensor))
         if known is None or known[1] != data:
-            node = Constant(id=self.next_id, value=data, where=where)
-            value = self.add(node, tensor.detach().to("meta"), BEFORE)
+            own = tensor.requires_grad and tensor.is_leaf
+            value = None if own else self._by_data.get(data)
+            if value is None:
+                node = Constant(id=self.next_id, value=data, where=where)
+                value = self.add(node, tensor.detach().to("meta"), BEFORE)
+            if not own:
+                self._by_data[data] = value
             known = self._constants[id(tensor)] = (value, data, tensor)
+        return known[0]
+
+    def constant_again(self, node: Constant) -> Value:
+        """A constant of a stored graph; in one recording it is one node, however often it comes."""
+        known = self._constants.get(id(node))
+        if known is None:
+            data = node.value
+            meta = torch.empty(data.shape, dtype=getattr(torch, data.dtype), device="meta")
+            again = Constant(id=self.next_id, value=data, where=node.where)
+            known = self._constants[id(node)] = (self.add(again, meta, BEFORE), data, node)
         return known[0]
 
     def add(self, node: Node, meta: Any, moment: int, read: str = "") -> Value:
@@ -212,6 +260,13 @@ class Recorder:
         self._nodes.append(node)
         self._values.append(Value(node.id, meta, moment, read))
         return self._values[-1]
+
+    def prepared(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any], tuple[int, str]]:
+        """Arguments as graph data, and the moment when the values among them are there."""
+        plain, named, needs = at_line(user_line(), self._prepared, args, kwargs)
+        return plain, named, self._latest(needs)
 
     def _latest(self, needs: list[Value]) -> tuple[int, str]:
         latest = max(needs, key=lambda value: value.moment, default=None)
@@ -266,6 +321,10 @@ class Recorder:
             raise gone()
         return value
 
+    def note_output(self, module: torch.nn.Module, _: Any, output: Any) -> None:
+        """A module of the user's was called on recorded values, and gave this."""
+        self.outputs[module] = output
+
     # The end
 
     def check_saving(self, value: Value) -> None:
@@ -294,7 +353,7 @@ class Recorder:
         for node, moment in self.pending():
             self.add(node, None, moment)
         self.open = False
-        outputs = tuple(Output(name, node) for name, node in names.items())
+        outputs = tuple(Output(name, node) for name, node in (*names.items(), *self.shown))
         return without_holes(self._nodes, outputs, self.places.invokes)
 
     def so_far(self) -> Graph:

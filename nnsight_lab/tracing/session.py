@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from nnsight_lab.contract import ModuleInputs, Several, TokenRows
-from nnsight_lab.errors import GraphError
+from nnsight_lab.errors import GraphError, LabError
 from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.source import user_line
@@ -99,6 +99,12 @@ class Session(Tracer[RunT]):
         self._inside = False
         self._recorder.places.leave_invoke()
 
+    def end_part(self) -> None:
+        """The block of a part has ended without an error: what it caches is read now."""
+        for more in self._recorder.at_end:
+            self._named |= more()
+        self._recorder.at_end.clear()
+
     def _run_parts(self, graph: Graph) -> RunT:
         if not self._parts:
             raise GraphError(
@@ -129,6 +135,12 @@ class PartTracer(Tracer[RunT]):
         """Open this part. `end` must follow."""
         self._begun_at = user_line()
         self._session.enter(self._plan)
+        try:
+            if self._plan.batch:
+                self._recorder.start_rows()
+        except LabError as exc:
+            self._session.leave()
+            raise exc.at(self._begun_at)
 
     def end(self) -> None:
         """Close this part; the session goes on."""
@@ -136,6 +148,10 @@ class PartTracer(Tracer[RunT]):
 
     def finish(self, variables: dict[str, Any], assign: Callable[[dict[str, Any]], None]) -> None:
         """Nothing runs yet; values are handed back when the session ends."""
+        try:
+            self._session.end_part()
+        except LabError as exc:
+            raise exc.at(self._begun_at)
 
 
 def _runs_later(graph: Graph) -> Any:

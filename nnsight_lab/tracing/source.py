@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -23,6 +25,7 @@ __all__ = [
     "leave_one_frame",
     "one_frame",
     "shorten_traceback",
+    "standing_at",
     "user_frame",
     "user_line",
 ]
@@ -33,6 +36,17 @@ _T = TypeVar("_T")
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _SKIPPED = (_PACKAGE, _TORCH)
+_standing: ContextVar[SourceLine | None] = ContextVar("standing_at", default=None)
+
+
+@contextmanager
+def standing_at(where: SourceLine | None) -> Iterator[None]:
+    """For what is recorded on behalf of an earlier line: until the end, that is the user's line."""
+    token = _standing.set(where)
+    try:
+        yield
+    finally:
+        _standing.reset(token)
 
 
 def is_ours(filename: str) -> bool:
@@ -55,6 +69,9 @@ def _is_skipped(file: str) -> bool:
 
 def user_line() -> SourceLine | None:
     """The user's file (or notebook cell) and line."""
+    standing = _standing.get()
+    if standing is not None:
+        return standing
     frame = user_frame()
     if frame is None:
         return None

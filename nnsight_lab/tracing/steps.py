@@ -7,6 +7,7 @@ Outside any loop they are those of step 0, the prompt. A trace has that one step
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from nnsight_lab.errors import BadInput, GraphError
@@ -36,6 +37,7 @@ class Steps:
         self._first = first.generating if self.generates else first
         self._decode = decode.generating if self.generates and decode is not None else self._first
         self._inside = False
+        self._stopped = False
 
     @property
     def tree(self) -> ModuleTree:
@@ -106,10 +108,25 @@ class Steps:
         self._inside = True
         try:
             for step in steps:
+                if self._stopped:
+                    return
                 self.now = step
                 yield step
         finally:
             self.leave()
+
+    @contextmanager
+    def at(self, step: int) -> Iterator[None]:
+        """For a moment, places are those of that step."""
+        before, self.now = self.now, step
+        try:
+            yield
+        finally:
+            self.now = before
+
+    def stop(self) -> None:
+        """A loop over steps ends with the step that is recorded now."""
+        self._stopped = True
 
     def leave(self) -> None:
         """Places are those of step 0 again."""

@@ -16,11 +16,15 @@ from functools import partial
 from types import FrameType, TracebackType
 from typing import Any, Generic, TypeVar
 
-from nnsight_lab.errors import GraphError, LabError, SourceLine
+import torch
+
+from nnsight_lab.errors import BadInput, GraphError, LabError, SourceLine
 from nnsight_lab.ir import RESULT, Address, Graph, NodeId
 from nnsight_lab.passes.live import drop_dead_nodes
+from nnsight_lab.tracing.caches import Cache, Modules, declare_cache
 from nnsight_lab.tracing.einops_values import teach_einops
 from nnsight_lab.tracing.fields import Fields
+from nnsight_lab.tracing.local_calls import remember
 from nnsight_lab.tracing.names import (
     assign_in_frame,
     filled,
@@ -28,13 +32,16 @@ from nnsight_lab.tracing.names import (
     variables_of,
 )
 from nnsight_lab.tracing.peeks import Peeks
+from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.recorder import Recorder
+from nnsight_lab.tracing.show import is_shown
 from nnsight_lab.tracing.source import for_the_user, one_frame, shorten_traceback, user_line
 from nnsight_lab.tracing.steps import Iteration, Loop
 
-__all__ = ["Tracer", "open_recorder"]
+__all__ = ["Tracer", "close_for", "innermost_recorder", "open_for", "open_recorder"]
 
 RunT = TypeVar("RunT")
+OtherT = TypeVar("OtherT")
 
 _open: ContextVar[tuple[tuple[object, Recorder], ...]] = ContextVar("open_traces", default=())
 
@@ -47,12 +54,44 @@ def open_recorder(owner: object) -> Recorder | None:
     return None
 
 
+def innermost_recorder() -> Recorder | None:
+    """The recording that was opened last in this thread, on whatever model, or None."""
+    opened = _open.get()
+    return opened[-1][1] if opened else None
+
+
+def open_for(owners: tuple[object, ...], recorder: Recorder) -> Any:
+    """Open a recording on these models, and give what `close_for` needs.
+
+    Raises:
+        GraphError: one of them has a recording open.
+    """
+    if any(open_recorder(owner) is not None for owner in owners):
+        raise GraphError(
+            "A trace on this model is already open.",
+            hint="End it first, or give both prompts to one trace.",
+        )
+    teach_einops()
+    return _open.set((*_open.get(), *((owner, recorder) for owner in owners)))
+
+
+def close_for(token: Any) -> None:
+    """Close what `open_for` opened."""
+    _open.reset(token)
+
+
+def _run_with(carry_out: Callable[[Graph], RunT], recorder: Recorder, graph: Graph) -> RunT:
+    """Run a part of what is recorded, with the functions of the user's that it calls."""
+    return carry_out(remember(graph, recorder.functions))
+
+
 class Tracer(Generic[RunT]):
     """One block of recording on one model.
 
     owner: the model traced. carry_out: runs the graph and gives a mapping of names to values.
     peek: whether Python may have values while the block is recorded.
     add_prompt: takes the prompt of one more invoke, and gives its rows and positions.
+    describe: makes an experiment of the graph, with its inputs and a note of the model.
     """
 
     def __init__(
@@ -64,13 +103,17 @@ class Tracer(Generic[RunT]):
         execute: bool = True,
         peek: bool = True,
         add_prompt: Callable[[Any], tuple[int, int]] | None = None,
+        describe: Callable[[Graph], Any] | None = None,
     ) -> None:
         self._owner = owner
         self._recorder = recorder
         self._carry_out = carry_out
         self._execute = execute
-        self._peeks = Peeks(recorder, carry_out) if execute and peek else None
+        self._peeks = (
+            Peeks(recorder, partial(_run_with, carry_out, recorder)) if execute and peek else None
+        )
         self._add_prompt = add_prompt
+        self._describe = describe
         self._frame: FrameType | None = None
         self._token: Any = None
         self._begun_at: SourceLine | None = None
@@ -82,7 +125,25 @@ class Tracer(Generic[RunT]):
     @property
     def graph(self) -> Graph:
         """The experiment as data. Inside the block: what has been recorded so far."""
-        return self._graph if self._graph is not None else self._recorder.so_far()
+        if self._graph is not None:
+            return self._graph
+        return remember(self._recorder.so_far(), self._recorder.functions)
+
+    @property
+    def functions(self) -> dict[str, Callable[..., Any]]:
+        """What `nl.local_fn` was given in this block, by the names the graph has for it."""
+        return dict(self._recorder.functions)
+
+    @property
+    def experiment(self) -> Any:
+        """The graph with its inputs and a note of its model: to save, to print, to run later."""
+        assert self._describe is not None, "every model says what its experiments are"
+        return self._describe(self.graph)
+
+    def to_python(self) -> str:
+        """The experiment as a program of plain PyTorch with hooks, which runs without us."""
+        text: str = self.experiment.to_python(self._owner)
+        return text
 
     @property
     def run(self) -> RunT:
@@ -91,10 +152,68 @@ class Tracer(Generic[RunT]):
             raise GraphError("This block has not run.", hint="It runs when the block ends.")
         return self._run
 
+    @one_frame
     def save(self, **values: Any) -> None:
-        """Save values under names of your own: `tracer.save(logits=lm.logits)`."""
+        """Save values under names of your own: `tracer.save(logits=lm.logits)`.
+
+        Raises:
+            BadInput: what was given is not a recorded value.
+        """
         for name, value in values.items():
+            if is_shown(name) or not isinstance(value, Proxy):
+                raise BadInput(
+                    f"{name!r} cannot be saved: a {type(value).__name__} under that name.",
+                    hint="Give recorded values: tracer.save(logits=lm.logits).",
+                )
             self._named[name] = value.save()
+
+    @one_frame
+    def cache(
+        self,
+        modules: Modules = None,
+        *,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        include_output: bool = True,
+        include_inputs: bool = False,
+    ) -> Cache:
+        """Save what many modules give, edits included: `cache["layers.0.mlp"].output`.
+
+        modules: modules or names, one or several, or a test of names; by default every layer
+            with its attention and MLP, or where a model has no such names, every module.
+        device: where the values are wanted, once the block has ended.
+        dtype: the precision to save floating-point values in.
+        include_inputs: also `.input`, the first argument.
+
+        Raises:
+            AddressNotFound: the model has no such module, or does not come by it.
+        """
+        return declare_cache(
+            self._recorder,
+            modules,
+            include_inputs=include_inputs,
+            include_output=include_output,
+            device=device,
+            dtype=dtype,
+        )
+
+    def stop(self) -> None:
+        """Nothing further of the model is needed: a read or an edit after this line is refused.
+
+        A run ends after the last place it needs in any case; this holds the program to it.
+        """
+        self._recorder.places.stop()
+
+    def ended_by(self, carry_out: Callable[[Graph, Recorder], OtherT]) -> Tracer[OtherT]:
+        """The same block, not begun yet, with something else to do with its graph."""
+        recorder = self._recorder
+        return Tracer(
+            self._owner,
+            recorder,
+            lambda graph: carry_out(graph, recorder),
+            peek=False,
+            add_prompt=self._add_prompt,
+        )
 
     def invoke(self, prompt: Any = None) -> AbstractContextManager[None]:
         """One prompt of the batch: what is read and edited in this block are its rows alone.
@@ -120,6 +239,11 @@ class Tracer(Generic[RunT]):
             raise GraphError(
                 "A prompt cannot be given in a loop over steps.",
                 hint="Open the invoke first, and loop inside it.",
+            ).at(where)
+        if self._recorder.places.batch:
+            raise GraphError(
+                "An invoke cannot be inside another.",
+                hint="Write them one after another; values go from one to the other.",
             ).at(where)
         self._all_rows = prompt is None
         try:
@@ -154,6 +278,8 @@ class Tracer(Generic[RunT]):
         else:
             self._recorder.places.enter_invoke(*size)
         try:
+            if size is not None:
+                self._recorder.start_rows()
             yield
         finally:
             self._recorder.places.leave_invoke()
@@ -165,19 +291,18 @@ class Tracer(Generic[RunT]):
             raise GraphError(
                 "This trace has been used.", hint="Each block needs a model.trace(…) of its own."
             ).at(self._begun_at)
-        if open_recorder(self._owner) is not None:
-            raise GraphError(
-                "A trace on this model is already open.",
-                hint="End it first, or give both prompts to one trace.",
-            ).at(self._begun_at)
-        teach_einops()
+        try:
+            if self._recorder.places.batch:
+                self._recorder.start_rows()
+            self._token = open_for((self._owner,), self._recorder)
+        except LabError as exc:
+            raise for_the_user(exc.at(self._begun_at)) from None
         self._recorder.peeks = self._peeks
-        self._token = _open.set((*_open.get(), (self._owner, self._recorder)))
 
     def end(self) -> None:
         """Close the recording for good; nothing more can be added to it."""
         self._recorder.peeks = None  # a traceback that prints a value must not run a model
-        _open.reset(self._token)
+        close_for(self._token)
 
     def finish(self, variables: dict[str, Any], assign: Callable[[dict[str, Any]], None]) -> None:
         """Name what is saved by the variables that hold it, run, and hand back their tensors.
@@ -185,8 +310,10 @@ class Tracer(Generic[RunT]):
         Raises:
             LabError: whatever is wrong with the experiment or its run.
         """
-        names = names_of_saved(self._recorder, {**variables, **self._named})
         try:
+            for more in self._recorder.at_end:
+                self._named |= more()
+            names = names_of_saved(self._recorder, {**variables, **self._named})
             self._graph = self._close(names)
             if not self._execute:
                 return
@@ -204,7 +331,13 @@ class Tracer(Generic[RunT]):
         return self._begun_at
 
     def __enter__(self) -> Tracer[RunT]:
-        self.begin()
+        failure: LabError | None = None
+        try:
+            self.begin()
+        except LabError as error:
+            failure = for_the_user(error)
+        if failure is not None:
+            raise failure
         self._frame = sys._getframe(1)  # the frame that holds the `with`, ours or not
         return self
 
@@ -234,7 +367,8 @@ class Tracer(Generic[RunT]):
             raise failure
 
     def _close(self, names: dict[str, NodeId]) -> Graph:
-        return drop_dead_nodes(self._recorder.finish(names))
+        graph = drop_dead_nodes(self._recorder.finish(names))
+        return remember(graph, self._recorder.functions)
 
     def _keep(self, run: Any, names: dict[str, NodeId]) -> None:
         """Values under the recorder's own node ids, for proxies that have no variable."""

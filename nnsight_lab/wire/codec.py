@@ -35,7 +35,7 @@ from nnsight_lab.wire.plain import (
     write,
 )
 
-__all__ = ["decode_message", "encode_message"]
+__all__ = ["decode_generation", "decode_message", "encode_message"]
 
 _U32 = 2**32
 _MODELS = 4_096
@@ -104,7 +104,8 @@ _GENERATION: dict[str, Reader] = {
 }
 
 
-def _generation(plain: Any) -> Generation:
+def decode_generation(plain: Any) -> Generation:
+    """The options of a generation that plain data holds. Raises `RemoteProtocolError`."""
     return Generation(**read_record(plain, _GENERATION))
 
 
@@ -120,7 +121,7 @@ _FIELDS: dict[type[m.Message], dict[str, Reader]] = {
         "model": read_text,
         "graph_bytes": read_whole,
         "rows": tuple_of(_row, _ROWS),
-        "generation": optional(_generation),
+        "generation": optional(decode_generation),
         "key": read_text,
     },
     m.Cancel: {"job": _number},

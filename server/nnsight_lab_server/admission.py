@@ -10,7 +10,7 @@ from __future__ import annotations
 from nnsight_lab.contract import Generation, ModelCard, TokenRows
 from nnsight_lab.errors import BadBytes, LimitExceeded
 from nnsight_lab.ir import Graph
-from nnsight_lab.passes import Part, Stages, check_graph, check_inputs
+from nnsight_lab.passes import Part, Stages, check_features, check_graph, check_inputs
 from nnsight_lab_server.config import ServerLimits
 
 __all__ = ["admit"]
@@ -33,6 +33,7 @@ def admit(
     inputs = _inputs(TokenRows(rows, generation), card, limits)
     read = Graph.from_bytes(graph, limits=limits.graph)
     _check_names(read)
+    check_features(read, card)
     cost = check_graph(read, Stages((Part(inputs, card.tree, card.decode),)), inputs)
     if cost.saved_bytes > limits.saved_bytes:
         raise LimitExceeded(

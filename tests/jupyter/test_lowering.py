@@ -29,8 +29,8 @@ def trace(notebook: Any, prompt: str, body: str) -> dict[str, Any]:
 
 
 def fails(notebook: Any, body: str) -> tuple[Any, str]:
-    """Run a cell that must fail; its error, and what the notebook shows."""
-    cell = notebook.cell(f'%%trace lm "{SHORT}" -q\n{body}')
+    """Run a cell that must fail, without peeks; its error, and what the notebook shows."""
+    cell = notebook.cell(f'%%trace lm "{SHORT}" -q --no-peek\n{body}')
     assert cell.error is not None, "the cell must fail"
     return cell.error, cell.text
 
@@ -230,6 +230,22 @@ def test_lowering_keeps_every_line_number() -> None:
     lines = {n.lineno for n in after if isinstance(n, ast.expr | ast.stmt)}
     assert lines <= set(range(1, PLAIN.count("\n") + 1))
     assert before
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ('label = "big" if h.norm() > 1e-9 else None', "big"),
+        ("for label in range(9):\n    if h.norm() > -label:\n        break", 0),
+        ("label = len({int(r[2]): 1 for r in (h.abs() > -1).nonzero()[:5]})", 5),
+    ],
+)
+def test_what_a_graph_cannot_say_is_decided_by_peeks(
+    notebook: Any, body: str, expected: object
+) -> None:
+    found = trace(notebook, SHORT, f"h = lm.layers[0].output\n{body}")
+
+    assert found["label"] == expected
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,20 @@ def test_nnl_use_loads_a_bundled_model_as_lm(notebook: Any) -> None:
     assert notebook.names["run"].model is notebook.names["lm"]
 
 
-@pytest.mark.parametrize("line", ["%nnl", "%nnl use", "%nnl use tiny --at x", "%nnl fly"])
+def test_nnl_code_prints_the_last_run_as_plain_pytorch(notebook: Any) -> None:
+    notebook.ran(f'%%trace lm "{PROMPT}" --as first -q\nh = lm.layers[0].output')
+    notebook.ran(f'%%trace lm "{PROMPT}" -q\nlogits = lm.logits')
+
+    last, first = notebook.ran("%nnl code").text, notebook.ran("%nnl code first").text
+
+    assert "# logits = lm.logits" in last
+    assert last.strip() == notebook.names["run"].to_python().strip()
+    assert "model.model.layers[0].register_forward_hook" in first
+
+
+@pytest.mark.parametrize(
+    "line", ["%nnl", "%nnl code nothing", "%nnl use", "%nnl use tiny --at x", "%nnl fly"]
+)
 def test_nnl_says_what_it_takes(notebook: Any, line: str) -> None:
     error, _ = shown_error(notebook, line)
 
@@ -224,10 +237,10 @@ def test_after_an_error_the_next_cell_works(notebook: Any) -> None:
 def test_python_decides_in_a_cell_and_the_cost_line_says_so(
     notebook: Any, tiny: nl.LanguageModel
 ) -> None:
-    body = "best = int(lm.logits[0, -1].argmax())\nif lm.logits[0, -1, best] > 0:\n    kept = best"
+    body = "best = int(lm.logits[0, -1].argmax())\nkept = str(best) if lm.logits[0, -1, best] > 0 else 'none'"
     cell = notebook.ran(f'%%trace lm "{PROMPT}"\n{body}\nlogits = lm.logits')
 
-    assert notebook.names["kept"] == int(plain_logits(tiny, PROMPT)[0, -1].argmax())
+    assert notebook.names["kept"] == str(int(plain_logits(tiny, PROMPT)[0, -1].argmax()))
     assert re.search(r"\d+ ms, 2 peeks before \(\d+ ms\), saved logits", cell.text)
     assert "peek" not in notebook.ran(f'%%trace lm "{PROMPT}"\nlogits = lm.logits').text
 
@@ -240,12 +253,12 @@ def test_one_peek_is_not_two(notebook: Any) -> None:
 
 
 def test_peeks_can_be_forbidden_in_a_cell(notebook: Any) -> None:
-    cell = f'%%trace lm "{PROMPT}" --no-peek\nx = 1 if lm.logits.sum() > 0 else 2'
+    cell = f'%%trace lm "{PROMPT}" --no-peek\nx = int(lm.logits.sum())'
     error, shown = shown_error(notebook, cell)
 
     assert isinstance(error, LabError)
     assert error.code == "value-not-known"
-    assert "----> 2 x = 1 if" in shown
+    assert "----> 2 x = int(" in shown
 
 
 def test_a_failed_cell_shows_its_values_without_a_run(
@@ -260,3 +273,22 @@ def test_a_failed_cell_shows_its_values_without_a_run(
     assert isinstance(error, ValueError)
     assert "ValueError: <recorded float32[" in shown
     assert calls == []
+
+
+def test_a_shown_value_appears_under_the_cell(notebook: Any, tiny: nl.LanguageModel) -> None:
+    notebook.names["nl"] = nl
+    cell = notebook.ran(
+        f'%%trace lm "{PROMPT}" -q\nnl.show(lm.logits.argmax(-1)[0, -1], "next")\nh = lm.logits'
+    )
+
+    expected = plain_logits(tiny, PROMPT).argmax(-1)[0, -1]
+    assert f"next: {expected!r}" in cell.text
+    assert list(notebook.names["run"]) == ["h"]
+
+
+def test_a_value_shown_in_the_last_line_is_printed_once(notebook: Any) -> None:
+    notebook.names["nl"] = nl
+    cell = notebook.ran(f'%%trace lm "{PROMPT}" -q\nnl.show(lm.logits.sum(), "sum")')
+
+    assert cell.text.count("tensor(") == 1
+    assert cell.shown == []

@@ -147,7 +147,11 @@ def test_our_own_operations_leave_what_they_are_given() -> None:
     assert replaced["a"][1][0] is assigned
     assert nested["a"][1][0] is base
     assert replaced["a"][0] is base
-    assert set(LAB_OPS) == {"operator.getitem", "lab.assign", "lab.set_item"}
+    assert kernel("lab.like")(base, put) is base
+    with pytest.raises(TypeError, match="said to be like"):
+        kernel("lab.like")(base, put[0])
+    ours = {"lab.assign", "lab.like", "lab.set_item", "lab.tuple"}
+    assert set(LAB_OPS) == {"operator.getitem", *ours}
 
 
 def test_a_write_through_a_copy_is_an_error() -> None:

@@ -188,18 +188,22 @@ def test_gradients_go_back_through_the_branch_that_was_taken(
     torch.testing.assert_close(run(program, prompt)["grad"], expected)
 
 
-def test_branches_of_two_shapes_give_a_value_of_unknown_shape(
+def test_branches_of_two_shapes_give_a_value_whose_shape_is_peeked(
     run: RunIt, tiny: nl.LanguageModel
 ) -> None:
     def program(lm: Any) -> dict[str, Any]:
         h = lm.layers[0].output
         y = nl.cond(h.norm() > 100, lambda: h[0], lambda: h[0, -1])
-        with pytest.raises(nl.errors.ValueNotKnown):
-            _ = y.shape
         return {"y": y * 2}
 
     assert torch.equal(run(program, LONG)["y"], layer(tiny, LONG, 0)[0] * 2)
     assert torch.equal(run(program, SHORT)["y"], layer(tiny, SHORT, 0)[0, -1] * 2)
+    with tiny.trace(SHORT) as tracer:
+        h = tiny.layers[0].output
+        shape = nl.cond(h.norm() > 100, lambda: h[0], lambda: h[0, -1]).shape
+        h.save()
+    assert shape == layer(tiny, SHORT, 0)[0, -1].shape
+    assert tracer.run.peeks.count == 1
 
 
 def test_a_plain_test_is_plain_python(tiny: nl.LanguageModel) -> None:

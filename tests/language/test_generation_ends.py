@@ -125,3 +125,14 @@ def test_a_block_that_saves_nothing_is_about_its_tokens(
     edit = {family.at(family.block, 0): change}
     expected = generated(family.module, IDS, after=edit, max_new_tokens=4, eos_token_id=None).ids
     assert [list(ids) for ids in tracer.run.tokens] == expected[:, 6:].T.tolist()
+
+
+def test_stop_in_a_loop_ends_the_loop_and_the_generation(lm: nl.LanguageModel) -> None:
+    seen = []
+    with lm.generate(IDS, max_new_tokens=6, eos_token_id=[]) as tracer:
+        for step in tracer.iter[:]:
+            seen.append(lm.logits[:, -1].argmax(-1).save())
+            if step == 2:
+                tracer.stop()
+    assert len(seen) == 3
+    assert tracer.run.steps == 3

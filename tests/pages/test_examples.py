@@ -31,6 +31,12 @@ RUNNABLE = (
     "docs/reference/generation.md",
     "docs/reference/control-flow.md",
     "docs/reference/peeks.md",
+    "docs/reference/cache.md",
+    "docs/reference/rename.md",
+    "docs/reference/scan.md",
+    "docs/reference/show-save-stop.md",
+    "docs/reference/stored-edits.md",
+    "docs/reference/local-functions.md",
 )
 
 #: Error pages whose example needs no server and no interruption.
@@ -41,6 +47,7 @@ RAISES = (
     "model-not-found",
     "never-reached",
     "not-saved",
+    "not-trusted",
     "op-failed",
     "op-not-allowed",
     "peek-contradicted",
@@ -96,7 +103,7 @@ def test_the_examples_of_a_page_run(page: str, names: dict[str, Any]) -> None:
     assert found
     for number, code in enumerate(found):
         # A page on reading shows lines from inside a block, without the `with` around them.
-        bare = "lm." in code and not re.search(r"lm\.(trace|run|generate)\(", code)
+        bare = "lm." in code and not re.search(r"lm\.(trace|run|generate|scan|edit)\(", code)
         inside = "with lm.trace(prompt):\n" + re.sub("^", "    ", code, flags=re.MULTILINE)
         run_block(inside if bare else code, names, f"<{page}, block {number}>")
 

@@ -143,7 +143,7 @@ OUTSIDE: dict[str, Callable[[Any], Any]] = {
     "a place": lambda lm: lm.layers[0].output,
     "a call": lambda lm: lm.lm_head(torch.zeros(1, 32)),
     "an unknown name": lambda lm: lm.layerz,
-    "a verb that is not there": lambda lm: lm.session,
+    "a verb that is not there": lambda lm: lm.patch,
     "an assignment": lambda lm: setattr(lm.layers[0], "output", 1),
     "not a graph": lambda lm: lm.run("graph", IDS),
     "bytes": lambda lm: nl.Graph.from_bytes(b"x"),

@@ -35,8 +35,10 @@ class TransformersEngine:
     def __init__(self, name: str, executor: Any) -> None:
         self._executor = executor
         card: ModelCard = executor.card()
-        # `local` says that the torch module is at hand, which it is not for a client.
-        able = replace(card.capabilities, features=card.capabilities.features - {"local"})
+        # `local` says that the torch module is at hand, which it is not for a client, and
+        # `local_fn` that functions can be given, which do not travel.
+        features = card.capabilities.features - {"local", "local_fn"}
+        able = replace(card.capabilities, features=features)
         self._card = replace(card, name=name, capabilities=able)
 
     def card(self) -> ModelCard:

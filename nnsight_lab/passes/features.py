@@ -1,0 +1,40 @@
+"""`check_features`: whether an engine can do what a graph asks of it, before anything is sent."""
+
+from __future__ import annotations
+
+from nnsight_lab.contract import ModelCard
+from nnsight_lab.errors import NotSupported
+from nnsight_lab.ir import Graph, LocalCall
+from nnsight_lab.ir.nodes import Node, blocks_of
+
+__all__ = ["check_features"]
+
+
+def check_features(graph: Graph, card: ModelCard) -> None:
+    """Check a graph against the words of an engine's capabilities.
+
+    Raises:
+        NotSupported: the graph calls a local function, and the model is not in this process.
+    """
+    features = card.capabilities.features
+    for node in graph.nodes:
+        call = None if "local_fn" in features else _local_call(node)
+        if call is not None:
+            raise NotSupported(
+                f"{call.function} is a local function (local_fn); {card.name} is on a server, "
+                "which runs no code of yours.",
+                hint="Load the model in this process, or save the value and call the function "
+                "after the block.",
+                node=node.id,
+            ).at(call.where or node.where)
+
+
+def _local_call(node: Node) -> LocalCall | None:
+    """A local call, here or in a block of this node."""
+    stack = [node]
+    while stack:
+        found = stack.pop()
+        if isinstance(found, LocalCall):
+            return found
+        stack.extend(inner for block in blocks_of(found) for inner in block.nodes)
+    return None

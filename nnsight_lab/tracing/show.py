@@ -1,0 +1,107 @@
+"""`nl.show(value)`: print a value during the run, as soon as it exists, here or from a server.
+
+A shown value is an output of the graph under a name that no variable can have. Whoever collects
+a run's values prints it and hands it to nobody.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nnsight_lab.errors import BadInput, NotSaved
+from nnsight_lab.ir import NodeId
+from nnsight_lab.tracing.proxy import Proxy
+from nnsight_lab.tracing.source import one_frame, user_line
+
+__all__ = ["is_shown", "label_of", "note_shown", "print_shown", "show"]
+
+if TYPE_CHECKING:
+    from nnsight_lab.tracing.recorder import Recorder
+
+ValueT = TypeVar("ValueT")
+
+_PREFIX = "show "
+_LONGEST = 80
+
+
+@one_frame
+def show(value: ValueT, label: str | None = None) -> ValueT:
+    """Print a value as soon as it exists, while the model runs; a plain Python value at once.
+
+    label: printed before it; by default what stands in the brackets.
+
+        with lm.trace(prompt):
+            nl.show(lm.layers[2].output.norm())
+
+    Returns the value, so that it can stand inside a longer line. Nothing of it is saved.
+    """
+    if label is not None and not isinstance(label, str):
+        raise BadInput(f"A label is a text, not a {type(label).__name__}.", hint='show(h, "norm")')
+    name = _written() if label is None else label
+    recorded = list(_recorded_in(value, name))
+    if not recorded:
+        _print(name, value)
+    for part, proxy in recorded:
+        recorder = proxy.recorder
+        if not recorder.open:
+            raise NotSaved(
+                "This value belongs to a block that has ended, and was not saved.",
+                hint="Show it inside the block, or save it there.",
+            )
+        note_shown(recorder, part[:_LONGEST], proxy.now().node)
+    return value
+
+
+def note_shown(recorder: Recorder, label: str, node: NodeId) -> None:
+    """A value of a recording is to be printed, under a label."""
+    recorder.shown.append((f"{_PREFIX}{len(recorder.shown)} {label}", node))
+
+
+def label_of(name: str) -> str:
+    """The label under which an output of that kind is printed."""
+    return name.removeprefix(_PREFIX).partition(" ")[2]
+
+
+def _recorded_in(value: Any, name: str) -> Iterator[tuple[str, Proxy]]:
+    """The recorded values a value is or holds. One that came back is its tensor by now."""
+    if isinstance(value, Proxy) and not value.came_back:
+        yield name, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _recorded_in(item, f"{name}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            yield from _recorded_in(item, f"{name}[{place}]")
+
+
+def _written() -> str:
+    """The argument as it stands in the user's line, or the line's number."""
+    where = user_line()
+    try:
+        code = ast.parse(where.text if where is not None else "")
+    except SyntaxError:  # one line of several
+        code = ast.Module([], [])
+    for node in ast.walk(code):
+        if isinstance(node, ast.Call) and node.args:
+            called = ast.unparse(node.func).rsplit(".", 1)[-1]
+            if called == "show":
+                return ast.unparse(node.args[0])
+    return f"line {where.line}" if where is not None else "value"
+
+
+def is_shown(name: str) -> bool:
+    """Whether an output is to be printed, and not handed back."""
+    return name.startswith(_PREFIX)
+
+
+def print_shown(name: str, value: Any) -> None:
+    """Print an output of that kind."""
+    _print(label_of(name), value)
+
+
+def _print(label: str, value: Any) -> None:
+    text = repr(value)
+    between = "\n" if "\n" in text else " "
+    print(f"{label}:{between}{text}", flush=True)  # noqa: T201
