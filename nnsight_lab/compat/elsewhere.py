@@ -38,7 +38,9 @@ def not_here(name: str) -> NotSupported:
     """The refusal of a name of the module."""
     near = difflib.get_close_matches(name, NAMES, 1, 0.7)
     hint = INSTEAD.get(name) or (
-        f"Did you mean nnsight.{near[0]}?" if near else "docs/reference/compat.md lists what is here."
+        f"Did you mean nnsight.{near[0]}?"
+        if near
+        else "docs/reference/compat.md lists what is here."
     )
     return NotSupported(f"nnsight_lab.compat has no {name!r}.", hint=hint).at(user_line())
 

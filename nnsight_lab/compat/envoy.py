@@ -173,9 +173,9 @@ class Envoy:
         try:
             return self._named(name) if inside else getattr(self._module, name)
         except AddressNotFound:
-            if hasattr(self._module, name):
-                return getattr(self._module, name)
-            raise
+            if not self._root.is_here() or not hasattr(self._module, name):
+                raise
+            return getattr(self._module, name)
         except AttributeError:
             return self._named(name)
 

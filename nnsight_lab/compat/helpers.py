@@ -6,9 +6,10 @@ import builtins
 from collections.abc import Callable
 from typing import Any
 
-from nnsight_lab.errors import NotSupported
+from nnsight_lab.compat.elsewhere import without
+from nnsight_lab.tracing.control import cond as branch
 from nnsight_lab.tracing.show import show
-from nnsight_lab.tracing.source import one_frame, user_line
+from nnsight_lab.tracing.source import one_frame
 
 __all__ = ["apply", "cond", "log", "older_name"]
 
@@ -26,15 +27,19 @@ def apply(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return function(*args, **kwargs)
 
 
-def cond(value: Any) -> Any:
-    """`with nnsight.cond(value):` as `nl.cond`."""
-    try:
-        from nnsight_lab.tracing.control import cond as recorded
-    except ImportError:  # pragma: no cover
-        raise NotSupported(
-            "nnsight.cond is not there yet.", hint="Write torch.where(value, a, b)."
-        ).at(user_line()) from None
-    return recorded(value)
+@one_frame
+def cond(value: Any, then: Any = None, otherwise: Any = None) -> Any:
+    """A branch in the graph: `nnsight.cond(value, then, otherwise)`, as `nl.cond`.
+
+    Raises:
+        NotSupported: it is written as a block; an `if` does that here.
+    """
+    if then is None:
+        raise without(
+            "with nnsight.cond(value):",
+            "Write if value: …, which looks at the value; or nl.cond(value, then, otherwise).",
+        )
+    return branch(value, then, otherwise)
 
 
 def older_name(name: str) -> Any:

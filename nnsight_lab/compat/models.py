@@ -7,6 +7,7 @@ Weights are loaded when they are first needed.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any, Self
 
 import torch
@@ -26,7 +27,7 @@ from nnsight_lab.passes.shapes import module_path
 from nnsight_lab.tracing.envoy import path_of
 from nnsight_lab.tracing.source import one_frame, user_line
 
-__all__ = ["LanguageModel", "NNsight", "TransformersModel"]
+__all__ = ["Generator", "LanguageModel", "NNsight", "TransformersModel"]
 
 
 class NNsight(Envoy):
@@ -34,7 +35,7 @@ class NNsight(Envoy):
 
     def __init__(self, module: torch.nn.Module, *, rename: Any = None) -> None:
         self._begin()
-        self._here = wrap(module, rename=rename)
+        self._here: TracedModel | None = wrap(module, rename=rename)
 
     def _begin(self) -> None:
         self._where = ""
@@ -53,8 +54,8 @@ class NNsight(Envoy):
 
     def lab_model(self) -> TracedModel:
         """The package's own model, in this process."""
-        found: TracedModel = self._here
-        return found
+        assert self._here is not None, "set when it was made"
+        return self._here
 
     def torch_module(self) -> torch.nn.Module:
         """The torch module in this process."""
@@ -74,7 +75,13 @@ class NNsight(Envoy):
 
     def as_envoy(self, found: Any) -> Envoy:
         """An envoy of the package's own as one of these."""
-        return Envoy(self, module_path(self.lab_model().tree, path_of(found)))
+        opened = self.shared.opened()
+        model = self.lab_model() if opened is None else opened.model
+        return Envoy(self, module_path(model.tree, path_of(found)))
+
+    def is_here(self) -> bool:
+        """Whether the torch module is in this process by now."""
+        return self._here is not None
 
     # Blocks
 
@@ -180,7 +187,7 @@ class LanguageModel(NNsight):
         if "torch_dtype" in options:
             options["dtype"] = options.pop("torch_dtype")
         self._given = (model, {"tokenizer": tokenizer, "rename": rename, **options})
-        self._here: LabLanguageModel | None = None
+        self._here = None
         self._far: LabLanguageModel | None = None
         self._tokenizer_kwargs = tokenizer_kwargs or {}
         if dispatch or not isinstance(model, str):
@@ -190,13 +197,15 @@ class LanguageModel(NNsight):
         """Load the weights, if they are not here."""
         if self._here is None:
             model, options = self._given
+            device, options = _device_of(options)
             self._here = LabLanguageModel(model, settings=settings_now(), **options)
+            if device is not None:
+                self.torch_module().to(device)
 
     def lab_model(self) -> TracedModel:
         """The package's own model, in this process; loads it."""
         self.dispatch()
-        found: TracedModel = self._here
-        return found
+        return super().lab_model()
 
     def _there(self) -> TracedModel:
         if self._far is None:
@@ -208,6 +217,14 @@ class LanguageModel(NNsight):
                 ).at(user_line())
             self._far = connect(settings=settings_now()).model(name)
         return self._far
+
+    def module_paths(self) -> dict[str, None]:
+        """Every module's path, in order; a server's tree where no weights are here."""
+        opened = self.shared.opened()
+        there = self._far if opened is None else opened.model
+        if self._here is not None or there is None:
+            return super().module_paths()
+        return dict.fromkeys(card.path for card in there.tree.modules)
 
     @property
     def tokenizer(self) -> Any:
@@ -250,6 +267,17 @@ class LanguageModel(NNsight):
                 found = tracer.result.save()
             return found
         return Tracer(self.shared, model, model.generate(**given, **options))
+
+
+def _device_of(options: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """`device_map` as one device, where `accelerate` is not there to split a model."""
+    asked = options.get("device_map")
+    if not isinstance(asked, str) or find_spec("accelerate") is not None:
+        return None, options
+    kept = {name: value for name, value in options.items() if name != "device_map"}
+    if asked == "auto":
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
+    return asked, kept
 
 
 class Generator:

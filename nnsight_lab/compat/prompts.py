@@ -24,7 +24,8 @@ def prompt_of(inputs: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
         named.pop(name, None)
     if named:
         raise without(
-            f"The model input {next(iter(named))!r}", "Give text, token ids, or a tokenizer's output."
+            f"The model input {next(iter(named))!r}",
+            "Give text, token ids, or a tokenizer's output.",
         )
     if fields:
         if inputs:
