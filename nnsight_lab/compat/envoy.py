@@ -97,18 +97,18 @@ class Envoy:
 
     def next(self, increment: int = 1) -> Envoy:
         """Go on to a further step of a generation, for this module."""
-        opened = self._opened("next")
+        opened = self.opened_for("next")
         opened.ahead[self._where] = opened.ahead.get(self._where, 0) + increment
         return self
 
     @property
     def iter(self) -> Any:
         """The steps of a generation; `tracer.iter` is the same."""
-        return self._opened("iter").tracer.iter
+        return self.opened_for("iter").tracer.iter
 
     def all(self) -> Any:
         """Every step of a generation; `tracer.all()` is the same."""
-        return self._opened("all").tracer.all()
+        return self.opened_for("all").tracer.all()
 
     # The tree
 
@@ -151,9 +151,11 @@ class Envoy:
         kept = [envoy for envoy in (*found, self) if include_fn is None or include_fn(envoy)]
         return [(envoy.path, envoy) for envoy in kept] if names else kept
 
-    def named_modules(self, *args: Any, **kwargs: Any) -> list[tuple[str, Envoy]]:
+    def named_modules(
+        self, include_fn: Callable[[Envoy], bool] | None = None
+    ) -> list[tuple[str, Envoy]]:
         """As `modules`, each with its path."""
-        return self.modules(*args, names=True, **kwargs)
+        return self.modules(include_fn, names=True)
 
     def _children(self) -> list[Envoy]:
         start = f"{self._where}." if self._where else ""
@@ -230,7 +232,8 @@ class Envoy:
 
     # Their own
 
-    def _opened(self, verb: str) -> Any:
+    def opened_for(self, verb: str) -> Any:
+        """The block that is open on the model. Raises `GraphError` when there is none."""
         opened = self._root.shared.opened()
         if opened is None:
             raise GraphError(
@@ -240,7 +243,7 @@ class Envoy:
         return opened
 
     def _lab(self, verb: str) -> Any:
-        self._opened(verb)
+        self.opened_for(verb)
         return self._lab_envoy()
 
     def _lab_envoy(self) -> Any:

@@ -290,7 +290,7 @@ class Generator:
     @one_frame
     def output(self) -> Any:
         """The ids, prompt included; `tracer.result` is the same."""
-        return self._of._opened("generator.output").tracer.result
+        return self._of.opened_for("generator.output").tracer.result
 
     @property
     def streamer(self) -> Any:

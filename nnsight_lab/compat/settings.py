@@ -25,12 +25,16 @@ __all__ = [
 ]
 
 
+def _key_from_environment() -> str | None:
+    return os.environ.get("NDIF_API_KEY") or Settings.from_environment().token
+
+
 @dataclass
 class ApiConfig:
     """Where the lab's server is, and the key it knows you by."""
 
     HOST: str = field(default_factory=lambda: Settings.from_environment().server)
-    APIKEY: str | None = field(default_factory=lambda: _key_from_environment())
+    APIKEY: str | None = field(default_factory=_key_from_environment)
     COMPRESS: bool = True
 
 
@@ -65,10 +69,6 @@ class Config:
 
     def save(self) -> None:
         """Accepted; nothing is written. `NNSIGHT_LAB_TOKEN` is kept where environments are."""
-
-
-def _key_from_environment() -> str | None:
-    return os.environ.get("NDIF_API_KEY") or Settings.from_environment().token
 
 
 CONFIG = Config()

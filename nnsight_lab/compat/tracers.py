@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from nnsight_lab.compat.caches import CacheView
 from nnsight_lab.compat.elsewhere import without
@@ -45,7 +45,7 @@ class Tracer:
         self._inner = inner
         self._open = ExitStack()
 
-    def __enter__(self) -> Tracer:
+    def __enter__(self) -> Self:
         failure: LabError | None = None
         try:
             self._inner.__enter__()

@@ -20,7 +20,7 @@ def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(TOKENIZER, local_files_only=True)
 
 
-def gpt2() -> torch.nn.Module:
+def gpt2() -> Any:
     """Three layers of GPT-2; learned positions."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -37,10 +37,10 @@ def gpt2() -> torch.nn.Module:
         eos_token_id=None,
         pad_token_id=None,
     )
-    return GPT2LMHeadModel(config).eval()  # type: ignore[no-any-return]
+    return GPT2LMHeadModel(config).eval()
 
 
-def llama() -> torch.nn.Module:
+def llama() -> Any:
     """Three layers of Llama; rotary positions, grouped heads."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -59,10 +59,10 @@ def llama() -> torch.nn.Module:
         eos_token_id=None,
         pad_token_id=None,
     )
-    return LlamaForCausalLM(config).eval()  # type: ignore[no-any-return]
+    return LlamaForCausalLM(config).eval()
 
 
-def mlp() -> torch.nn.Module:
+def mlp() -> Any:
     """A module that is no language model."""
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))

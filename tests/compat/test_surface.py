@@ -24,6 +24,8 @@ from tests.compat.random_models import gpt2, mlp, tokenizer
 from tests.support.hooks import forward
 from tests.support.tensors import assert_same
 
+PLAIN: tuple[Any, ...] = ([], {}, (), 1, "a", torch.ones(1))
+
 
 @pytest.fixture(scope="module")
 def model() -> Any:
@@ -36,12 +38,15 @@ def test_a_name_that_is_not_here_says_what_to_write_instead(name: str) -> None:
         getattr(nnsight, name)
 
     assert caught.value.hint
-    assert caught.value.where is not None and caught.value.where.file == __file__
+    assert caught.value.where is not None
+    assert caught.value.where.file == __file__
 
 
 def test_a_name_that_is_nearly_one_is_offered() -> None:
+    near = "LangageModel"
+
     with pytest.raises(NotSupported) as caught:
-        nnsight.LangageModel
+        getattr(nnsight, near)
 
     assert "nnsight.LanguageModel" in caught.value.hint
     assert all(hasattr(nnsight, name) for name in NAMES)
@@ -65,7 +70,8 @@ def test_an_option_that_is_not_here_is_refused(verb: Any, model: Any) -> None:
         verb(model)
 
     assert caught.value.hint
-    assert caught.value.where is not None and caught.value.where.file == __file__
+    assert caught.value.where is not None
+    assert caught.value.where.file == __file__
 
 
 def test_a_model_given_as_a_module_is_on_no_server(model: Any) -> None:
@@ -79,11 +85,12 @@ def test_errors_are_at_the_users_line(model: Any) -> None:
     with pytest.raises(AddressNotFound) as address, model.trace(FRANCE):
         model.transformer.h[0].mpl.output.save()
     with pytest.raises(GraphError) as outside:
-        model.transformer.h[0].output
+        model.transformer.h[0].output.save()
 
     for caught in (shape, address, outside):
         error: LabError = caught.value
-        assert error.where is not None and error.where.file == __file__
+        assert error.where is not None
+        assert error.where.file == __file__
         assert error.hint
 
 
@@ -97,7 +104,7 @@ def test_the_bodys_own_exception_comes_out_as_it_is(model: Any) -> None:
 
 
 def test_plain_values_have_save_inside_a_block_and_never_outside(model: Any) -> None:
-    assert not any(hasattr(value, "save") for value in ([], {}, (), 1, "a", torch.ones(1)))
+    assert not any(hasattr(value, "save") for value in PLAIN)
 
     with model.trace(FRANCE):
         width = model.lm_head.output.shape[-1].save()
@@ -109,7 +116,7 @@ def test_plain_values_have_save_inside_a_block_and_never_outside(model: Any) -> 
 
     assert width == len(tokenizer())
     assert_same(values[0], forward(gpt2(), ids()))
-    assert not any(hasattr(value, "save") for value in ([], {}, (), 1, "a", torch.ones(1)))
+    assert not any(hasattr(value, "save") for value in PLAIN)
     with pytest.raises(ZeroDivisionError), model.trace(FRANCE):
         1 / 0  # noqa: B018
     assert not hasattr([], "save")

@@ -1,6 +1,5 @@
 """A direction from two prompts, added to the residual stream while a text is generated."""
 
-import torch
 from nnsight import LanguageModel
 
 from tests.compat.random_models import llama, tokenizer
