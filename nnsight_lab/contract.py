@@ -32,6 +32,7 @@ __all__ = [
     "RunResult",
     "Saved",
     "Several",
+    "Sending",
     "Started",
     "Token",
     "TokenRows",
@@ -113,6 +114,14 @@ class RunRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Sending:
+    """Large constants of the request travel to the server: so many bytes of so many are sent."""
+
+    sent_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Accepted:
     """The request passed every check."""
 
@@ -166,7 +175,7 @@ class Done:
     ended: bool = False
 
 
-RunEvent: TypeAlias = Accepted | Queued | Started | Saved | Token | Failed | Done
+RunEvent: TypeAlias = Sending | Accepted | Queued | Started | Saved | Token | Failed | Done
 Emit: TypeAlias = Callable[[RunEvent], None]
 
 

@@ -43,10 +43,17 @@ from nnsight_lab.executors.listen import Enough, Listener
 from nnsight_lab.executors.loading import load_model, tokenizer_files
 from nnsight_lab.executors.measure import Measured, measure
 from nnsight_lab.executors.untouched import untouched
-from nnsight_lab.ir import ModuleTree
+from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.kernels.infer import map_tensors, meta_like
 from nnsight_lab.kernels.tensors import dtype_name
-from nnsight_lab.passes import Part, Stages, check_graph, check_inputs, schedule
+from nnsight_lab.passes import (
+    Part,
+    Stages,
+    check_graph,
+    check_inputs,
+    last_positions,
+    schedule,
+)
 from nnsight_lab.passes.schedule import Schedule
 from nnsight_lab.runtime import Interleaver
 from nnsight_lab.runtime.values import copied
@@ -93,7 +100,9 @@ class LocalExecutor:
         self._decoding: Measured | None = None
         self._card: ModelCard | None = None
         self._names: NameReport | None = None
-        self._takes_positions = "position_ids" in inspect.signature(module.forward).parameters
+        takes = inspect.signature(module.forward).parameters
+        self._takes_positions = "position_ids" in takes
+        self._picks_logits = language and "logits_to_keep" in takes
 
     def card(self) -> ModelCard:
         """The model described; measures it on first use."""
@@ -161,6 +170,7 @@ class LocalExecutor:
             )
             failure.__cause__ = exc
             emit(Failed(failure))
+            del failure  # the cause knows this frame, which must not know the cause
         else:
             ended = time.perf_counter()
             seconds = {"wait": waited - begun, "run": ended - waited}
@@ -217,7 +227,9 @@ class LocalExecutor:
                 else:
                     with listener.attached(host, places, begins) as heard, suppress(Enough):
                         if heard:
-                            self._call_model(part.inputs)
+                            self._call_model(
+                                part.inputs, **self._logits_needed(request.graph, stages)
+                            )
                     run.end(begins)
                     made, ended = made + 1, False
                 begins += part.passes
@@ -249,10 +261,17 @@ class LocalExecutor:
             for part in training:
                 part.training = True
 
-    def _call_model(self, inputs: TokenRows | ModuleInputs) -> None:
+    def _logits_needed(self, graph: Graph, stages: Stages) -> dict[str, int]:
+        """Tell the model of how many last positions the logits are needed, where it takes that."""
+        if not self._picks_logits or len(stages.parts) > 1:
+            return {}
+        last = last_positions(graph, stages.parts[0].tree)
+        return {} if last is None else {"logits_to_keep": last}
+
+    def _call_model(self, inputs: TokenRows | ModuleInputs, **options: int) -> None:
         match inputs:
             case TokenRows():
-                self.module(**self._padded(inputs), use_cache=False)
+                self.module(**self._padded(inputs), use_cache=False, **options)
             case ModuleInputs(args=args, kwargs=kwargs):
                 self.module(*args, **kwargs)
 

@@ -21,6 +21,8 @@ from nnsight_lab.contract import (
     RunEvent,
     RunRequest,
     Saved,
+    Sending,
+    Several,
     TokenRows,
 )
 from nnsight_lab.errors import LabError, NotSupported
@@ -54,7 +56,7 @@ class RemoteExecutor:
 
     def tree_for(self, inputs: Inputs) -> ModuleTree:
         """The sites of one forward pass."""
-        _prompts(inputs)
+        _parts(inputs)
         return self.card().tree
 
     def run(self, request: RunRequest, emit: Emit) -> None:
@@ -84,19 +86,20 @@ class RemoteExecutor:
             yield Failed(_located(exc, request.graph))
 
     def _told(self, request: RunRequest, run: _Run) -> Iterator[RunEvent]:
-        inputs = _prompts(request.inputs)
-        graph = request.graph.to_bytes(sources=False)
+        parts = _parts(request.inputs)
+        blobs = request.graph.large_constants
+        graph = request.graph.to_bytes(sources=False, without=blobs)
         link, key = self.client.link(), uuid.uuid4().hex
         job, box = link.ask(
-            lambda connection: connection.submit(
-                self.model, graph, inputs.rows, key, inputs.generation
-            )
+            lambda connection: connection.submit(self.model, graph, parts, key, blobs)
         )
         run.submitted(link, job)
         try:
             while True:
                 told = box.take()
-                if isinstance(told, JobTold):
+                if isinstance(told, Sending):
+                    yield told
+                elif isinstance(told, JobTold):
                     yield told.event
                     if isinstance(told.event, Done | Failed):
                         return
@@ -137,13 +140,16 @@ class _Run:
             link.cancel(job)
 
 
-def _prompts(inputs: Inputs) -> TokenRows:
-    if not isinstance(inputs, TokenRows):
+def _parts(inputs: Inputs) -> tuple[TokenRows, ...]:
+    """What each trace is given. Raises `NotSupported` for what is no prompt."""
+    parts = inputs.parts if isinstance(inputs, Several) else (inputs,)
+    prompts = tuple(part for part in parts if isinstance(part, TokenRows))
+    if len(prompts) < len(parts):
         raise NotSupported(
             "A server runs language models on prompts only.",
             hint="Run a wrapped module in this process: nl.wrap(module).",
         )
-    return inputs
+    return prompts
 
 
 def _located(error: LabError, graph: Graph) -> LabError:

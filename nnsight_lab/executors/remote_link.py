@@ -12,11 +12,12 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
-from nnsight_lab.contract import Done, Failed
+from nnsight_lab.contract import Done, Failed, Sending
 from nnsight_lab.errors import (
     AuthFailed,
     ConnectionLost,
@@ -29,18 +30,21 @@ from nnsight_lab.errors import (
 )
 from nnsight_lab.settings import Settings
 from nnsight_lab.wire import ClientConnection, Outgoing, WireLimits
-from nnsight_lab.wire.events import ClientEvent, Complaint, JobTold, Welcomed
+from nnsight_lab.wire.events import BlobsAsked, ClientEvent, Complaint, JobTold, Welcomed
 
 __all__ = ["Link", "Mailbox"]
 
 _TOO_BIG = 1009
 _REFUSED = 1008
 _TRY_AGAIN_LATER = 1013
+_TELL_S = 0.1
+"""How often a run is told how far its upload is."""
 
 # Below INFO the websocket library writes headers, and so the token, to the log.
 _log = logging.getLogger("nnsight_lab.socket")
 _log.setLevel(logging.INFO)
 
+Mail: TypeAlias = ClientEvent | Sending | LabError
 Asking: TypeAlias = Callable[[ClientConnection], tuple[int, list[Outgoing]]]
 
 
@@ -48,13 +52,13 @@ class Mailbox:
     """Where the answers to one ask, or the events of one job, arrive."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[ClientEvent | LabError] = SimpleQueue()
+        self._queue: SimpleQueue[Mail] = SimpleQueue()
 
-    def put(self, item: ClientEvent | LabError) -> None:
+    def put(self, item: Mail) -> None:
         """Called by the link."""
         self._queue.put(item)
 
-    def take(self, timeout_s: float | None = None) -> ClientEvent:
+    def take(self, timeout_s: float | None = None) -> ClientEvent | Sending:
         """The next event. Raises the error the link ended with, or `ServerError` on timeout."""
         if timeout_s is None:
             item = self._wait()
@@ -67,7 +71,7 @@ class Mailbox:
             raise _own(item)
         return item
 
-    def _wait(self) -> ClientEvent | LabError:
+    def _wait(self) -> Mail:
         while True:
             # Waiting in pieces lets Ctrl-C through where a blocked lock would not.
             with contextlib.suppress(Empty):
@@ -90,6 +94,7 @@ class Link:
         self._order = threading.Lock()
         self._welcome = Mailbox()
         self._boxes: dict[int, Mailbox] = {}
+        self._uploading: set[int] = set()
         most = self._connection.limits.socket_bytes
         self._socket = _open(url, socket_url, token, settings, most)
         threading.Thread(target=self._receive, name="nnsight-lab-link", daemon=True).start()
@@ -173,12 +178,41 @@ class Link:
             case Complaint(error=error):
                 # We sent what the server cannot read; no answer to it will come.
                 raise error
+            case BlobsAsked(job=job):
+                self._begin_upload(job)
             case JobTold(job=job, event=Done() | Failed()):
                 self._boxes.pop(job).put(event)
             case JobTold(job=job):
                 self._boxes[job].put(event)
             case _:
                 self._boxes.pop(event.ask).put(event)
+
+    # ---------------------------------------------------------------- large constants
+
+    def _begin_upload(self, job: int) -> None:
+        """On a thread of its own: whoever waits for the run can be interrupted meanwhile."""
+        if job not in self._uploading:  # one thread a job: its frames go in order
+            self._uploading.add(job)
+            box = self._boxes[job]
+            name = "nnsight-lab-upload"
+            threading.Thread(target=self._upload, args=(job, box), name=name, daemon=True).start()
+
+    def _upload(self, job: int, box: Mailbox) -> None:
+        told = 0.0
+        while True:
+            with self._lock:
+                found = self._connection.next_blob_frame(job) if self.lost is None else None
+                if found is None:
+                    self._uploading.discard(job)
+                    return
+            frame, sending = found
+            last = sending.sent_bytes == sending.total_bytes
+            if last or time.monotonic() - told > _TELL_S:
+                # Before the frame goes: the server's answer to the last cannot come earlier.
+                told = time.monotonic()
+                box.put(sending)
+            with contextlib.suppress(LabError):  # the link is lost; every mailbox was told
+                self._send([frame])
 
     def _lose(self, error: LabError) -> None:
         with self._lock:

@@ -5,7 +5,8 @@
            6   u16                zero
            8   u32                length of the header
           12   header             UTF-8 JSON: {"nodes": [...], "outputs": [...], "invokes": [...]}
-           …   tensor bytes       one run after another, in the order of the header
+           …   tensor bytes       one run after another, in the order of the header; a constant
+                                  with a `digest` has none here, its tensor comes by itself
 
 Everything is checked before it is believed: sizes before allocation, ids before use, names
 against the op table. A reader needs nothing but this file to write its own decoder.
@@ -15,10 +16,13 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from nnsight_lab.errors import BadBytes, LimitExceeded
+from nnsight_lab.ir.constants import ConstantWriter
 from nnsight_lab.ir.limits import Limits
+from nnsight_lab.ir.literals import TensorData
 from nnsight_lab.ir.nodes import Node, has_value
 from nnsight_lab.ir.plain_args import bad_bytes
 from nnsight_lab.ir.plain_nodes import NodeReader, node_to_plain, whole_number
@@ -33,27 +37,30 @@ _FIELDS = {"nodes", "outputs", "invokes"}
 _HEAD = struct.Struct("<4sHHI")
 
 
-def encode(graph: Any, *, sources: bool = True) -> bytes:
-    """The bytes of a graph. The same graph always gives the same bytes."""
-    blobs: list[bytes] = []
+def encode(graph: Any, *, sources: bool = True, without: Collection[str] = ()) -> bytes:
+    """The bytes of a graph. The same graph always gives the same bytes.
+
+    without: digests of constants that are only named.
+    """
+    constants = ConstantWriter(without)
     header: dict[str, Any] = {
-        "nodes": [node_to_plain(node, blobs, sources) for node in graph.nodes],
+        "nodes": [node_to_plain(node, constants, sources) for node in graph.nodes],
         "outputs": [[output.name, output.node] for output in graph.outputs],
     }
     if graph.invokes:
         header["invokes"] = list(graph.invokes)
     body = json.dumps(header, separators=(",", ":"), allow_nan=False).encode("ascii")
-    return b"".join([_HEAD.pack(_MAGIC, SCHEMA, 0, len(body)), body, *blobs])
+    return b"".join([_HEAD.pack(_MAGIC, SCHEMA, 0, len(body)), body, *constants.parts])
 
 
 def decode(
-    data: bytes, limits: Limits
+    data: bytes, limits: Limits, blobs: Mapping[str, TensorData] | None = None
 ) -> tuple[tuple[Node, ...], tuple[tuple[str, int], ...], tuple[int, ...]]:
     """Nodes, outputs and invokes of the graph in `data`. Raises as `Graph.from_bytes` says."""
     header, start = _read_header(data, limits)
     try:
         invokes = tuple(whole_number(rows, 1) for rows in header.get("invokes", []))
-        reader = NodeReader(data, start, limits, len(invokes))
+        reader = NodeReader(data, start, limits, len(invokes), blobs)
         nodes = reader.nodes(header["nodes"])
         outputs = _outputs(header["outputs"], nodes, reader)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as exc:

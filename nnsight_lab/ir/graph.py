@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,10 @@ from typing import Any
 
 from nnsight_lab.errors import LabError, SourceLine
 from nnsight_lab.ir import codec
+from nnsight_lab.ir.constants import LARGE, constants_of
 from nnsight_lab.ir.files import GRAPH, write_file
 from nnsight_lab.ir.limits import Limits
+from nnsight_lab.ir.literals import TensorData
 from nnsight_lab.ir.nodes import Node, NodeId, Read, Write, blocks_of, with_new_ids
 from nnsight_lab.ir.text import graph_to_text
 
@@ -73,7 +75,14 @@ class Graph:
     @cached_property
     def key(self) -> str:
         """SHA-256 of what the graph says, without source lines. Schedules are cached by it."""
-        return hashlib.sha256(codec.encode(self, sources=False)).hexdigest()
+        large = self.large_constants
+        return hashlib.sha256(codec.encode(self, sources=False, without=large)).hexdigest()
+
+    @cached_property
+    def large_constants(self) -> Mapping[str, TensorData]:
+        """The constants that are better sent once than with every graph, by digest."""
+        large = (value for value in constants_of(self.nodes) if len(value.data) >= LARGE)
+        return {value.digest: value for value in large}
 
     def reads(self) -> tuple[Read, ...]:
         """The nodes that read the model."""
@@ -95,9 +104,12 @@ class Graph:
             found = blocks[block].nodes[id]
         return found.where
 
-    def to_bytes(self, *, sources: bool = True) -> bytes:
-        """The graph as bytes. `sources=False` leaves out file names and line numbers."""
-        return codec.encode(self, sources=sources)
+    def to_bytes(self, *, sources: bool = True, without: Collection[str] = ()) -> bytes:
+        """The graph as bytes. `sources=False` leaves out file names and line numbers.
+
+        without: digests of constants that are named only; `from_bytes` then needs them as `blobs`.
+        """
+        return codec.encode(self, sources=sources, without=without)
 
     def save(self, path: str | Path) -> Path:
         """Write the graph to a file, without inputs; `nl.load` reads it. `run.save` keeps those."""
@@ -113,8 +125,13 @@ class Graph:
         return text
 
     @staticmethod
-    def from_bytes(data: bytes, *, limits: Limits | None = None) -> Graph:
-        """The graph in `data`, which may come from anybody.
+    def from_bytes(
+        data: bytes,
+        *,
+        limits: Limits | None = None,
+        blobs: Mapping[str, TensorData] | None = None,
+    ) -> Graph:
+        """The graph in `data`, which may come from anybody. blobs: constants it only names.
 
         Raises:
             BadBytes: these bytes are not a graph, or not of a schema this version reads.
@@ -122,7 +139,7 @@ class Graph:
             LimitExceeded: the graph is larger than `limits` allow.
         """
         try:
-            nodes, outputs, invokes = codec.decode(data, limits or Limits())
+            nodes, outputs, invokes = codec.decode(data, limits or Limits(), blobs)
         except LabError as exc:
             caller = sys._getframe(1)
             where = SourceLine(caller.f_code.co_filename, caller.f_lineno)

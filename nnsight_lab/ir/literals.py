@@ -22,6 +22,7 @@ __all__ = [
     "SliceArg",
     "Special",
     "TensorData",
+    "digest_begun",
 ]
 
 DTYPE_SIZES: dict[str, int] = {
@@ -102,6 +103,7 @@ class TensorData:
     dtype: str
     shape: tuple[int, ...]
     data: bytes = field(repr=False)
+    _digest: str = field(default="", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPE_SIZES:
@@ -112,9 +114,24 @@ class TensorData:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of dtype, shape and elements, as hex."""
-        head = f"{self.dtype}{self.shape}".encode()
-        return hashlib.sha256(head + self.data).hexdigest()
+        """SHA-256 of dtype, shape and elements, as hex. Computed once."""
+        if not self._digest:
+            running = digest_begun(self.dtype, self.shape)
+            running.update(self.data)
+            object.__setattr__(self, "_digest", running.hexdigest())
+        return self._digest
+
+    @staticmethod
+    def checked(dtype: str, shape: tuple[int, ...], data: bytes, digest: str) -> TensorData:
+        """A tensor whose digest was computed while its elements came in."""
+        tensor = TensorData(dtype, shape, data)
+        object.__setattr__(tensor, "_digest", digest)
+        return tensor
+
+
+def digest_begun(dtype: str, shape: tuple[int, ...]) -> hashlib._Hash:
+    """The digest of a tensor of which the elements are still to be added, in order."""
+    return hashlib.sha256(f"{dtype}{shape}".encode())
 
 
 Arg: TypeAlias = (

@@ -7,11 +7,13 @@ pure nodes only. How the plain data becomes bytes is in `codec.py`; arguments ar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-from nnsight_lab.errors import LimitExceeded, OpNotAllowed, SourceLine
+from nnsight_lab.errors import BadBytes, LimitExceeded, OpNotAllowed, SourceLine
 from nnsight_lab.ir.address import Address
+from nnsight_lab.ir.constants import ConstantWriter
 from nnsight_lab.ir.limits import Limits
 from nnsight_lab.ir.literals import DTYPE_SIZES, TensorData
 from nnsight_lab.ir.nodes import (
@@ -40,19 +42,18 @@ from nnsight_lab.ir.plain_args import bad_bytes, from_plain_arg, to_plain_arg
 __all__ = ["NodeReader", "node_to_plain", "whole_number"]
 
 
-def node_to_plain(node: Node, blobs: list[bytes], sources: bool) -> dict[str, Any]:
-    """A node as JSON-ready data; the bytes of its constants are added to `blobs`."""
-    plain = _kind_to_plain(node, blobs, sources)
+def node_to_plain(node: Node, constants: ConstantWriter, sources: bool) -> dict[str, Any]:
+    """A node as JSON-ready data; the elements of its constants go to `constants`."""
+    plain = _kind_to_plain(node, constants, sources)
     if sources and node.where is not None:
         plain["where"] = [node.where.file, node.where.line, node.where.cell]
     return plain
 
 
-def _kind_to_plain(node: Node, blobs: list[bytes], sources: bool) -> dict[str, Any]:
+def _kind_to_plain(node: Node, constants: ConstantWriter, sources: bool) -> dict[str, Any]:
     match node:
         case Constant(value=value):
-            blobs.append(value.data)
-            return {"kind": "constant", "dtype": value.dtype, "shape": list(value.shape)}
+            return constants.plain(value)
         case Read(address=address, invoke=invoke, step=step):
             return {"kind": "read", "at": _plain_address(address), "invoke": invoke, "step": step}
         case Write(address=address, value=source, invoke=invoke, step=step):
@@ -75,14 +76,14 @@ def _kind_to_plain(node: Node, blobs: list[bytes], sources: bool) -> dict[str, A
         case Param(index=index):
             return {"kind": "param", "index": index}
         case _:
-            return _region_to_plain(node, blobs, sources)
+            return _region_to_plain(node, constants, sources)
 
 
 def _region_to_plain(
-    node: Cond | Foreach | While, blobs: list[bytes], sources: bool
+    node: Cond | Foreach | While, constants: ConstantWriter, sources: bool
 ) -> dict[str, Any]:
     def block(of: Block) -> dict[str, Any]:
-        nodes = [node_to_plain(part, blobs, sources) for part in of.nodes]
+        nodes = [node_to_plain(part, constants, sources) for part in of.nodes]
         return {"params": of.params, "nodes": nodes, "results": list(of.results)}
 
     inputs = list(node.inputs)
@@ -133,14 +134,22 @@ _PURE = frozenset("constant call apply local weight param cond foreach while".sp
 class NodeReader:
     """Plain data to nodes; keeps the place in the tensor bytes that follow the header.
 
-    invokes: how many the graph has.
+    invokes: how many the graph has. blobs: tensors the graph only names, by digest.
     """
 
-    def __init__(self, data: bytes, offset: int, limits: Limits, invokes: int = 0) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        offset: int,
+        limits: Limits,
+        invokes: int = 0,
+        blobs: Mapping[str, TensorData] | None = None,
+    ) -> None:
         self.data = data
         self.offset = offset
         self.limits = limits
         self.invokes = invokes
+        self._blobs = blobs or {}
         self._count = 0
 
     def nodes(self, plain_nodes: Any, depth: int = 0) -> tuple[Node, ...]:
@@ -187,11 +196,24 @@ class NodeReader:
             raise bad_bytes(f"A constant of dtype {dtype!r} with {len(shape)} axes in a graph.")
         if prod(max(size, 1) for size in shape) > 2**62:
             raise bad_bytes("A constant has more elements than memory has addresses.")
+        if "digest" in plain:
+            return self._named(self.text(plain["digest"]), dtype, shape)
         end = self.offset + prod(shape) * DTYPE_SIZES[dtype]
         if end > len(self.data):
             raise bad_bytes("A constant claims more bytes than the graph has.")
         data, self.offset = self.data[self.offset : end], end
         return TensorData(dtype, shape, data)
+
+    def _named(self, digest: str, dtype: str, shape: tuple[int, ...]) -> TensorData:
+        found = self._blobs.get(digest)
+        if found is None:
+            raise BadBytes(
+                f"The graph names a constant {digest[:8]!r} that did not come with it.",
+                hint="Save a graph to a file with graph.to_bytes(), which holds all of it.",
+            )
+        if (found.dtype, found.shape) != (dtype, shape):
+            raise bad_bytes("A constant of the graph is not the tensor its digest names.")
+        return found
 
     def _where(self, plain: dict[str, Any]) -> SourceLine | None:
         if "where" not in plain:

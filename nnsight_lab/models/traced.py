@@ -35,7 +35,7 @@ from nnsight_lab.passes import check_features, drop_dead_nodes
 from nnsight_lab.settings import Settings
 from nnsight_lab.tracing import Envoy, Recorder, Tracer
 from nnsight_lab.tracing.aliases import Aliases, aliases_of
-from nnsight_lab.tracing.envoy import attached_to
+from nnsight_lab.tracing.attached import Attachments
 from nnsight_lab.tracing.local_calls import functions_of, remember
 from nnsight_lab.tracing.session import PartPlan, Session, open_session
 from nnsight_lab.tracing.show import is_shown, print_shown
@@ -53,6 +53,7 @@ class TracedModel(ABC):
             "_executor": executor,
             "_settings": settings or Settings.from_environment(),
             "_edits": (),
+            "_attached": Attachments(),
         }
         for name, value in own.items():
             object.__setattr__(self, name, value)
@@ -61,15 +62,6 @@ class TracedModel(ABC):
     def _name_modules(self, aliases: Aliases) -> None:
         """Modules are attributes from here on, under their own names and the user's."""
         object.__setattr__(self, "_aliases", aliases)
-        known = vars(self).get("_envoy")
-        envoy = Envoy(
-            "",
-            self._current_tree,
-            lambda: open_recorder(self),
-            aliases,
-            attached=None if known is None else attached_to(known),
-        )
-        object.__setattr__(self, "_envoy", envoy)
 
     def _rename(self, rename: Any) -> None:
         """Give modules names of the user's own. Raises `BadInput`."""
@@ -126,6 +118,17 @@ class TracedModel(ABC):
     def _edit_tree(self) -> ModuleTree:
         """The tree that edit blocks are recorded with, where no prompt is given."""
         return self._current_tree()
+
+    @property
+    def _envoy(self) -> Envoy:
+        """The model's root module. Made when asked for: kept here, it would keep the model."""
+        return Envoy(
+            "",
+            self._current_tree,
+            lambda: open_recorder(self),
+            self._aliases,
+            attached=self._attached,
+        )
 
     @property
     def executor(self) -> Executor:

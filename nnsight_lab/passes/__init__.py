@@ -4,6 +4,7 @@
     schedule.py   schedule: which nodes run at which moment of the forward pass
     stages.py     Stages: the forward passes of a run, and what each can be asked
     generation.py what a generation may be asked
+    positions.py  last_positions: of how many last positions the logits are needed
     shapes.py     specs of a module tree as tensors without data
     blocks.py     shapes of branches and loops
     features.py   check_features: whether an engine can do what a graph asks of it
@@ -17,6 +18,7 @@ from nnsight_lab.passes.check import GraphCost, check_graph, check_inputs
 from nnsight_lab.passes.combine import then
 from nnsight_lab.passes.features import check_features
 from nnsight_lab.passes.live import drop_dead_nodes
+from nnsight_lab.passes.positions import last_positions
 from nnsight_lab.passes.schedule import Moment, Schedule, schedule
 from nnsight_lab.passes.shapes import meta_of_spec
 from nnsight_lab.passes.stages import Part, Stages
@@ -31,6 +33,7 @@ __all__ = [
     "check_graph",
     "check_inputs",
     "drop_dead_nodes",
+    "last_positions",
     "meta_of_spec",
     "schedule",
     "then",

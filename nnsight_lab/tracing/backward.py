@@ -17,6 +17,7 @@ from nnsight_lab.passes.schedule import AFTER
 from nnsight_lab.passes.stages import after
 from nnsight_lab.passes.sweeps import circle, gradient_needed_first
 from nnsight_lab.tracing.cells import Cell, Value
+from nnsight_lab.tracing.parts import Part
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.source import at_line, user_line
 
@@ -28,11 +29,11 @@ __all__ = ["Backwards"]
 _Key: TypeAlias = tuple[int, NodeId]
 
 
-class Backwards:
+class Backwards(Part):
     """The backward passes of one recording."""
 
     def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+        super().__init__(recorder)
         self._loss: Value | None = None
         self._sweep = -1
         self._cells: dict[_Key, Cell] = {}

@@ -21,7 +21,7 @@ from nnsight_lab.tracing.attached import Attached, Attachments
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.source import one_frame, user_line
 
-__all__ = ["Envoy", "attached_to", "path_of"]
+__all__ = ["Envoy", "path_of"]
 
 
 class Envoy:
@@ -291,12 +291,6 @@ class Envoy:
             said = f"The forward pass never reaches {here}, so it has no {name}."
             hint = "On these inputs the model does not call that module; read one that it calls."
         return AddressNotFound(said, hint=hint, where=where)
-
-
-def attached_to(envoy: Envoy) -> Attachments:
-    """The modules of the user's that a model's envoys share."""
-    found: Attachments = object.__getattribute__(envoy, "_attached")
-    return found
 
 
 def path_of(envoy: Envoy) -> str:

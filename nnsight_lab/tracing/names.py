@@ -7,6 +7,7 @@ value gives its name and receives the tensor; lists and dicts of saved values ar
 from __future__ import annotations
 
 import ctypes
+import inspect
 import re
 import sys
 from collections import deque
@@ -21,7 +22,7 @@ from nnsight_lab.tracing.proxy import Proxy
 if TYPE_CHECKING:
     from nnsight_lab.tracing.recorder import Recorder
 
-__all__ = ["assign_in_frame", "filled", "names_of_saved", "variables_of"]
+__all__ = ["assign_in_frame", "filled", "forget_variables", "names_of_saved", "variables_of"]
 
 _LONGEST = 10_000
 """Containers longer than this are not searched; they are data, not saved values."""
@@ -152,3 +153,12 @@ def assign_in_frame(frame: FrameType, changed: dict[str, Any]) -> None:
     if sys.version_info < (3, 13) and own is not frame.f_globals:
         # Before PEP 667 a function's f_locals is a copy; this writes it through.
         ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+
+
+def forget_variables(frame: FrameType) -> None:
+    """Let go of the copy of a function's variables that looking at them made.
+
+    Before PEP 667 the frame keeps that copy, so that `del lm` would not let a model go.
+    """
+    if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+        frame.f_locals.clear()

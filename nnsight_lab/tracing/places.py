@@ -20,6 +20,7 @@ from nnsight_lab.passes.invokes import check_separable
 from nnsight_lab.passes.schedule import too_early
 from nnsight_lab.passes.shapes import meta_of_spec
 from nnsight_lab.tracing.cells import Cell, Value, place_and_line
+from nnsight_lab.tracing.parts import Part
 from nnsight_lab.tracing.peeks import Visit
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.source import at_line, user_line
@@ -34,7 +35,7 @@ __all__ = ["Places"]
 _Key = tuple[Address, int | None, int]
 
 
-class Places:
+class Places(Part):
     """The cells of one recording, and the rows and step that places mean at this point of it.
 
     batch: rows of the prompt that is recorded now. steps: its forward passes.
@@ -49,10 +50,10 @@ class Places:
         decode: ModuleTree | None,
         passes: int,
     ) -> None:
+        super().__init__(recorder)
         self.batch = batch
         self.steps = Steps(tree, decode, passes)
         self._pos = pos
-        self._recorder = recorder
         self._cells: dict[_Key, Cell] = {}
         self._rows: list[tuple[int, int]] = []
         self._invoke: int | None = None

@@ -356,6 +356,16 @@ class Recorder:
         outputs = tuple(Output(name, node) for name, node in (*names.items(), *self.shown))
         return without_holes(self._nodes, outputs, self.places.invokes)
 
+    def let_go(self) -> None:
+        """The block is over: hold no proxies, which hold this, nor tensors of the user's."""
+        self.open = False
+        self._saved.clear()
+        self._constants.clear()
+        self._by_data.clear()
+        self.outputs.clear()
+        self.at_end.clear()
+        self.preludes, self.session = (), None
+
     def so_far(self) -> Graph:
         """What has been recorded up to now, without names for what it saves."""
         saved = [proxy.saved_value for proxy in self._saved]

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
@@ -101,10 +101,14 @@ def forget_cause(exc: BaseException) -> None:
 
 
 def _frames_of_the_user(trace: TracebackType | None) -> TracebackType | None:
+    """The user's part of a traceback. What the others hold is let go: one may hold the error."""
     kept: list[TracebackType] = []
     while trace is not None:
         if not _is_skipped(trace.tb_frame.f_code.co_filename):
             kept.append(trace)
+        else:
+            with suppress(RuntimeError):  # one that still runs
+                trace.tb_frame.clear()
         trace = trace.tb_next
     found: TracebackType | None = None
     for step in reversed(kept):
@@ -115,6 +119,7 @@ def _frames_of_the_user(trace: TracebackType | None) -> TracebackType | None:
 def for_the_user(exc: LabError) -> LabError:
     """An error as it leaves the package: at the user's line, without the frames it came through."""
     forget_cause(exc)
+    _frames_of_the_user(exc.__traceback__)
     return exc.at(user_line()).with_traceback(None)
 
 
@@ -137,7 +142,10 @@ def one_frame(function: Callable[_P, _T]) -> Callable[_P, _T]:
             return function(*args, **kwargs)
         except LabError as exc:
             failure, cause = for_the_user(exc), exc.__cause__
-        raise failure from cause
+        try:
+            raise failure from cause
+        finally:
+            del failure, cause  # an error that its own frame holds is never let go
 
     return enter
 

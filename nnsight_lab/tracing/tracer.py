@@ -28,6 +28,7 @@ from nnsight_lab.tracing.local_calls import remember
 from nnsight_lab.tracing.names import (
     assign_in_frame,
     filled,
+    forget_variables,
     names_of_saved,
     variables_of,
 )
@@ -320,6 +321,8 @@ class Tracer(Generic[RunT]):
             self._run = self._carry_out(self._graph)
         except LabError as exc:
             raise exc.at(self._begun_at)
+        finally:
+            self._let_go()
         self._keep(self._run, names)
         changed = filled(self._recorder, variables)
         if changed:
@@ -354,7 +357,7 @@ class Tracer(Generic[RunT]):
         self.end()
         frame, self._frame = self._frame, None
         if exc is not None:
-            self._recorder.open = False
+            self._let_go()
             shorten_traceback(exc)
             return
         assert frame is not None, "the block was entered"
@@ -363,8 +366,18 @@ class Tracer(Generic[RunT]):
             self.finish(variables_of(frame), partial(assign_in_frame, frame))
         except LabError as error:
             failure = for_the_user(error)
+        forget_variables(frame)
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure, frame  # an error that its own frame holds would hold this block too
+
+    def _let_go(self) -> None:
+        """The block is over; from here on, only what the user still names is kept."""
+        if self._graph is None:
+            self._graph = self._recorder.so_far()
+        self._recorder.let_go()
 
     def _close(self, names: dict[str, NodeId]) -> Graph:
         graph = drop_dead_nodes(self._recorder.finish(names))

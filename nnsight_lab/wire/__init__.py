@@ -3,7 +3,9 @@
     limits     how much one side holds for the other     limits.py
     messages   control messages, as frozen data          messages.py
     codec      messages to JSON text and back            codec.py
-    frames     graphs, cards and tensors in chunks       frames.py
+    frames     graphs, constants, cards and values       frames.py
+    uploads    what a client is sending a server         uploads.py, sending.py
+    blobs      large constants a server keeps            blobs.py
     trees      model cards to JSON bytes and back        trees.py
     client     the protocol as a client speaks it        client.py
     server     the protocol as a server speaks it        server.py
@@ -13,6 +15,7 @@ was received and says what to send. Names cross the wire, never code. Sockets ar
 `nnsight_lab.executors.remote` and by the server.
 """
 
+from nnsight_lab.wire.blobs import BlobStore
 from nnsight_lab.wire.client import ClientConnection, Outgoing
 from nnsight_lab.wire.faults import LocalProtocolError, RemoteProtocolError
 from nnsight_lab.wire.frames import Frame
@@ -24,6 +27,7 @@ from nnsight_lab.wire.values import Value
 
 __all__ = [
     "PROTOCOL",
+    "BlobStore",
     "ClientConnection",
     "Frame",
     "LocalProtocolError",

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
+from types import MappingProxyType
 from typing import TypeAlias
 
 from nnsight_lab import contract
@@ -26,6 +27,7 @@ from nnsight_lab.wire.codec import decode_message, encode_message
 from nnsight_lab.wire.faults import LocalProtocolError, RemoteProtocolError
 from nnsight_lab.wire.frames import Frame, FrameKind, Stream, frames_of, read_frame
 from nnsight_lab.wire.limits import WireLimits
+from nnsight_lab.wire.sending import BlobSender
 from nnsight_lab.wire.trees import decode_card
 from nnsight_lab.wire.values import Value
 
@@ -33,6 +35,16 @@ __all__ = ["ClientConnection", "Outgoing"]
 
 Outgoing: TypeAlias = str | Frame
 """One websocket message to send: text, or a frame whose `to_bytes` is the binary."""
+
+_NONE: Mapping[str, TensorData] = MappingProxyType({})
+
+
+def _check_size(what: str, size: int, *most: int) -> None:
+    if size > min(most):
+        raise LimitExceeded(
+            f"{what} of {size} bytes; this server takes {min(most)}.",
+            hint="Make large constants smaller, or compute them inside the trace.",
+        )
 
 
 @dataclass(slots=True)
@@ -56,6 +68,7 @@ class _Arriving:
 class _Job:
     """A submitted job that has not ended."""
 
+    blobs: BlobSender
     seq: int = 0
     announced: int = 0
     streams: dict[int, tuple[_Arriving, Stream]] = field(default_factory=dict)
@@ -66,7 +79,7 @@ class ClientConnection:
 
     def __init__(self, limits: WireLimits) -> None:
         self.limits = limits
-        self._server_graph_bytes: int | None = None
+        self._server: m.Welcome | None = None
         self._last = 0
         self._asks: dict[int, type[m.ListModels | m.GetCard]] = {}
         self._cards: dict[int, Stream] = {}
@@ -94,33 +107,43 @@ class ClientConnection:
         self,
         model: str,
         graph: bytes,
-        rows: tuple[tuple[int, ...], ...],
+        parts: tuple[contract.TokenRows, ...],
         key: str,
-        generation: contract.Generation | None = None,
+        blobs: Mapping[str, TensorData] = _NONE,
     ) -> tuple[int, list[Outgoing]]:
-        """Submit a job. Raises `LimitExceeded` for a graph the server would not take."""
-        limit = min(self.limits.graph_bytes, self._server_graph_bytes or 0)
-        if self._server_graph_bytes is not None and len(graph) > limit:
-            raise LimitExceeded(
-                f"A graph of {len(graph)} bytes; this server takes {limit}.",
-                hint="Make large constants smaller, or compute them inside the trace.",
-            )
+        """Submit a job. Raises `LimitExceeded` for a graph the server would not take.
+
+        blobs: the constants the graph only names, by digest; sent when the server asks for them.
+        """
+        if self._server is not None:
+            _check_size("A graph", len(graph), self.limits.graph_bytes, self._server.graph_bytes)
+            size = sum(len(data.data) for data in blobs.values())
+            _check_size("Constants", size, self.limits.blob_bytes, self._server.blob_bytes)
         job = self._next()
-        text = encode_message(m.Submit(job, model, len(graph), rows, key, generation))
+        heads = BlobSender.heads(blobs)
+        text = encode_message(m.Submit(job, model, len(graph), parts, key, heads))
         if len(text) > self.limits.text_bytes:
             raise LimitExceeded(
                 f"Prompts that take {len(text)} bytes; {self.limits.text_bytes} may be sent.",
                 hint="Send fewer or shorter prompts at a time.",
             )
-        self._jobs[job] = _Job()
+        self._jobs[job] = _Job(BlobSender(job, blobs, self.limits.chunk_bytes))
         return job, [text, *frames_of(FrameKind.GRAPH, job, graph, self.limits.chunk_bytes)]
 
     def cancel(self, job: int) -> list[Outgoing]:
         """Ask for the end of a job; nothing to send when it has ended already."""
-        return [encode_message(m.Cancel(job))] if job in self._jobs else []
+        if job not in self._jobs:
+            return []
+        self._jobs[job].blobs.stop()
+        return [encode_message(m.Cancel(job))]
+
+    def next_blob_frame(self, job: int) -> tuple[Frame, contract.Sending] | None:
+        """The next frame of the constants a server asked for; None when there is none now."""
+        found = self._jobs.get(job)
+        return found.blobs.next() if found is not None else None
 
     def _next(self) -> int:
-        if self._server_graph_bytes is None:
+        if self._server is None:
             raise LocalProtocolError("Nothing can be asked before the server's welcome.")
         self._last += 1
         return self._last
@@ -147,6 +170,9 @@ class ClientConnection:
             case m.Error(ask=int() as ask, error=error):
                 self._answered(ask, m.ListModels, m.GetCard)
                 return [e.AskFailed(ask, LabError.from_plain(dict(error)))]
+            case m.Missing(job=job, digests=digests):
+                self._job(job).blobs.asked(digests)
+                return [e.BlobsAsked(job)]
             case m.Accepted() | m.Queued() | m.Started() | m.Failed() | m.Done():
                 return self._job_message(message)
             case m.Saved() | m.Token():
@@ -168,12 +194,12 @@ class ClientConnection:
         raise RemoteProtocolError("The server sent a frame nobody asked for.")
 
     def _welcomed(self, message: m.Welcome) -> e.ClientEvent:
-        if self._server_graph_bytes is not None or message.protocol != m.PROTOCOL:
+        if self._server is not None or message.protocol != m.PROTOCOL:
             raise RemoteProtocolError(
                 f"The server speaks protocol {message.protocol}, we speak {m.PROTOCOL}.",
                 hint="Install the same nnsight-lab version on both sides.",
             )
-        self._server_graph_bytes = message.graph_bytes
+        self._server = message
         return e.Welcomed(message.versions, message.models)
 
     def _answered(self, ask: int, *kinds: type[m.ListModels | m.GetCard]) -> None:

@@ -8,10 +8,10 @@ is the whole grammar; `docs/reference/wire.md` is the same in words.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
-from nnsight_lab.contract import Generation
+from nnsight_lab.contract import Generation, TokenRows
 from nnsight_lab.errors import LabError, LimitExceeded
 from nnsight_lab.ir.literals import DTYPE_SIZES, Arg
 from nnsight_lab.ir.plain_args import from_plain_arg, to_plain_arg
@@ -40,7 +40,10 @@ __all__ = ["decode_generation", "decode_message", "encode_message"]
 _U32 = 2**32
 _MODELS = 4_096
 _ROWS = 65_536
+_PARTS = 1_024
 _AXES = 64
+_BLOBS = 4_096
+_DIGEST = frozenset("0123456789abcdef")
 _STRUCTURE_DEPTH = 32
 
 Reader = Callable[[Any], Any]
@@ -56,6 +59,12 @@ def _number(plain: Any) -> int:
 def _dtype(plain: Any) -> str:
     if not isinstance(plain, str) or plain not in DTYPE_SIZES:
         raise Malformed("a dtype that does not travel")
+    return plain
+
+
+def _digest(plain: Any) -> str:
+    if not isinstance(plain, str) or len(plain) != 64 or not _DIGEST.issuperset(plain):
+        raise Malformed("a digest is 64 hexadecimal digits")
     return plain
 
 
@@ -86,6 +95,20 @@ _HEAD: dict[str, Reader] = {
 }
 
 
+_BLOB: dict[str, Reader] = {
+    "digest": _digest,
+    "dtype": _dtype,
+    "shape": tuple_of(read_whole, _AXES),
+}
+
+
+def _blobs(plain: Any) -> tuple[m.BlobHead, ...]:
+    found = tuple(m.BlobHead(**read_record(item, _BLOB)) for item in read_list(plain))
+    if len({head.digest for head in found}) != len(found) or len(found) > _BLOBS:
+        raise Malformed("a constant is named twice, or there are too many")
+    return found
+
+
 def _summary(plain: Any) -> m.ModelSummary:
     return m.ModelSummary(**read_record(plain, _SUMMARY))
 
@@ -109,6 +132,16 @@ def decode_generation(plain: Any) -> Generation:
     return Generation(**read_record(plain, _GENERATION))
 
 
+def _part(plain: Any) -> TokenRows:
+    return TokenRows(**read_record(plain, _PART))
+
+
+_PART: dict[str, Reader] = {
+    "rows": tuple_of(_row, _ROWS),
+    "generation": optional(decode_generation),
+}
+
+
 _MODEL_LIST = tuple_of(_summary, _MODELS)
 _EVENT: dict[str, Reader] = {"job": _number, "seq": _number}
 
@@ -120,9 +153,9 @@ _FIELDS: dict[type[m.Message], dict[str, Reader]] = {
         "job": _number,
         "model": read_text,
         "graph_bytes": read_whole,
-        "rows": tuple_of(_row, _ROWS),
-        "generation": optional(decode_generation),
+        "parts": tuple_of(_part, _PARTS),
         "key": read_text,
+        "blobs": _blobs,
     },
     m.Cancel: {"job": _number},
     m.Welcome: {
@@ -130,7 +163,9 @@ _FIELDS: dict[type[m.Message], dict[str, Reader]] = {
         "versions": read_texts,
         "models": _MODEL_LIST,
         "graph_bytes": read_whole,
+        "blob_bytes": read_whole,
     },
+    m.Missing: {"job": _number, "digests": tuple_of(_digest, _BLOBS)},
     m.Models: {"ask": _number, "models": _MODEL_LIST},
     m.Card: {"ask": _number, "size": read_whole},
     m.Accepted: _EVENT,
@@ -167,12 +202,12 @@ def encode_message(message: m.Message) -> str:
 def _to_plain(name: str, value: Any) -> Any:
     if name == "structure":
         return to_plain_arg(value)
-    if name in {"models", "tensors"}:
+    if name in {"models", "tensors", "blobs"}:
         return [{field.name: getattr(item, field.name) for field in fields(item)} for item in value]
     if name in {"versions", "seconds", "error"}:
         return dict(value)
-    if name == "generation" and value is not None:
-        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if name == "parts":
+        return [asdict(part) for part in value]
     return value
 
 

@@ -1,7 +1,7 @@
 """What a connection makes of received bytes: events, for whoever holds the socket to act on.
 
-    a client gets    Welcomed  ModelsListed  CardArrived  AskFailed  JobTold  Complaint
-    a server gets    Greeted  ModelsAsked  CardAsked  JobSubmitted  CancelAsked  Mistake
+    a client gets    Welcomed  ModelsListed  CardArrived  AskFailed  BlobsAsked  JobTold  Complaint
+    a server gets    Greeted  ModelsAsked  CardAsked  BlobsMissing  JobSubmitted  CancelAsked  Mistake
 
 `JobTold` wraps the events of `contract.py`, with a saved value as `wire.values.Value`.
 """
@@ -9,15 +9,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from nnsight_lab.contract import Generation, ModelCard, RunEvent
+from nnsight_lab.contract import ModelCard, RunEvent, TokenRows
 from nnsight_lab.errors import LabError
+from nnsight_lab.ir import TensorData
 from nnsight_lab.wire.messages import ModelSummary
 
 __all__ = [
     "AskFailed",
+    "BlobsAsked",
+    "BlobsMissing",
     "CancelAsked",
     "CardArrived",
     "CardAsked",
@@ -67,6 +70,13 @@ class AskFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class BlobsAsked:
+    """The server lacks constants of a job; send what `ClientConnection.next_blob_frame` gives."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobTold:
     """Something happened to a job. seq: its place among the job's events."""
 
@@ -82,7 +92,9 @@ class Complaint:
     error: LabError
 
 
-ClientEvent: TypeAlias = Welcomed | ModelsListed | CardArrived | AskFailed | JobTold | Complaint
+ClientEvent: TypeAlias = (
+    Welcomed | ModelsListed | CardArrived | AskFailed | BlobsAsked | JobTold | Complaint
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +120,26 @@ class CardAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class BlobsMissing:
+    """A job names constants that are not here; answer with `ServerConnection.ask_for`."""
+
+    job: int
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class JobSubmitted:
-    """A job arrived whole. graph: bytes that nobody has looked at yet."""
+    """A job arrived whole. graph: bytes that nobody has looked at yet.
+
+    blobs: the constants it said the graph names, by digest.
+    """
 
     job: int
     model: str
     graph: bytes
-    rows: tuple[tuple[int, ...], ...]
+    parts: tuple[TokenRows, ...]
     key: str
-    generation: Generation | None = None
+    blobs: Mapping[str, TensorData] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,4 +161,6 @@ class Mistake:
     fatal: bool = False
 
 
-ServerEvent: TypeAlias = Greeted | ModelsAsked | CardAsked | JobSubmitted | CancelAsked | Mistake
+ServerEvent: TypeAlias = (
+    Greeted | ModelsAsked | CardAsked | BlobsMissing | JobSubmitted | CancelAsked | Mistake
+)

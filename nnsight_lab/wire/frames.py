@@ -1,10 +1,10 @@
-"""Binary frames: a header of 20 bytes and raw bytes. Graphs, cards and tensors travel so.
+"""Binary frames: a header of 20 bytes and raw bytes. Graphs, constants, cards and values travel so.
 
     offset 0   b"NL"       magic
-           2   u8          kind: 1 graph, 2 card, 3 value
+           2   u8          kind: 1 graph, 2 card, 3 value, 4 constant
            3   u8          flags: bit 0 set on the last frame of its stream
            4   u32         number: the job, or for a card the ask
-           8   u32         stream: which tensor of the job; 0 for a graph or a card
+           8   u32         stream: which tensor or constant of the job; 0 otherwise
           12   u32         seq: which frame of its stream, from 0
           16   u32         length of the payload
           20   payload     little-endian, native dtype, row by row
@@ -39,6 +39,7 @@ class FrameKind(IntEnum):
     GRAPH = 1
     CARD = 2
     VALUE = 3
+    BLOB = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ class WireLimits:
     frame_bytes: largest payload of a binary frame we accept.
     text_bytes: largest control message.
     graph_bytes: largest graph, and half of what a connection may have under way.
+    blob_bytes: large constants of one graph together, and half of those of unfinished jobs.
     card_bytes: largest model card, tokenizer included.
     result_bytes: saved tensors of one job, all together.
     jobs: unfinished jobs of one connection.
@@ -35,6 +36,7 @@ class WireLimits:
     frame_bytes: int = 4 * _MIB
     text_bytes: int = 8 * _MIB
     graph_bytes: int = 256 * _MIB
+    blob_bytes: int = 2048 * _MIB
     card_bytes: int = 256 * _MIB
     result_bytes: int = 2048 * _MIB
     jobs: int = 64
@@ -57,6 +59,7 @@ class WireLimits:
         return WireLimits(
             chunk_bytes=min(settings.chunk_bytes, base.frame_bytes),
             graph_bytes=settings.message_bytes,
+            blob_bytes=8 * settings.message_bytes,
             card_bytes=settings.message_bytes,
             result_bytes=8 * settings.message_bytes,
         )

@@ -1,11 +1,11 @@
 """The control messages: one frozen dataclass each, and the union of what each side may say.
 
     client → server    Hello  ListModels  GetCard  Submit  Cancel
-    server → client    Welcome  Models  Card  Error
+    server → client    Welcome  Models  Card  Error  Missing
                        Accepted  Queued  Started  Saved  Token  Failed  Done
 
 Plain data only: how they are written is in `codec.py`, when they may be said in
-`connection.py`, and the bytes that follow `Submit`, `Card` and `Saved` in `frames.py`.
+`connection.py`, and the bytes that follow `Submit`, `Missing`, `Card` and `Saved` in `frames.py`.
 `job` and `ask` are numbers the client chooses, rising from 1. `seq` counts a job's events from 0.
 """
 
@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar, TypeAlias
 
-from nnsight_lab.contract import Generation
-from nnsight_lab.ir.literals import Arg
+from nnsight_lab.contract import TokenRows
+from nnsight_lab.ir.literals import DTYPE_SIZES, Arg
 
 __all__ = [
     "PROTOCOL",
     "Accepted",
+    "BlobHead",
     "Cancel",
     "Card",
     "ClientMessage",
@@ -31,6 +33,7 @@ __all__ = [
     "Hello",
     "ListModels",
     "Message",
+    "Missing",
     "ModelSummary",
     "Models",
     "Queued",
@@ -44,7 +47,7 @@ __all__ = [
 ]
 
 PROTOCOL = 2
-"""The version of the protocol this package speaks."""
+"""The version of the protocol this package speaks. 1 sent every constant with every graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,20 @@ class TensorHead:
     stream: int
     dtype: str
     shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BlobHead:
+    """A constant that a graph only names: the digest, and the tensor it is the digest of."""
+
+    digest: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its elements."""
+        return prod(self.shape) * DTYPE_SIZES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +114,11 @@ class GetCard:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Run a graph, whose `graph_bytes` bytes follow. rows: prompts as token ids.
+    """Run a graph, whose `graph_bytes` bytes follow.
 
-    generation: how to go on from them, or None for one forward pass.
+    parts: what its traces are given, one after another: token ids, and how to go on from them.
+        There is one, unless it is a session.
+    blobs: the constants the graph only names; the server asks for those it has not (`Missing`).
     key: chosen once by the client, the same when it submits again after a lost connection.
     """
 
@@ -107,9 +126,9 @@ class Submit:
     job: int
     model: str
     graph_bytes: int
-    rows: tuple[tuple[int, ...], ...]
+    parts: tuple[TokenRows, ...]
     key: str
-    generation: Generation | None = None
+    blobs: tuple[BlobHead, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +141,17 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The answer to `Hello`. graph_bytes: the largest graph this server takes."""
+    """The answer to `Hello`. graph_bytes: the largest graph this server takes.
+
+    blob_bytes: the most that the constants one graph only names may have together.
+    """
 
     kind: ClassVar[str] = "welcome"
     protocol: int
     versions: Mapping[str, str]
     models: tuple[ModelSummary, ...]
     graph_bytes: int
+    blob_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +170,15 @@ class Card:
     kind: ClassVar[str] = "card"
     ask: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Send these constants of a job; each follows under its place in the job's `blobs`."""
+
+    kind: ClassVar[str] = "missing"
+    job: int
+    digests: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +269,17 @@ class Error:
 
 ClientMessage: TypeAlias = Hello | ListModels | GetCard | Submit | Cancel
 ServerMessage: TypeAlias = (
-    Welcome | Models | Card | Accepted | Queued | Started | Saved | Token | Failed | Done | Error
+    Welcome
+    | Models
+    | Card
+    | Missing
+    | Accepted
+    | Queued
+    | Started
+    | Saved
+    | Token
+    | Failed
+    | Done
+    | Error
 )
 Message: TypeAlias = ClientMessage | ServerMessage

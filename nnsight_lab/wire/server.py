@@ -4,7 +4,8 @@ Laws of the file:
 1. It has no socket, no thread and no clock.
 2. Nothing a client sends makes it raise: what breaks a rule becomes a `Mistake`, which `answer`
    turns into the typed reply. The connection goes on unless the mistake is fatal.
-3. Memory follows what has arrived, and is bounded by `WireLimits` for all jobs together.
+3. Memory follows what has arrived, and is bounded by `WireLimits` for all jobs together; what
+   arrives is kept by `uploads.py`, constants that may be named again by `blobs.py`.
 4. Every job that was submitted is told exactly one `Failed` or `Done`; after it, nothing more.
 
 The other side is `client.py`; the socket is carried by `nnsight_lab_server.session`.
@@ -12,17 +13,19 @@ The other side is `client.py`; the socket is carried by `nnsight_lab_server.sess
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 from nnsight_lab import contract
 from nnsight_lab.errors import LabError, LimitExceeded
 from nnsight_lab.wire import events as e
 from nnsight_lab.wire import messages as m
+from nnsight_lab.wire.blobs import BlobStore
 from nnsight_lab.wire.client import Outgoing
 from nnsight_lab.wire.codec import decode_message, encode_message
 from nnsight_lab.wire.faults import LocalProtocolError, RemoteProtocolError
-from nnsight_lab.wire.frames import Frame, FrameKind, Stream, frames_of, read_frame
+from nnsight_lab.wire.frames import Frame, FrameKind, frames_of, read_frame
 from nnsight_lab.wire.limits import WireLimits
+from nnsight_lab.wire.uploads import Uploads
 from nnsight_lab.wire.values import Value
 
 __all__ = ["ServerConnection"]
@@ -33,13 +36,15 @@ _TEXT = 4_096
 class ServerConnection:
     """The protocol as a server speaks it, for one client with many jobs."""
 
-    def __init__(self, limits: WireLimits) -> None:
+    def __init__(
+        self, limits: WireLimits, store: BlobStore | None = None, owner: Hashable = None
+    ) -> None:
+        """store: the constants of all connections; this one sees what `owner` has sent."""
         self.limits = limits
         self._greeted = False
         self._mistakes = 0
         self._last_job = 0
-        self._uploads: dict[int, tuple[m.Submit, Stream]] = {}
-        self._unwanted: set[int] = set()
+        self.uploads = Uploads(limits, store or BlobStore(), owner)
         self._open: dict[int, _Told] = {}
 
     @property
@@ -101,63 +106,48 @@ class ServerConnection:
         if message.job <= self._last_job:
             raise RemoteProtocolError("Job numbers rise, and none is used twice.")
         self._last_job = message.job
-        if len(self._unwanted) >= self.limits.jobs:
+        if self.uploads.never_sent >= self.limits.jobs:
             error = LimitExceeded("Too many graphs were announced and never sent.")
             return [e.Mistake(error, fatal=True)]
-        refusal = self._refusal(message)
-        self._open[message.job] = _Told(message.graph_bytes if refusal is None else 0)
-        if refusal is None:
-            self._uploads[message.job] = (message, Stream(message.graph_bytes))
-            return []
-        self._unwanted.add(message.job)
-        return [self._mistake(refusal, message.job)]
+        try:
+            self._check(message)
+            missing = self.uploads.begin(message)
+        except LimitExceeded as exc:
+            self._open[message.job] = _Told(0)
+            self.uploads.refuse(message.job)
+            return [self._mistake(exc, message.job)]
+        self._open[message.job] = _Told(message.graph_bytes)
+        return [e.BlobsMissing(message.job, missing)] if missing else []
 
-    def _refusal(self, message: m.Submit) -> LabError | None:
+    def _check(self, message: m.Submit) -> None:
         under_way = sum(told.graph_bytes for told in self._open.values())
         if message.graph_bytes > self.limits.graph_bytes:
-            return LimitExceeded(
+            raise LimitExceeded(
                 f"A graph of {message.graph_bytes} bytes; {self.limits.graph_bytes} may be sent.",
                 hint="Make large constants smaller, or compute them inside the trace.",
             )
         if len(self._open) >= self.limits.jobs:
-            return LimitExceeded(
+            raise LimitExceeded(
                 f"{len(self._open)} jobs of this connection have not ended yet.",
                 hint="Wait for some of them, or cancel them.",
             )
         if under_way + message.graph_bytes > 2 * self.limits.graph_bytes:
-            return LimitExceeded(
+            raise LimitExceeded(
                 "Too many large graphs at once.", hint="Run them one after another."
             )
-        return None
 
     def _frame(self, frame: Frame) -> list[e.ServerEvent]:
-        job = frame.number
-        if frame.kind is not FrameKind.GRAPH or frame.stream != 0:
-            raise RemoteProtocolError("A client sends frames of graphs only.")
-        if job in self._unwanted:
-            # The client sent them before it could read that its job was refused.
-            if frame.last:
-                self._unwanted.discard(job)
+        job = self.uploads.job_of(frame)
+        if job is None:
             return []
-        if job not in self._uploads:
-            raise RemoteProtocolError(f"No graph of job {job} is awaited.")
-        submit, stream = self._uploads[job]
         try:
-            complete = stream.add(frame)
+            return list(self.uploads.add(frame))
         except RemoteProtocolError as exc:
-            self._drop_upload(job, complete=frame.last)
             return [self._mistake(exc, job)]
-        if not complete:
-            return []
-        del self._uploads[job]
-        graph = stream.take()
-        return [
-            e.JobSubmitted(job, submit.model, graph, submit.rows, submit.key, submit.generation)
-        ]
 
-    def _drop_upload(self, job: int, *, complete: bool = False) -> None:
-        if self._uploads.pop(job, None) is not None and not complete:
-            self._unwanted.add(job)
+    def close(self) -> None:
+        """The client has gone: let go of what it sent."""
+        self.uploads.close()
 
     # ---------------------------------------------------------------- to send
 
@@ -165,8 +155,12 @@ class ServerConnection:
         self, versions: Mapping[str, str], models: tuple[m.ModelSummary, ...]
     ) -> list[Outgoing]:
         """Answer a `Greeted`."""
-        message = m.Welcome(m.PROTOCOL, versions, models, self.limits.graph_bytes)
-        return [encode_message(message)]
+        most = self.limits.graph_bytes, self.limits.blob_bytes
+        return [encode_message(m.Welcome(m.PROTOCOL, versions, models, *most))]
+
+    def ask_for(self, job: int, digests: tuple[str, ...]) -> list[Outgoing]:
+        """Answer a `BlobsMissing`."""
+        return [encode_message(m.Missing(job, digests))]
 
     def models(self, ask: int, models: tuple[m.ModelSummary, ...]) -> list[Outgoing]:
         """Answer a `ModelsAsked`."""
@@ -205,16 +199,17 @@ class ServerConnection:
             case contract.Token(step=step, ids=ids):
                 return [encode_message(m.Token(job, seq, step, ids))]
             case contract.Failed(error=error):
-                self._end(job)
-                return [encode_message(m.Failed(job, seq, _plain_error(error)))]
+                return [encode_message(m.Failed(job, seq, _plain_error(error))), *self._end(job)]
             case contract.Done() as done:
-                self._end(job)
                 end = m.Done(job, seq, done.seconds, done.sent_bytes, done.steps, done.ended)
-                return [encode_message(end)]
+                return [encode_message(end), *self._end(job)]
+            case contract.Sending():
+                raise LocalProtocolError("How far an upload is, is what only clients know.")
 
-    def _end(self, job: int) -> None:
+    def _end(self, job: int) -> list[Outgoing]:
         del self._open[job]
-        self._drop_upload(job)
+        orphans = self.uploads.end(job)
+        return [message for other, digests in orphans for message in self.ask_for(other, digests)]
 
     def _saved(self, job: int, seq: int, told: _Told, name: str, value: Value) -> list[Outgoing]:
         tensors = value.tensors

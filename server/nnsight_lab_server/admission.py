@@ -7,9 +7,11 @@ op table, or ask for more than the limits. Runs in a thread beside the event loo
 
 from __future__ import annotations
 
-from nnsight_lab.contract import Generation, ModelCard, TokenRows
-from nnsight_lab.errors import BadBytes, LimitExceeded
-from nnsight_lab.ir import Graph
+from collections.abc import Mapping
+
+from nnsight_lab.contract import ModelCard, Several, TokenRows
+from nnsight_lab.errors import BadBytes, BadInput, LimitExceeded
+from nnsight_lab.ir import Graph, TensorData
 from nnsight_lab.passes import Part, Stages, check_features, check_graph, check_inputs
 from nnsight_lab_server.config import ServerLimits
 
@@ -20,21 +22,24 @@ _NAME = 1_024
 
 def admit(
     graph: bytes,
-    rows: tuple[tuple[int, ...], ...],
+    parts: tuple[TokenRows, ...],
     card: ModelCard,
     limits: ServerLimits,
-    generation: Generation | None = None,
-) -> tuple[Graph, TokenRows]:
+    blobs: Mapping[str, TensorData] | None = None,
+) -> tuple[Graph, TokenRows | Several]:
     """The graph and inputs of a job that may be queued.
+
+    parts: what its traces are given, one after another. blobs: constants that came beside it.
 
     Raises:
         LabError: it may not; each reason has its own class.
     """
-    inputs = _inputs(TokenRows(rows, generation), card, limits)
-    read = Graph.from_bytes(graph, limits=limits.graph)
+    inputs = _inputs(parts, card, limits)
+    read = Graph.from_bytes(graph, limits=limits.graph, blobs=blobs)
     _check_names(read)
     check_features(read, card)
-    cost = check_graph(read, Stages((Part(inputs, card.tree, card.decode),)), inputs)
+    stages = Stages(tuple(Part(part, card.tree, card.decode) for part in parts))
+    cost = check_graph(read, stages, inputs)
     if cost.saved_bytes > limits.saved_bytes:
         raise LimitExceeded(
             f"The run would save {cost.saved_bytes} bytes; {limits.saved_bytes} may be sent back.",
@@ -48,13 +53,25 @@ def admit(
     return read, inputs
 
 
-def _inputs(inputs: TokenRows, card: ModelCard, limits: ServerLimits) -> TokenRows:
+def _inputs(
+    parts: tuple[TokenRows, ...], card: ModelCard, limits: ServerLimits
+) -> TokenRows | Several:
+    if not parts:
+        raise BadInput("A run without a prompt.", hint="Give it one prompt at least.")
+    inputs = parts[0] if len(parts) == 1 else Several(parts)
     check_inputs(card, inputs)
-    if inputs.passes > limits.new_tokens:
+    passes = sum(part.passes for part in parts)
+    if passes > limits.new_tokens:
         raise LimitExceeded(
-            f"{inputs.passes} new tokens; this server makes {limits.new_tokens} in one run.",
-            hint="Ask for fewer with max_new_tokens.",
+            f"{passes} forward passes; this server makes {limits.new_tokens} in one run.",
+            hint="Ask for fewer with max_new_tokens, or for fewer traces in a session.",
         )
+    for part in parts:
+        _check_size(part, limits)
+    return inputs
+
+
+def _check_size(inputs: TokenRows, limits: ServerLimits) -> None:
     if inputs.batch > limits.prompts or inputs.pos > limits.prompt_tokens:
         raise LimitExceeded(
             f"{inputs.batch} prompts of up to {inputs.pos} tokens; this server takes"
@@ -68,7 +85,6 @@ def _inputs(inputs: TokenRows, card: ModelCard, limits: ServerLimits) -> TokenRo
             f" this server takes {limits.batch_tokens}.",
             hint="Send fewer or shorter prompts at a time.",
         )
-    return inputs
 
 
 def _check_names(graph: Graph) -> None:

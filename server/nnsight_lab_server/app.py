@@ -20,6 +20,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from nnsight_lab.errors import AuthFailed
+from nnsight_lab.wire import BlobStore
 from nnsight_lab_server.catalogue import Catalogue
 from nnsight_lab_server.config import ServerConfig
 from nnsight_lab_server.session import Session
@@ -68,6 +69,7 @@ class _Routes:
         self._config = config
         self._catalogue = catalogue
         self._sessions = 0
+        self._blobs = BlobStore(config.limits.blob_bytes)
 
     async def livez(self, _: Request) -> JSONResponse:
         return JSONResponse({"alive": True})
@@ -92,6 +94,6 @@ class _Routes:
             return
         self._sessions += 1
         try:
-            await Session(socket, self._catalogue, self._config.limits).run()
+            await Session(socket, self._catalogue, self._config.limits, self._blobs).run()
         finally:
             self._sessions -= 1

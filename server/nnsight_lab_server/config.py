@@ -29,8 +29,10 @@ class ServerLimits:
     saved_bytes: what one job may send back. working_bytes: all its values together.
     queued: jobs that may wait for one model.
     backlog_bytes: unsent results of one client after which its next job waits.
-    stall_s: how long a client may read nothing before its connection ends.
+    stall_s: how long a client may read nothing before its connection ends, or send nothing of
+        what it announced before those jobs end.
     connections: clients at once.
+    blob_bytes: large constants of all clients together; those used longest ago go first.
     """
 
     wire: WireLimits = field(default_factory=WireLimits)
@@ -45,6 +47,7 @@ class ServerLimits:
     backlog_bytes: int = 64 * _MIB
     stall_s: float = 60.0
     connections: int = 256
+    blob_bytes: int = 8_192 * _MIB
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """One client's websocket: carries a `ServerConnection`, and nothing the protocol decides itself.
 
-Three tasks share the event loop: one reads messages and acts on them, one checks submitted jobs
-(in a thread, so that reading goes on), one sends what waits in the outbox. Whichever ends first
-ends the session, and then every job of the client that has not ended is cancelled.
+Four tasks share the event loop: one reads messages and acts on them, one checks submitted jobs
+(in a thread, so that reading goes on), one sends what waits in the outbox, one has a clock for
+uploads that never come. Whichever ends first ends the session, and then every job of the client
+that has not ended is cancelled.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from nnsight_lab import __version__
 from nnsight_lab.contract import Failed, RunEvent, RunRequest, Saved
-from nnsight_lab.errors import Cancelled, LabError, ServerError
-from nnsight_lab.wire import Outgoing, ServerConnection
+from nnsight_lab.errors import Cancelled, LabError, LimitExceeded, ServerError
+from nnsight_lab.wire import BlobStore, Outgoing, ServerConnection
 from nnsight_lab.wire.events import (
+    BlobsMissing,
     CancelAsked,
     CardAsked,
     Greeted,
@@ -42,12 +44,14 @@ _POLICY_VIOLATION = 1008
 class Session:
     """A client that has shown its token."""
 
-    def __init__(self, socket: WebSocket, catalogue: Catalogue, limits: ServerLimits) -> None:
+    def __init__(
+        self, socket: WebSocket, catalogue: Catalogue, limits: ServerLimits, blobs: BlobStore
+    ) -> None:
         self._socket = socket
         self._catalogue = catalogue
         self._limits = limits
         self._id = uuid.uuid4().hex
-        self._connection = ServerConnection(limits.wire)
+        self._connection = ServerConnection(limits.wire, blobs, owner=self._id)
         self._outbox = Outbox(limits.backlog_bytes)
         self._submitted: asyncio.Queue[JobSubmitted] = asyncio.Queue()
         self._jobs: dict[int, tuple[ModelWorker, Job]] = {}
@@ -56,7 +60,7 @@ class Session:
     async def run(self) -> None:
         """Serve the client until it goes."""
         await self._socket.accept()
-        work = (self._read(), self._check(), self._send())
+        work = (self._read(), self._check(), self._send(), self._watch())
         tasks = [asyncio.ensure_future(each) for each in work]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -73,6 +77,7 @@ class Session:
         for worker, job in list(self._jobs.values()):
             worker.cancel(job)
         self._jobs.clear()
+        self._connection.close()
 
     # ---------------------------------------------------------------- reading
 
@@ -103,6 +108,8 @@ class Session:
                 self._outbox.put(connection.models(ask, self._catalogue.summaries()))
             case CardAsked(ask=ask, model=model):
                 self._outbox.put(self._card(ask, model))
+            case BlobsMissing(job=job, digests=digests):
+                self._outbox.put(connection.ask_for(job, digests))
             case JobSubmitted():
                 self._submitted.put_nowait(event)
             case CancelAsked(job=job):
@@ -122,6 +129,22 @@ class Session:
             worker.cancel(job)
         else:  # still on its way here, or being checked
             self._tell(number, Failed(Cancelled("The run was cancelled before it was queued.")))
+
+    async def _watch(self) -> None:
+        """End jobs whose client announced bytes and sends none."""
+        uploads = self._connection.uploads
+        while True:
+            heard, waiting = uploads.heard, uploads.waiting
+            await asyncio.sleep(self._limits.stall_s)
+            for number in waiting if uploads.heard == heard else ():
+                if number in uploads.waiting:
+                    self._tell(number, Failed(self._never_came()))
+
+    def _never_came(self) -> LimitExceeded:
+        return LimitExceeded(
+            f"Nothing of the announced graph and constants came for {self._limits.stall_s:.0f} s.",
+            hint="Run it again; on a slow line, with smaller constants.",
+        )
 
     # ---------------------------------------------------------------- checking
 
@@ -144,7 +167,12 @@ class Session:
         number = submitted.job
         worker, card = self._catalogue.find(submitted.model)
         graph, inputs = await asyncio.to_thread(
-            admit, submitted.graph, submitted.rows, card, self._limits, submitted.generation
+            admit,
+            submitted.graph,
+            submitted.parts,
+            card,
+            self._limits,
+            submitted.blobs,
         )
         if number not in self._connection.jobs:
             return  # cancelled meanwhile

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import nnsight_lab as nl
-from nnsight_lab.contract import RunEvent, Started
+from nnsight_lab.contract import RunEvent, Saved, Started
 from tests.support.fixtures import IDS
 from tests.support.hooks import forward
 from tests.support.small_models import SmallModel, small_gpt2, small_llama
@@ -95,6 +95,45 @@ def _interrupted(lm: nl.LanguageModel) -> None:
         handle.remove()
 
 
+def _failing_model(lm: nl.LanguageModel) -> None:
+    """An error of the model's own code, below a place that is listened to."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of luck")
+
+    middle = lm.module.get_submodule(lm.tree.module_of["layers.1.mlp"])
+    handle = middle.register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(nl.errors.EngineFailed, match="out of luck"), lm.trace(IDS):
+            lm.layers[0].attn.pattern.save()
+            lm.layers[1].output += 1.0
+            lm.logits.save()
+    finally:
+        handle.remove()
+
+
+def _failing_backward(lm: nl.LanguageModel) -> None:
+    """A loss that does not depend on the place: known when the gradient is taken."""
+    with pytest.raises(nl.errors.OpFailed), lm.trace(IDS):
+        h = lm.layers[1].output
+        with lm.layers[0].output.sum().backward():
+            h.grad.save()
+
+
+def _error_of_the_listener(lm: nl.LanguageModel) -> None:
+    """Whoever is told of the values raises; in a notebook, a view of them."""
+    with lm.trace(IDS, execute=False) as tracer:
+        lm.layers[0].attn.pattern.save()
+        lm.logits.save()
+
+    def fail(event: RunEvent) -> None:
+        if isinstance(event, Saved):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lm.run(tracer.graph, IDS, on_event=fail)
+
+
 def _cancelled(lm: nl.LanguageModel) -> None:
     with lm.trace(IDS, execute=False) as tracer:
         lm.layers[1].attn.pattern.save()
@@ -119,7 +158,8 @@ def _cancelled(lm: nl.LanguageModel) -> None:
 
 
 ENDINGS: list[Callable[[nl.LanguageModel], None]] = [
-    _everything, _error_in_the_block, _failing_operation, _refused_graph, _interrupted, _cancelled,
+    _everything, _error_in_the_block, _failing_operation, _failing_model, _failing_backward,
+    _refused_graph, _interrupted, _error_of_the_listener, _cancelled,
 ]  # fmt: skip
 
 

@@ -247,7 +247,7 @@ def test_a_graph_from_elsewhere_is_held_to_the_same(
     with pytest.raises(kind):
         lm.run_inputs(graph, TokenRows(ROWS, Generation(4)))
     with pytest.raises(LabError):
-        admit(graph.to_bytes(), ROWS, lm.card, ServerLimits(), Generation(4))
+        admit(graph.to_bytes(), (TokenRows(ROWS, Generation(4)),), lm.card, ServerLimits())
 
 
 def test_a_trace_has_no_second_step(lm: nl.LanguageModel) -> None:
@@ -262,15 +262,30 @@ def test_a_server_bounds_what_it_makes(lm: nl.LanguageModel) -> None:
         tuple(Output(f"h{step}", step) for step in range(8)),
     )
     few = ServerLimits(new_tokens=7)
-    with pytest.raises(LimitExceeded, match="8 new tokens"):
-        admit(graph.to_bytes(), ROWS, lm.card, few, Generation(8))
+    with pytest.raises(LimitExceeded, match="8 forward passes"):
+        admit(graph.to_bytes(), (TokenRows(ROWS, Generation(8)),), lm.card, few)
     of_the_prompt, of_a_step = 3 * 32 * 4, 32 * 4
     exact = of_the_prompt + 7 * of_a_step
-    admit(graph.to_bytes(), ROWS, lm.card, ServerLimits(saved_bytes=exact), Generation(8))
+    admit(
+        graph.to_bytes(),
+        (TokenRows(ROWS, Generation(8)),),
+        lm.card,
+        ServerLimits(saved_bytes=exact),
+    )
     with pytest.raises(LimitExceeded, match=f"save {exact} bytes"):
-        admit(graph.to_bytes(), ROWS, lm.card, ServerLimits(saved_bytes=exact - 1), Generation(8))
+        admit(
+            graph.to_bytes(),
+            (TokenRows(ROWS, Generation(8)),),
+            lm.card,
+            ServerLimits(saved_bytes=exact - 1),
+        )
     with pytest.raises(LimitExceeded, match="10 tokens"):
-        admit(graph.to_bytes(), ROWS, lm.card, ServerLimits(batch_tokens=9), Generation(8))
+        admit(
+            graph.to_bytes(),
+            (TokenRows(ROWS, Generation(8)),),
+            lm.card,
+            ServerLimits(batch_tokens=9),
+        )
 
 
 def test_options_that_no_client_of_ours_would_send(lm: nl.LanguageModel) -> None:

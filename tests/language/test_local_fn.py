@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import nnsight_lab as nl
+from nnsight_lab.contract import TokenRows
 from nnsight_lab.errors import BadInput, NotSupported, OpFailed
 from nnsight_lab.executors.local import LocalExecutor
 from nnsight_lab.ir import Address, Cond, Graph, LocalCall, Output, Param, Read, Ref
@@ -272,6 +273,6 @@ def test_the_server_refuses_such_a_graph_when_it_comes_as_bytes(tiny: nl.Languag
     hidden = Graph((read, cond), (Output("x", 1),))
 
     with pytest.raises(NotSupported, match="runs no code of yours"):
-        admit(plain.to_bytes(), ((3, 4, 5),), card, ServerLimits())
+        admit(plain.to_bytes(), (TokenRows(((3, 4, 5),)),), card, ServerLimits())
     with pytest.raises(NotSupported, match="runs no code of yours"):
         check_features(hidden, card)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nnsight_lab.contract import TokenRows
 from nnsight_lab.errors import LabError
 from nnsight_lab.executors.local import LocalExecutor
 from nnsight_lab.ir import Address, Call, Graph, ListArg, Name, Output, Read, Ref, Special, Weight
@@ -56,7 +57,7 @@ def test_any_operation_on_anything_is_admitted_or_refused_with_a_type(
         (Output("x", 2),),
     )
     with suppress(LabError):
-        admit(graph.to_bytes(), ROWS, local.card(), ServerLimits())
+        admit(graph.to_bytes(), (TokenRows(ROWS),), local.card(), ServerLimits())
 
 
 @settings(deadline=None, max_examples=300)
@@ -69,13 +70,13 @@ def test_a_graph_with_bytes_changed_is_admitted_or_refused_with_a_type(
     spoiled = good[:place] + data.draw(st.binary(max_size=3)) + good[place + 1 :]
 
     with suppress(LabError):
-        admit(spoiled, ROWS, local.card(), ServerLimits())
+        admit(spoiled, (TokenRows(ROWS),), local.card(), ServerLimits())
 
 
 def test_a_good_graph_is_admitted_as_it_is(local: LocalExecutor) -> None:
     graph = reads("layers.0.output", "logits")
 
-    admitted, inputs = admit(graph.to_bytes(), ROWS, local.card(), ServerLimits())
+    admitted, inputs = admit(graph.to_bytes(), (TokenRows(ROWS),), local.card(), ServerLimits())
 
     assert admitted == graph
-    assert inputs.rows == ROWS
+    assert inputs == TokenRows(ROWS)

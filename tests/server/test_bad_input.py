@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection as Socket
 
 from nnsight_lab import errors, ir
-from nnsight_lab.contract import Emit, Failed, ModuleInputs, RunEvent, RunRequest
+from nnsight_lab.contract import Emit, Failed, ModuleInputs, RunEvent, RunRequest, TokenRows
 from nnsight_lab.executors.remote import RemoteExecutor
 from nnsight_lab.executors.remote_client import LabClient
 from nnsight_lab.ir import Address, Call, Graph, Output, Read, Ref, Write
@@ -171,7 +171,9 @@ def test_a_graph_over_the_limit_is_refused_on_both_sides(small: Serving) -> None
 
     client = small.client()
     with pytest.raises(errors.LimitExceeded):
-        client.link().ask(lambda connection: connection.submit("tiny", data, ROWS, "key"))
+        client.link().ask(
+            lambda connection: connection.submit("tiny", data, (TokenRows(ROWS),), "key")
+        )
     assert RemoteExecutor(client, "tiny").card().name == "tiny"
     client.close()
     assert answer["error"]["code"] == "limit-exceeded"
@@ -356,7 +358,7 @@ def greet(socket: Socket) -> dict[str, Any]:
 
 def submitted(socket: Socket, graph: bytes, job: int = 1, until: str = "failed") -> dict[str, Any]:
     """Submit a graph by hand; the first message of the wanted type that comes back."""
-    socket.send(encode_message(m.Submit(job, "tiny", len(graph), ROWS, "key")))
+    socket.send(encode_message(m.Submit(job, "tiny", len(graph), (TokenRows(ROWS),), "key")))
     for frame in frames_of(FrameKind.GRAPH, job, graph, LIMITS.wire.chunk_bytes):
         socket.send(frame.to_bytes())
     while True:
@@ -367,9 +369,11 @@ def submitted(socket: Socket, graph: bytes, job: int = 1, until: str = "failed")
                 return told
 
 
-def test_a_client_that_does_not_speak_our_protocol_is_told(small: Serving) -> None:
+@pytest.mark.parametrize("theirs", [m.PROTOCOL - 1, m.PROTOCOL + 1])
+def test_a_client_that_does_not_speak_our_protocol_is_told(small: Serving, theirs: int) -> None:
+    """Older and newer ones alike: the error is written as it was in every version."""
     with small.socket() as socket:
-        socket.send(encode_message(m.Hello(m.PROTOCOL + 1, {})))
+        socket.send(encode_message(m.Hello(theirs, {})))
         answer = json.loads(socket.recv(timeout=30))
         with pytest.raises(ConnectionClosed):
             socket.recv(timeout=30)

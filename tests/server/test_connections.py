@@ -14,7 +14,7 @@ import pytest
 import torch
 from websockets.sync.client import ClientConnection as Socket
 
-from nnsight_lab.contract import Done, Failed, Queued, RunEvent, Saved
+from nnsight_lab.contract import Done, Failed, Queued, RunEvent, Saved, TokenRows
 from nnsight_lab.errors import Cancelled, ConnectionLost, ServerError
 from nnsight_lab.executors.remote import RemoteExecutor
 from nnsight_lab.executors.remote_client import LabClient
@@ -261,7 +261,7 @@ def greedy(socket: Socket, jobs: int, prompts: int) -> None:
     graph = reads("logits").to_bytes()
     socket.send(encode_message(m.Hello(m.PROTOCOL, {})))
     for job in range(1, jobs + 1):
-        socket.send(encode_message(m.Submit(job, "tiny", len(graph), rows, "key")))
+        socket.send(encode_message(m.Submit(job, "tiny", len(graph), (TokenRows(rows),), "key")))
         for frame in frames_of(FrameKind.GRAPH, job, graph, 2**20):
             socket.send(frame.to_bytes())
 

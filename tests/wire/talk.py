@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from nnsight_lab import contract
+from nnsight_lab.contract import TokenRows
 from nnsight_lab.ir import (
     Address,
     DictSpec,
@@ -42,6 +43,7 @@ LIMITS = WireLimits(
     frame_bytes=64,
     text_bytes=20_000,
     graph_bytes=1_000,
+    blob_bytes=1_000,
     card_bytes=100_000,
     result_bytes=10_000,
     jobs=4,
@@ -105,7 +107,7 @@ class Talk:
 
     def job(self, graph: bytes = b"graph") -> int:
         """A job whose graph has arrived."""
-        job, messages = self.client.submit("tiny", graph, ((1, 2),), "key")
+        job, messages = self.client.submit("tiny", graph, (TokenRows(((1, 2),)),), "key")
         self.asks(messages)
         return job
 

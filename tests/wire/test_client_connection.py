@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnsight_lab import contract
+from nnsight_lab.contract import TokenRows
 from nnsight_lab.errors import LabError, LimitExceeded, ModelNotFound, OpFailed
 from nnsight_lab.ir import DictArg, ListArg, Ref, TensorData
 from nnsight_lab.wire import (
@@ -119,24 +120,24 @@ def test_nothing_can_be_asked_before_the_welcome() -> None:
         with pytest.raises(LocalProtocolError):
             ask()
     with pytest.raises(LocalProtocolError):
-        client.submit("tiny", b"", ((1,),), "")
+        client.submit("tiny", b"", (TokenRows(((1,),)),), "")
 
 
 def test_a_graph_over_the_servers_limit_is_not_sent() -> None:
     client = ClientConnection(LIMITS)
-    client.receive_text(encode_message(m.Welcome(m.PROTOCOL, {}, (), 10)))
+    client.receive_text(encode_message(m.Welcome(m.PROTOCOL, {}, (), 10, 0)))
 
     with pytest.raises(LimitExceeded) as refused:
-        client.submit("tiny", bytes(11), ((1,),), "")
+        client.submit("tiny", bytes(11), (TokenRows(((1,),)),), "")
     assert refused.value.hint
-    assert client.submit("tiny", bytes(10), ((1,),), "")[0] == 1
+    assert client.submit("tiny", bytes(10), (TokenRows(((1,),)),), "")[0] == 1
 
 
 def test_prompts_over_the_limit_are_not_sent() -> None:
     talk = Talk()
 
     with pytest.raises(LimitExceeded):
-        talk.client.submit("tiny", b"", ((1,) * LIMITS.text_bytes,), "")
+        talk.client.submit("tiny", b"", (TokenRows(((1,) * LIMITS.text_bytes,)),), "")
     assert talk.job()
 
 
@@ -167,7 +168,7 @@ def head(size: int, stream: int = 0) -> m.TensorHead:
         lambda job: encode_message(m.Started(job, 1)),
         lambda job: encode_message(m.Models(job, ())),
         lambda job: encode_message(m.Cancel(job)),
-        lambda job: encode_message(m.Welcome(m.PROTOCOL, {}, (), 5)),
+        lambda job: encode_message(m.Welcome(m.PROTOCOL, {}, (), 5, 5)),
         lambda job: encode_message(m.Saved(job, 0, "x", Ref(1), ())),
         lambda job: encode_message(m.Saved(job, 0, "x", None, (head(1), head(1)))),
         lambda job: encode_message(m.Saved(job, 0, "x", Ref(0), (head(10**9),))),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnsight_lab.contract import Generation
+from nnsight_lab.contract import Generation, TokenRows
 from nnsight_lab.errors import LabError, LimitExceeded, ProtocolError
 from nnsight_lab.ir import DictArg, ListArg, Ref, Special
 from nnsight_lab.wire import RemoteProtocolError
@@ -62,13 +62,20 @@ GENERATION = st.builds(
     st.none() | WHOLE,
     st.none() | st.lists(U32, max_size=3).map(tuple),
 )
+PARTS = st.lists(st.builds(TokenRows, ROWS, st.none() | GENERATION), max_size=3).map(tuple)
+DIGEST = st.binary(min_size=32, max_size=32).map(bytes.hex)
+BLOB = st.builds(
+    m.BlobHead, DIGEST, st.sampled_from(["float32", "bool"]), st.lists(WHOLE, max_size=4).map(tuple)
+)
+BLOBS = st.lists(BLOB, max_size=3, unique_by=lambda head: head.digest).map(tuple)
 MESSAGES: st.SearchStrategy[m.Message] = st.one_of(
     st.builds(m.Hello, WHOLE, TEXTS),
     st.builds(m.ListModels, U32),
     st.builds(m.GetCard, U32, TEXT),
-    st.builds(m.Submit, U32, TEXT, WHOLE, ROWS, TEXT, st.none() | GENERATION),
+    st.builds(m.Submit, U32, TEXT, WHOLE, PARTS, TEXT, BLOBS),
     st.builds(m.Cancel, U32),
-    st.builds(m.Welcome, WHOLE, TEXTS, MODELS, WHOLE),
+    st.builds(m.Welcome, WHOLE, TEXTS, MODELS, WHOLE, WHOLE),
+    st.builds(m.Missing, U32, st.lists(DIGEST, max_size=3).map(tuple)),
     st.builds(m.Models, U32, MODELS),
     st.builds(m.Card, U32, WHOLE),
     st.builds(m.Accepted, U32, U32),

@@ -61,7 +61,7 @@ def test_any_bytes_are_a_frame_or_a_typed_error(data: bytes) -> None:
         b"",
         b"NL",
         b"XX\x01\x01" + struct.pack("<IIII", 1, 0, 0, 0),
-        b"NL\x04\x01" + struct.pack("<IIII", 1, 0, 0, 0),
+        b"NL\x05\x01" + struct.pack("<IIII", 1, 0, 0, 0),
         b"NL\x01\x02" + struct.pack("<IIII", 1, 0, 0, 0),
         b"NL\x01\x01" + struct.pack("<IIII", 1, 0, 0, 1),
         b"NL\x01\x01" + struct.pack("<IIII", 1, 0, 0, 2**32 - 1) + b"a",

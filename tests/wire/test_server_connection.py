@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnsight_lab import contract
+from nnsight_lab.contract import TokenRows
 from nnsight_lab.errors import Cancelled, EngineFailed, LimitExceeded
 from nnsight_lab.wire import LocalProtocolError, RemoteProtocolError, ServerConnection, WireLimits
 from nnsight_lab.wire import messages as m
@@ -26,7 +27,7 @@ def only_mistake(events: list[ServerEvent]) -> Mistake:
 
 
 def submit(job: int, size: int = 5) -> str:
-    return encode_message(m.Submit(job, "tiny", size, ((1,),), "key"))
+    return encode_message(m.Submit(job, "tiny", size, (TokenRows(((1,),)),), "key"))
 
 
 def graph_frames(job: int, data: bytes = b"graph") -> list[bytes]:
@@ -36,16 +37,18 @@ def graph_frames(job: int, data: bytes = b"graph") -> list[bytes]:
 def test_a_job_is_submitted_when_its_last_frame_arrived() -> None:
     talk = Talk()
     graph = bytes(range(40))
-    job, messages = talk.client.submit("tiny", graph, ((1, 2), (3,)), "key")
+    job, messages = talk.client.submit("tiny", graph, (TokenRows(((1, 2), (3,))),), "key")
 
     assert talk.asks(messages[:-1]) == []
-    assert talk.asks(messages[-1:]) == [JobSubmitted(job, "tiny", graph, ((1, 2), (3,)), "key")]
+    assert talk.asks(messages[-1:]) == [
+        JobSubmitted(job, "tiny", graph, (TokenRows(((1, 2), (3,))),), "key")
+    ]
 
 
 def test_uploads_of_several_jobs_may_be_interleaved() -> None:
     talk = Talk()
-    one, first = talk.client.submit("tiny", bytes(40), ((1,),), "a")
-    two, second = talk.client.submit("tiny", bytes(40), ((2,),), "b")
+    one, first = talk.client.submit("tiny", bytes(40), (TokenRows(((1,),)),), "a")
+    two, second = talk.client.submit("tiny", bytes(40), (TokenRows(((2,),)),), "b")
     woven = [message for pair in zip(first, second, strict=True) for message in pair]
 
     submitted = [event.job for event in talk.asks(woven) if isinstance(event, JobSubmitted)]
@@ -146,7 +149,7 @@ def test_more_unfinished_jobs_than_the_limit_are_refused() -> None:
     talk = Talk()
     for _ in range(LIMITS.jobs):
         talk.job()
-    job, messages = talk.client.submit("tiny", b"graph", ((1,),), "key")
+    job, messages = talk.client.submit("tiny", b"graph", (TokenRows(((1,),)),), "key")
 
     mistake = only_mistake(talk.asks(messages))
 
@@ -157,7 +160,7 @@ def test_more_unfinished_jobs_than_the_limit_are_refused() -> None:
 def test_graphs_of_unfinished_jobs_are_bounded_together() -> None:
     talk = Talk()
     jobs = [talk.job(bytes(LIMITS.graph_bytes)) for _ in range(2)]
-    _, messages = talk.client.submit("tiny", b"graph", ((1,),), "key")
+    _, messages = talk.client.submit("tiny", b"graph", (TokenRows(((1,),)),), "key")
 
     assert isinstance(only_mistake(talk.asks(messages)).error, LimitExceeded)
     talk.told(jobs[0], contract.Done())
@@ -251,7 +254,7 @@ def test_an_error_is_cut_and_made_writable() -> None:
 def test_a_spoiled_conversation_gives_events_and_never_raises(data: st.DataObject) -> None:
     """Messages of a good conversation: cut, doubled, swapped, bytes changed."""
     talk = Talk(replace(LIMITS, mistakes=1_000))
-    job, messages = talk.client.submit("tiny", bytes(range(40)), ((1, 2),), "key")
+    job, messages = talk.client.submit("tiny", bytes(range(40)), (TokenRows(((1, 2),)),), "key")
     raw: list[str | bytes] = [m if isinstance(m, str) else m.to_bytes() for m in messages]
     raw += [encode_message(m.Cancel(job)), encode_message(m.GetCard(1, "tiny"))]
     for message in data.draw(st.lists(st.sampled_from(raw), max_size=12)):
