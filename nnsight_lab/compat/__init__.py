@@ -10,6 +10,7 @@
     envoy.py      modules by the model's own paths, with nnsight's verbs on each
     tracers.py    the blocks: trace, generate, session, edit, and their invokes and steps
     caches.py     tracer.cache(): keys that begin with `model.`
+    sources.py    module.source: the calls inside a forward
     saving.py     save, and `.save()` on plain Python values inside a block
     helpers.py    log, apply, cond and other functions of the module
     settings.py   CONFIG

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nnsight_lab.compat.elsewhere import without
+from nnsight_lab.compat.sources import Source
 from nnsight_lab.errors import AddressNotFound, GraphError
 from nnsight_lab.tracing import Envoy as LabEnvoy
 from nnsight_lab.tracing.source import one_frame, user_line
@@ -88,10 +89,17 @@ class Envoy:
             self._lab("skip").skip(replacement)
 
     @property
-    @one_frame
-    def source(self) -> Any:
+    def source(self) -> Source:
         """The operations inside the module's forward."""
+        return Source(self)
+
+    def lab_source(self) -> Any:
+        """The same as the package's own envoy has it."""
         return self._lab_envoy().source
+
+    def has_module(self, name: str) -> bool:
+        """Whether there is a module of that name right below this one."""
+        return f"{self._where}.{name}".strip(".") in self._root.module_paths()
 
     # Steps
 

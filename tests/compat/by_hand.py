@@ -10,21 +10,14 @@ from typing import Any
 
 import torch
 
-from tests.compat.random_models import gpt2, llama, mlp, tokenizer
+from tests.compat.by_hand_gradients import WITH_GRADIENTS
+from tests.compat.random_models import FRANCE, ITALY, gpt2, ids, llama, tokenizer
 from tests.support.generation_hooks import generated
 from tests.support.hooks import forward, hooked, inputs_seen, outputs_seen, tensor_of
 
 __all__ = ["EXPECTED"]
 
 Change = Callable[[torch.Tensor], torch.Tensor | None]
-
-FRANCE = "The capital of France is"
-ITALY = "The capital of Italy is"
-
-
-def ids(text: str = FRANCE) -> list[list[int]]:
-    """A prompt as one row of ids."""
-    return [list(tokenizer()(text)["input_ids"])]
 
 
 def logits_with(model: Any, after: Mapping[str, Change], text: str = FRANCE) -> torch.Tensor:
@@ -136,34 +129,6 @@ def _unequal_prompts() -> dict[str, Any]:
     return {"one": one, "two": two, "both": both, "padded": (2, len(ids(long)[0]), vocabulary)}
 
 
-def _grads(model: Any, paths: list[str], change: Change | None = None) -> dict[str, torch.Tensor]:
-    """The gradient of the last position's logsumexp at what modules give; `change` edits the last."""
-    kept: dict[str, torch.Tensor] = {}
-
-    def keep(path: str) -> Any:
-        def hook(_: Any, __: Any, output: Any) -> None:
-            kept[path] = tensor_of(output)
-
-        return model.get_submodule(path).register_forward_hook(hook)
-
-    handles = [keep(path) for path in paths]
-    logits = model(torch.tensor(ids()), use_cache=False).logits
-    for handle in handles:
-        handle.remove()
-    if change is not None:
-        kept[paths[-1]].register_hook(change)
-    found = torch.autograd.grad(logits[0, -1].logsumexp(-1), list(kept.values()))
-    return dict(zip(kept, found, strict=True))
-
-
-def _gradients() -> dict[str, Any]:
-    model = gpt2()
-    first, last = "transformer.h.0", "transformer.h.2"
-    grads = _grads(model, [first, last])
-    doubled = _grads(model, [first, last], lambda grad: grad * 2)[first]
-    return {"first_grad": grads[first], "last_grad": grads[last], "doubled": doubled}
-
-
 def _at(steps: tuple[int, ...], change: Change) -> Callable[[int, torch.Tensor], torch.Tensor]:
     """An edit at some steps of a generation only."""
 
@@ -172,26 +137,6 @@ def _at(steps: tuple[int, ...], change: Change) -> Callable[[int, torch.Tensor],
         return value if new is None else new
 
     return changed
-
-
-def _attribution_patching() -> dict[str, Any]:
-    model = llama()
-    paths = [f"model.layers.{layer}.self_attn.o_proj" for layer in range(3)]
-    clean, corrupted = inputs_seen(model, ids(), *paths), inputs_seen(model, ids(ITALY), *paths)
-    kept: list[torch.Tensor] = []
-    handles = [
-        model.get_submodule(path).register_forward_pre_hook(lambda _, args: kept.append(args[0]))
-        for path in paths
-    ]
-    logits = model(torch.tensor(ids(ITALY)), use_cache=False).logits
-    for handle in handles:
-        handle.remove()
-    grads = torch.autograd.grad(logits[0, -1].max(), kept)
-    effects = [
-        (grad * (clean[path] - corrupted[path])).reshape(1, -1, 4, 8).sum(dim=(0, 3))
-        for path, grad in zip(paths, grads, strict=True)
-    ]
-    return {"effects": effects}
 
 
 def _generation() -> dict[str, Any]:
@@ -299,29 +244,6 @@ def _stop_and_skip() -> dict[str, Any]:
     }
 
 
-def _plain_modules() -> dict[str, Any]:
-    net = mlp()
-    x = torch.linspace(-1, 1, 8).reshape(2, 4)
-    first = net[0](x)
-    hidden = net[1](first).detach()
-    hidden[:, 0] = 5
-    return {
-        "first": first,
-        "out": net(x),
-        "edited": net[2](hidden),
-        "grad": _grad_of(net, x),
-        "count": 3,
-        "plain": net(x),
-        "weight": net[0].weight,
-    }
-
-
-def _grad_of(net: Any, x: torch.Tensor) -> torch.Tensor:
-    first = net[0](x)
-    (found,) = torch.autograd.grad(net[2](net[1](first)).sum(), first)
-    return found
-
-
 def _attached_sae() -> dict[str, Any]:
     model, path = gpt2(), "transformer.h.1"
     torch.manual_seed(1)
@@ -385,17 +307,15 @@ def _module_source() -> dict[str, Any]:
 
 
 EXPECTED: dict[str, Callable[[], dict[str, Any]]] = {
+    **WITH_GRADIENTS,
     "activation_patching": _activation_patching,
     "attached_sae": _attached_sae,
-    "attribution_patching": _attribution_patching,
     "cache_and_scan": _cache_and_scan,
     "edits_in_place": _edits_in_place,
     "generation": _generation,
-    "gradients": _gradients,
     "inputs_and_tuples": _inputs_and_tuples,
     "logit_lens": _logit_lens,
     "module_source": _module_source,
-    "plain_modules": _plain_modules,
     "plain_python": _plain_python,
     "read_and_save": _read_and_save,
     "sessions": _sessions,

@@ -8,9 +8,13 @@ from typing import Any
 
 import torch
 
-__all__ = ["TOKENIZER", "gpt2", "llama", "mlp", "tokenizer"]
+__all__ = ["FRANCE", "ITALY", "TOKENIZER", "gpt2", "ids", "llama", "mlp", "tokenizer"]
 
 TOKENIZER = Path(__file__).parents[2] / "nnsight_lab" / "models" / "tiny" / "weights"
+
+
+FRANCE = "The capital of France is"
+ITALY = "The capital of Italy is"
 
 
 def tokenizer() -> Any:
@@ -66,3 +70,8 @@ def mlp() -> Any:
     """A module that is no language model."""
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+
+
+def ids(text: str = FRANCE) -> list[list[int]]:
+    """A prompt as one row of ids."""
+    return [list(tokenizer()(text)["input_ids"])]

@@ -9,8 +9,7 @@ import torch
 
 import nnsight_lab.compat as nnsight
 from nnsight_lab.errors import NotSupported
-from tests.compat.by_hand import FRANCE, ids
-from tests.compat.random_models import gpt2, llama, tokenizer
+from tests.compat.random_models import FRANCE, gpt2, ids, llama, tokenizer
 from tests.support.generation_hooks import generated
 from tests.support.hooks import forward, hooked, outputs_seen
 from tests.support.tensors import assert_differs, assert_same

@@ -8,7 +8,7 @@ import pytest
 
 import nnsight_lab.compat as nnsight
 from nnsight_lab.errors import AuthFailed
-from tests.compat.by_hand import FRANCE
+from tests.compat.random_models import FRANCE
 from tests.server.lab_server import TOKEN
 from tests.support.tensors import assert_same
 

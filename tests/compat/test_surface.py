@@ -19,8 +19,7 @@ from nnsight_lab.errors import (
     NotSupported,
     ShapeMismatch,
 )
-from tests.compat.by_hand import FRANCE, ids
-from tests.compat.random_models import gpt2, mlp, tokenizer
+from tests.compat.random_models import FRANCE, gpt2, ids, mlp, tokenizer
 from tests.support.hooks import forward
 from tests.support.tensors import assert_same
 
