@@ -138,3 +138,21 @@ def test_a_cache_goes_by_path_and_by_attribute(model: Any) -> None:
     assert_same(cache["model.model.layers.0"].output, seen)
     assert_same(cache.model.model.layers[0].output, seen)
     assert list(cache) == ["model.model.layers.0", "model.model.layers.1.mlp"]
+
+
+def test_a_stored_edit_holds_at_every_step_with_or_without_the_loop(model: Any) -> None:
+    with model.edit() as plain:
+        plain.model.layers[1].output[:, -1] += 3
+    with model.edit() as (tracer, looped):
+        for _ in tracer.iter[:]:
+            looped.model.layers[1].output[:, -1] += 3
+
+    def steered(_: int, value: torch.Tensor) -> torch.Tensor:
+        value[:, -1] += 3
+        return value
+
+    expected = generated(llama(), ids(), after={"model.layers.1": steered}, max_new_tokens=4).ids
+    for which in (plain, looped):
+        with which.generate(FRANCE, max_new_tokens=4) as tracer:
+            made = tracer.result.save()
+        assert made.tolist() == expected.tolist()
