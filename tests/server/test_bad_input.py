@@ -321,6 +321,7 @@ class Fragile:
         self.engine = engine
         self.how = how
         self.card, self.cancel, self.close = engine.card, engine.cancel, engine.close
+        self.source_of = engine.source_of
 
     def run(self, request: RunRequest, emit: Emit) -> None:
         if request.inputs.rows == ((13,),):  # type: ignore[union-attr]
@@ -364,9 +365,8 @@ def submitted(socket: Socket, graph: bytes, job: int = 1, until: str = "failed")
     while True:
         message = socket.recv(timeout=30)
         if isinstance(message, str):
-            told: dict[str, Any] = json.loads(message)
-            if told["type"] in {until, "failed"}:
-                return told
+            if (told := json.loads(message))["type"] in {until, "failed"}:
+                return told  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("theirs", [m.PROTOCOL - 1, m.PROTOCOL + 1])
