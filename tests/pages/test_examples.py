@@ -31,6 +31,7 @@ RUNNABLE = (
     "docs/reference/generation.md",
     "docs/reference/control-flow.md",
     "docs/reference/peeks.md",
+    "docs/reference/compat.md",
     "docs/reference/cache.md",
     "docs/reference/rename.md",
     "docs/reference/scan.md",
