@@ -61,3 +61,20 @@ def test_status_and_the_key(model: Any, monkeypatch: pytest.MonkeyPatch) -> None
     nnsight.CONFIG.set_default_api_key("wrong")
     with pytest.raises(AuthFailed):
         nnsight.status()
+
+
+def test_a_session_on_a_server_is_one_request(model: Any) -> None:
+    with model.session(remote=True):
+        with model.trace(FRANCE):
+            hidden = model.model.layers[1].output[:, -1]
+        with model.trace(FRANCE[:-3]):
+            model.model.layers[1].output[:, -1] = hidden
+            there = model.lm_head.output.save()
+    with model.session():
+        with model.trace(FRANCE):
+            hidden = model.model.layers[1].output[:, -1]
+        with model.trace(FRANCE[:-3]):
+            model.model.layers[1].output[:, -1] = hidden
+            here = model.lm_head.output.save()
+
+    assert_same(there, here)
