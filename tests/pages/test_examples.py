@@ -30,6 +30,7 @@ RUNNABLE = (
     "docs/how-to/read-and-edit.md",
     "docs/how-to/save-and-rerun-a-graph.md",
     "docs/reference/cache.md",
+    "docs/reference/compat.md",
     "docs/reference/control-flow.md",
     "docs/reference/cost.md",
     "docs/reference/files.md",

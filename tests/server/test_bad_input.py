@@ -364,9 +364,9 @@ def submitted(socket: Socket, graph: bytes, job: int = 1, until: str = "failed")
         socket.send(frame.to_bytes())
     while True:
         message = socket.recv(timeout=30)
-        if isinstance(message, str):
-            if (told := json.loads(message))["type"] in {until, "failed"}:
-                return told  # type: ignore[no-any-return]
+        told: dict[str, Any] = json.loads(message) if isinstance(message, str) else {}
+        if told.get("type") in {until, "failed"}:
+            return told
 
 
 @pytest.mark.parametrize("theirs", [m.PROTOCOL - 1, m.PROTOCOL + 1])
