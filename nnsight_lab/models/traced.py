@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 from nnsight_lab.contract import (
@@ -200,7 +201,8 @@ class TracedModel(ABC):
             GraphError: a trace or a session is open on this model already.
         """
         recorder = self._prepared(Recorder(self._current_tree(), 0, 0))
-        return Session(self, recorder, self._carry_out, execute=execute, peek=peek)
+        describe = partial(experiment_of, self)
+        return Session(self, recorder, self._carry_out, describe, execute=execute, peek=peek)
 
     def _source_of(self, path: str) -> ModuleSource:
         """What the forward of the module at `path` calls, on the inputs of the open trace."""

@@ -192,7 +192,11 @@ class Proxy:
             return function(*after(args), **after(kwargs or {}))
         op = op_name(function)
         if op is None:
-            raise OpNotAllowed(f"{function} has no name a graph could hold.").at(user_line())
+            raise OpNotAllowed(
+                f"{function} has no name a graph could hold.",
+                hint="Write it with operations of torch, or call it with nl.local_fn, which runs here"
+                " only.",
+            ).at(user_line())
         if op == "Tensor.__setitem__":
             raise OpNotAllowed(
                 "A real tensor cannot be written to with a value that is not there yet.",

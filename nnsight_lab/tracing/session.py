@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from nnsight_lab.contract import ModuleInputs, Several, TokenRows
@@ -27,6 +28,7 @@ from nnsight_lab.tracing.tracer import Tracer, open_recorder
 __all__ = ["PartPlan", "PartTracer", "Session", "open_session"]
 
 RunT = TypeVar("RunT")
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Session(Tracer[RunT]):
     """A block of several traces on one model, run together when it ends.
 
     carry_out: runs the graph on the inputs of all parts; prompts are as the user wrote them.
+    describe: makes an experiment of the graph and the same.
     """
 
     def __init__(
@@ -65,14 +68,22 @@ class Session(Tracer[RunT]):
         owner: object,
         recorder: Recorder,
         carry_out: Callable[[Graph, Several, list[Any]], RunT],
+        describe: Callable[[Graph, Several, list[Any]], Any],
         *,
         execute: bool = True,
         peek: bool = True,
     ) -> None:
-        super().__init__(owner, recorder, self._run_parts, execute=execute, peek=peek)
+        parts: list[PartPlan] = []
+        super().__init__(
+            owner,
+            recorder,
+            partial(_on_parts, parts, carry_out),
+            execute=execute,
+            peek=peek,
+            describe=partial(_on_parts, parts, describe),
+        )
         recorder.session = self
-        self._carry_out_parts = carry_out
-        self._parts: list[PartPlan] = []
+        self._parts = parts
         self._inside = False
         self._asked_before = 0
 
@@ -112,13 +123,21 @@ class Session(Tracer[RunT]):
         for more in of_this_part:
             self._named |= more()
 
-    def _run_parts(self, graph: Graph) -> RunT:
-        if not self._parts:
-            raise GraphError(
-                "This session has no trace.", hint="with model.trace(prompt): inside its block."
-            )
-        inputs = Several(tuple(plan.inputs() for plan in self._parts))
-        return self._carry_out_parts(graph, inputs, [plan.prompt for plan in self._parts])
+    def _let_go(self) -> None:
+        super()._let_go()
+        self._recorder.session = None
+
+
+def _on_parts(
+    parts: list[PartPlan], use: Callable[[Graph, Several, list[Any]], ResultT], graph: Graph
+) -> ResultT:
+    """What is made of a graph with the inputs of all parts, and with their prompts."""
+    if not parts:
+        raise GraphError(
+            "This session has no trace.", hint="with model.trace(prompt): inside its block."
+        )
+    inputs = Several(tuple(plan.inputs() for plan in parts))
+    return use(graph, inputs, [plan.prompt for plan in parts])
 
 
 class PartTracer(Tracer[RunT]):
@@ -133,6 +152,16 @@ class PartTracer(Tracer[RunT]):
     def run(self) -> RunT:
         """The run of the whole session, once that has ended."""
         return self._session.run
+
+    @property
+    def graph(self) -> Graph:
+        """The graph of the whole session, as far as it is recorded."""
+        return self._session.graph
+
+    @property
+    def experiment(self) -> Any:
+        """The experiment of the whole session."""
+        return self._session.experiment
 
     def save(self, **values: Any) -> None:
         """Save values under names of your own; they come back with the session."""

@@ -60,6 +60,16 @@ def gradients(lm: nl.LanguageModel) -> Refs:
     return [weakref.ref(gradient), weakref.ref(tracer)]
 
 
+def sessions(lm: nl.LanguageModel) -> Refs:
+    with lm.session() as session:
+        with lm.trace(IDS) as first:
+            h = lm.layers[0].output
+        with lm.trace(IDS):
+            lm.layers[0].output = h * 2
+            logits = lm.logits.save()
+    return [weakref.ref(each) for each in (logits, first, session)]
+
+
 def invokes(lm: nl.LanguageModel) -> Refs:
     with lm.trace() as tracer:
         with tracer.invoke(IDS):
@@ -109,8 +119,8 @@ def error_in_the_model(lm: nl.LanguageModel) -> Refs:
 
 
 BLOCKS: list[Callable[[nl.LanguageModel], Refs]] = [
-    reads, edits, gradients, invokes, error_in_the_block, error_at_a_line, error_in_the_run,
-    error_in_the_model,
+    reads, edits, gradients, sessions, invokes, error_in_the_block, error_at_a_line,
+    error_in_the_run, error_in_the_model,
 ]  # fmt: skip
 by_name = pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import nnsight_lab as nl
-from nnsight_lab.errors import BadInput, GraphError, WriteTooEarly
+from nnsight_lab.errors import BadInput, GraphError, NotSupported, WriteTooEarly
 from nnsight_lab.ir import Graph
 from tests.support.hooks import forward, hooked, outputs_seen
 from tests.support.tensors import assert_differs, assert_same
@@ -118,6 +118,22 @@ def test_its_graph_survives_bytes_and_runs_again(lm: Any) -> None:
     assert graph == session.graph
     again = lm.run_inputs(graph, session.run.inputs)
     assert_same(again["logits"], logits, atol=0)
+
+
+def test_a_session_that_only_records_is_an_experiment_all_the_same(lm: Any, tmp_path: Any) -> None:
+    with lm.session(execute=False) as session:
+        with lm.trace(CLEAN) as first:
+            h = lm.layers[2].output
+        with lm.trace(CORRUPTED):
+            lm.layers[2].output[:, -1] = h[:, -1]
+            lm.logits.save()
+    assert first.graph == session.graph
+    session.experiment.save(tmp_path / "patched.nnlab")
+    again = nl.load(tmp_path / "patched.nnlab").run(lm)
+    (logits,) = again.values()
+    assert_same(logits, _patched(lm.module))
+    with pytest.raises(NotSupported, match="session"):
+        session.to_python()
 
 
 def test_any_module_has_sessions() -> None:

@@ -12,7 +12,7 @@ import torch
 
 import nnsight_lab as nl
 from nnsight_lab.contract import RunEvent, Saved
-from nnsight_lab.errors import BadInput, NotSaved, OpFailed
+from nnsight_lab.errors import BadInput, GraphError, NotSaved, OpFailed
 from tests.support.small_models import SmallModel
 
 PROMPT = "The capital of France is"
@@ -154,3 +154,11 @@ def test_whoever_listens_to_a_run_gets_it_too(
     assert capsys.readouterr().out.startswith("sum: tensor(")
     assert dict(run) == {}
     assert len(events) == 1
+
+
+def test_inside_a_branch_nothing_is_shown(lm: nl.LanguageModel) -> None:
+    with lm.trace("Anna"):
+        h = lm.layers[0].output
+        with pytest.raises(GraphError, match="Nothing can be shown") as caught:
+            nl.cond(h.norm() > 1, lambda: nl.show(h.norm()), h.sum)
+    assert "nl.show(nl.cond" in caught.value.hint
