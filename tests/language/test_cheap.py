@@ -145,7 +145,7 @@ def test_what_a_block_saved_goes_with_its_last_name(
 def test_a_hundred_blocks_leave_memory_as_it_was(
     lm: nl.LanguageModel, block: Callable[[nl.LanguageModel], Refs]
 ) -> None:
-    for _ in range(20):
+    for _ in range(100):
         block(lm)
     before = _in_use()
     for _ in range(100):
