@@ -130,6 +130,7 @@ def lm() -> nl.LanguageModel:
     return nl.LanguageModel(small_llama().module)
 
 
+@pytest.mark.one_way
 @by_name
 def test_what_a_block_saved_goes_with_its_last_name(
     lm: nl.LanguageModel, no_collector: None, block: Callable[[nl.LanguageModel], Refs]
@@ -141,19 +142,23 @@ def test_what_a_block_saved_goes_with_its_last_name(
     assert gc.collect() == 0
 
 
+@pytest.mark.one_way
 @by_name
 def test_a_hundred_blocks_leave_memory_as_it_was(
     lm: nl.LanguageModel, block: Callable[[nl.LanguageModel], Refs]
 ) -> None:
     for _ in range(100):
         block(lm)
-    before = _in_use()
-    for _ in range(100):
-        block(lm)
-    blocks, tensors = _in_use()
+    grown = []
+    for _ in range(3):  # other threads of the process allocate too, but not always
+        before = _in_use()
+        for _ in range(100):
+            block(lm)
+        blocks, tensors = _in_use()
+        assert tensors == before[1]
+        grown.append(blocks - before[0])
 
-    assert tensors == before[1]
-    assert blocks - before[0] < 300  # a trace that leaves three objects behind would show
+    assert min(grown) < 300  # a trace that leaves three objects behind would show
 
 
 def _in_use() -> tuple[int, int]:
@@ -183,6 +188,7 @@ def test_a_hundred_different_prompts_and_constants_leave_memory_as_it_was() -> N
     assert blocks - before[0] < 1_000
 
 
+@pytest.mark.one_way
 @pytest.mark.parametrize("block", [None, *BLOCKS], ids=lambda b: b.__name__ if b else "unused")
 def test_a_model_goes_with_its_last_name(
     no_collector: None, block: Callable[[nl.LanguageModel], Refs] | None
