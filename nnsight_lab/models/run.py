@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nnsight_lab.contract import Inputs, PeekCost, RunResult
+from nnsight_lab.contract import Inputs, PeekCost, RunResult, Several
 from nnsight_lab.errors import NotSaved
 from nnsight_lab.ir import Graph
 from nnsight_lab.models.experiment import Experiment, experiment_of
@@ -117,6 +117,9 @@ class Run(Mapping[str, Any]):
 
     def _how_far(self) -> str:
         """How many tokens of a generation there were, and why no more."""
+        if isinstance(self.inputs, Several):
+            tokens = f", {len(self.tokens)} tokens" if self.tokens else ""
+            return f", {len(self.inputs.parts)} traces{tokens}"
         options = getattr(self.inputs, "generation", None)
         if options is None:
             return ""

@@ -8,7 +8,8 @@ with lm.session() as session:
         logits = lm.logits.save()
 session.run                                  # one run, one request to a server
 
-Each trace is a part: its places are those of its own prompt, in a forward pass of its own.
+Each trace is a part: its places are those of its own prompt, in a forward pass of its own. A part
+may be a trace of another view of the same weights: it begins with that view's stored edits.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from nnsight_lab.errors import GraphError, LabError
 from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.source import user_line
-from nnsight_lab.tracing.tracer import Tracer, open_recorder
+from nnsight_lab.tracing.tracer import Tracer, close_for, open_for, open_recordings
 
 __all__ = ["PartPlan", "PartTracer", "Session", "open_session"]
 
@@ -36,6 +37,7 @@ class PartPlan:
     tree, decode: of its first forward pass, and of those after it. passes: how many a generation
     may take, 0 for a trace. batch, pos: of its prompt; 0 when invokes bring their own. inputs:
     what it is given, asked for when its block has ended. prompt: the same as the user wrote it.
+    owner: the model traced. preludes: what is recorded first, for each of its prompts.
     """
 
     tree: ModuleTree
@@ -46,18 +48,24 @@ class PartPlan:
     decode: ModuleTree | None = None
     passes: int = 0
     add_prompt: Callable[[Any], tuple[int, int]] | None = None
+    owner: object = None
+    preludes: tuple[Callable[[Recorder], None], ...] = ()
 
 
-def open_session(owner: object) -> Session[Any] | None:
-    """The session that is open on a model in this thread, or None."""
-    recorder = open_recorder(owner)
-    return recorder.session if recorder is not None else None
+def open_session(weights: object) -> Session[Any] | None:
+    """The session that is open in this thread on any model with these weights, or None."""
+    for _, recorder in open_recordings():
+        session: Session[Any] | None = recorder.session
+        if session is not None and session.weights is weights:
+            return session
+    return None
 
 
 class Session(Tracer[RunT]):
     """A block of several traces on one model, run together when it ends.
 
     carry_out: runs the graph on the inputs of all parts; prompts are as the user wrote them.
+    describe: makes an experiment of the same. weights: what its traces have in common.
     """
 
     def __init__(
@@ -66,11 +74,22 @@ class Session(Tracer[RunT]):
         recorder: Recorder,
         carry_out: Callable[[Graph, Several, list[Any]], RunT],
         *,
+        describe: Callable[[Graph, Several, list[Any]], Any],
+        weights: object = None,
         execute: bool = True,
         peek: bool = True,
     ) -> None:
-        super().__init__(owner, recorder, self._run_parts, execute=execute, peek=peek)
+        super().__init__(
+            owner,
+            recorder,
+            self._run_parts,
+            execute=execute,
+            peek=peek,
+            describe=lambda graph: describe(graph, *self._given()),
+        )
         recorder.session = self
+        self.weights = weights
+        self._of = owner
         self._carry_out_parts = carry_out
         self._parts: list[PartPlan] = []
         self._inside = False
@@ -84,6 +103,22 @@ class Session(Tracer[RunT]):
             ).at(user_line())
         return PartTracer(self, self._recorder, plan)
 
+    def invoke(self, prompt: Any = None) -> Any:
+        """Refused: prompts are given to its traces."""
+        raise _of_a_trace("An invoke")
+
+    def cache(self, *_: Any, **__: Any) -> Any:
+        """Refused: each trace has its own."""
+        raise _of_a_trace("A cache")
+
+    def stop(self) -> None:
+        """Refused: each trace stops by itself."""
+        raise _of_a_trace("stop()")
+
+    def opened(self, plan: PartPlan) -> Any:
+        """Places of another view of the model are recorded here, too; gives what closes that."""
+        return None if plan.owner in (None, self._of) else open_for((plan.owner,), self._recorder)
+
     def enter(self, plan: PartPlan) -> None:
         """The block of a part begins."""
         if self._inside:
@@ -92,6 +127,7 @@ class Session(Tracer[RunT]):
             )
         self._inside = True
         self._parts.append(plan)
+        self._recorder.preludes = plan.preludes
         self._recorder.places.enter_part(plan.tree, plan.batch, plan.pos, plan.decode, plan.passes)
 
     def leave(self) -> None:
@@ -105,13 +141,17 @@ class Session(Tracer[RunT]):
             self._named |= more()
         self._recorder.at_end.clear()
 
-    def _run_parts(self, graph: Graph) -> RunT:
+    def _given(self) -> tuple[Several, list[Any]]:
+        """What the traces are given, and the same as the user wrote it."""
         if not self._parts:
             raise GraphError(
                 "This session has no trace.", hint="with model.trace(prompt): inside its block."
             )
         inputs = Several(tuple(plan.inputs() for plan in self._parts))
-        return self._carry_out_parts(graph, inputs, [plan.prompt for plan in self._parts])
+        return inputs, [plan.prompt for plan in self._parts]
+
+    def _run_parts(self, graph: Graph) -> RunT:
+        return self._carry_out_parts(graph, *self._given())
 
 
 class PartTracer(Tracer[RunT]):
@@ -121,6 +161,28 @@ class PartTracer(Tracer[RunT]):
         super().__init__(session, recorder, _runs_later, add_prompt=plan.add_prompt)
         self._session = session
         self._plan = plan
+        self._opened: Any = None
+
+    @property
+    def graph(self) -> Graph:
+        """The experiment of the whole session, as data."""
+        return self._session.graph
+
+    @property
+    def experiment(self) -> Any:
+        """The whole session with its inputs: to save, to run later."""
+        return self._session.experiment
+
+    def to_python(self) -> str:
+        """The whole session as a program of plain PyTorch."""
+        return self._session.to_python()
+
+    def ended_by(self, carry_out: Callable[..., Any]) -> Any:
+        """Refused: it ends with the session."""
+        raise GraphError(
+            "A scan cannot stand in a session.",
+            hint="Scan before it; in a session, .shape of a recorded value is known at once.",
+        ).at(user_line())
 
     @property
     def run(self) -> RunT:
@@ -136,15 +198,19 @@ class PartTracer(Tracer[RunT]):
         self._begun_at = user_line()
         self._session.enter(self._plan)
         try:
+            self._opened = self._session.opened(self._plan)
             if self._plan.batch:
                 self._recorder.start_rows()
         except LabError as exc:
-            self._session.leave()
+            self.end()
             raise exc.at(self._begun_at)
 
     def end(self) -> None:
         """Close this part; the session goes on."""
         self._session.leave()
+        if self._opened is not None:
+            close_for(self._opened)
+            self._opened = None
 
     def finish(self, variables: dict[str, Any], assign: Callable[[dict[str, Any]], None]) -> None:
         """Nothing runs yet; values are handed back when the session ends."""
@@ -152,6 +218,13 @@ class PartTracer(Tracer[RunT]):
             self._session.end_part()
         except LabError as exc:
             raise exc.at(self._begun_at)
+
+
+def _of_a_trace(what: str) -> GraphError:
+    return GraphError(
+        f"{what} belongs to a trace, not to a session.",
+        hint="with model.trace(prompt) as tracer: inside the session, and say it to that tracer.",
+    ).at(user_line())
 
 
 def _runs_later(graph: Graph) -> Any:
