@@ -98,7 +98,8 @@ class Stages:
         if not 0 <= step < len(self._stages):
             raise BadInput(
                 f"Step {step} of a run that has {len(self._stages)}.",
-                hint="Steps count from 0; max_new_tokens says how many there are.",
+                hint="Steps count from 0; max_new_tokens says how many a text has. A session needs a"
+                " list of prompts, one for each of its traces.",
             )
         return self._stages[step]
 

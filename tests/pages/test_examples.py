@@ -29,6 +29,7 @@ RUNNABLE = (
     "docs/how-to/read-and-edit.md",
     "docs/how-to/save-and-rerun-a-graph.md",
     "docs/reference/generation.md",
+    "docs/reference/sessions.md",
     "docs/reference/control-flow.md",
     "docs/reference/peeks.md",
     "docs/reference/cache.md",
