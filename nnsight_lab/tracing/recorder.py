@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from nnsight_lab.contract import Inputs
 from nnsight_lab.errors import GraphError, NotSaved, OpNotAllowed
 from nnsight_lab.ir import (
     Apply,
@@ -80,6 +81,7 @@ class Recorder:
         self.skips = Skips(self)
         self.open = True
         self.session: Any = None
+        self.inputs: Inputs | None = None
         self.results: dict[NodeId, Any] = {}
         self.missing: set[NodeId] = set()
         self.outputs: dict[torch.nn.Module, Any] = {}

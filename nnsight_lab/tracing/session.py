@@ -197,6 +197,7 @@ class PartTracer(Tracer[RunT]):
         """Open this part. `end` must follow."""
         self._begun_at = user_line()
         self._session.enter(self._plan)
+        self._recorder.inputs = self._plan.inputs() if self._plan.batch else None
         try:
             self._opened = self._session.opened(self._plan)
             if self._plan.batch:

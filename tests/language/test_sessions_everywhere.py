@@ -327,13 +327,12 @@ def test_the_options_of_a_generation_go_with_its_prompt(anywhere: Any, tiny: Any
     run = lm.run(session.graph, [clean, lm.tokenize(CORRUPTED, **options)])
     with pytest.raises(BadInput) as bare:
         lm.run(session.graph, [clean, lm.tokenize(CORRUPTED)], **options)  # whose options
-    with pytest.raises(BadInput) as few:
-        lm.run(session.graph, CLEAN)  # one trace's
+    with pytest.raises(BadInput, match="Step 1 of a run that has 1"):
+        lm.run(session.graph, CLEAN)
 
     by_hand = patched(tiny.module)[0, -1].argmax()
     assert int(logits_of(run)[0, 5]) == int(by_hand)
     assert_at(bare.value, "whose options")
-    assert_at(few.value, "one trace's")
 
 
 def test_a_session_is_a_file(anywhere: Any, tmp_path: Path) -> None:

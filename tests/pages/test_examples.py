@@ -38,6 +38,7 @@ RUNNABLE = (
     "docs/reference/show-save-stop.md",
     "docs/reference/stored-edits.md",
     "docs/reference/local-functions.md",
+    "docs/reference/module-source.md",
 )
 
 #: Error pages whose example needs no server and no interruption.
