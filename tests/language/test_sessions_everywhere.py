@@ -14,7 +14,7 @@ import torch
 import nnsight_lab as nl
 from nnsight_lab.contract import Emit, ModelCard, RunRequest, Several
 from nnsight_lab.errors import BadInput, GraphError, LabError, PeekContradicted
-from nnsight_lab.ir import Graph
+from nnsight_lab.ir import Graph, ModuleSource
 from nnsight_lab_server.engines.base import Engine
 from tests.server.lab_server import TOKEN, serving, tiny_engine
 from tests.support.generation_hooks import generated
@@ -69,6 +69,9 @@ class Counting:
 
     def card(self) -> ModelCard:
         return self.engine.card()
+
+    def source_of(self, path: str) -> ModuleSource:
+        return self.engine.source_of(path)
 
     def run(self, request: RunRequest, emit: Emit) -> None:
         self.asked.append(request)
