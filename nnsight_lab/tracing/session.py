@@ -93,6 +93,7 @@ class Session(Tracer[RunT]):
         self._carry_out_parts = carry_out
         self._parts: list[PartPlan] = []
         self._inside = False
+        self._asked_before = 0
 
     def part(self, plan: PartPlan, *, execute: bool = True) -> PartTracer[RunT]:
         """One more trace of this session. Raises `GraphError` for one that must not run."""
@@ -126,6 +127,7 @@ class Session(Tracer[RunT]):
                 user_line()
             )
         self._inside = True
+        self._asked_before = len(self._recorder.at_end)
         self._parts.append(plan)
         self._recorder.preludes = plan.preludes
         self._recorder.places.enter_part(plan.tree, plan.batch, plan.pos, plan.decode, plan.passes)
@@ -136,10 +138,15 @@ class Session(Tracer[RunT]):
         self._recorder.places.leave_invoke()
 
     def end_part(self) -> None:
-        """The block of a part has ended without an error: what it caches is read now."""
-        for more in self._recorder.at_end:
+        """The block of a part has ended without an error: what it caches is read now.
+
+        What the session's own block asked for waits for the end of that.
+        """
+        asked = self._recorder.at_end
+        of_this_part = asked[self._asked_before :]
+        del asked[self._asked_before :]
+        for more in of_this_part:
             self._named |= more()
-        self._recorder.at_end.clear()
 
     def _given(self) -> tuple[Several, list[Any]]:
         """What the traces are given, and the same as the user wrote it."""

@@ -32,6 +32,7 @@ RUNNABLE = (
     "docs/reference/sessions.md",
     "docs/reference/control-flow.md",
     "docs/reference/peeks.md",
+    "docs/reference/compat.md",
     "docs/reference/cache.md",
     "docs/reference/rename.md",
     "docs/reference/scan.md",
