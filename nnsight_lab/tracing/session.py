@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from nnsight_lab.contract import ModuleInputs, Several, TokenRows
-from nnsight_lab.errors import GraphError, LabError
+from nnsight_lab.errors import GraphError, LabError, SourceLine
 from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.source import user_line
@@ -93,6 +93,7 @@ class Session(Tracer[RunT]):
         self._carry_out_parts = carry_out
         self._parts: list[PartPlan] = []
         self._inside = False
+        self._broken: SourceLine | None = None
         self._asked_before = 0
 
     def part(self, plan: PartPlan, *, execute: bool = True) -> PartTracer[RunT]:
@@ -102,6 +103,7 @@ class Session(Tracer[RunT]):
                 "A trace of a session runs with the session.",
                 hint="Say execute=False on the session: model.session(execute=False).",
             ).at(user_line())
+        self._check_whole()
         return PartTracer(self, self._recorder, plan)
 
     def invoke(self, prompt: Any = None) -> Any:
@@ -137,6 +139,17 @@ class Session(Tracer[RunT]):
         self._inside = False
         self._recorder.places.leave_invoke()
 
+    def broken_at(self, where: SourceLine | None) -> None:
+        """The trace of that line raised, so half of it is recorded: the session will not run."""
+        self._broken = where
+
+    def _check_whole(self) -> None:
+        if self._broken is not None:
+            raise GraphError(
+                f"A trace of this session ended with an error ({self._broken}).",
+                hint="Let the error end the session, or do what may fail before the trace.",
+            ).at(user_line())
+
     def end_part(self) -> None:
         """The block of a part has ended without an error: what it caches is read now.
 
@@ -154,6 +167,7 @@ class Session(Tracer[RunT]):
             raise GraphError(
                 "This session has no trace.", hint="with model.trace(prompt): inside its block."
             )
+        self._check_whole()
         inputs = Several(tuple(plan.inputs() for plan in self._parts))
         return inputs, [plan.prompt for plan in self._parts]
 
@@ -220,11 +234,15 @@ class PartTracer(Tracer[RunT]):
             close_for(self._opened)
             self._opened = None
 
+    def _let_go(self) -> None:
+        self._session.broken_at(self._begun_at)
+
     def finish(self, variables: dict[str, Any], assign: Callable[[dict[str, Any]], None]) -> None:
         """Nothing runs yet; values are handed back when the session ends."""
         try:
             self._session.end_part()
         except LabError as exc:
+            self._let_go()
             raise exc.at(self._begun_at)
 
 

@@ -163,3 +163,22 @@ def test_an_error_of_a_later_trace_is_at_its_line(anywhere: Any, tiny: Any) -> N
     with lm.trace(CLEAN):
         logits = lm.logits.save()
     assert_same(logits, forward(tiny.module, CLEAN), atol=1e-5)
+
+
+def test_a_session_does_not_run_with_half_a_trace(anywhere: Any, tiny: Any) -> None:
+    """An error that was caught inside the session; the model can be used afterwards."""
+    lm = anywhere
+    with lm.edit() as steered:
+        lm.layers[1].output[:] *= 2
+    for model in (lm, steered):
+        with pytest.raises(GraphError) as caught, lm.session():
+            with pytest.raises(ZeroDivisionError), model.trace(CLEAN):
+                model.layers[2].output[:] = 0
+                1 / 0  # noqa: B018
+            if model is lm:
+                with lm.trace(CORRUPTED):  # goes on
+                    lm.logits.save()
+        assert "ended with an error" in caught.value.message
+    with lm.trace(CLEAN):
+        logits = lm.logits.save()
+    assert_same(logits, forward(tiny.module, CLEAN), atol=1e-5)

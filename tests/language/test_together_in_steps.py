@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import nnsight_lab as nl
-from nnsight_lab.errors import GraphError, LabError, NotSupported
+from nnsight_lab.errors import NotSupported
 from tests.language.test_together import DIRECTION, SAE, block
 from tests.support.generation_hooks import Generated, generated
 from tests.support.hooks import hooked
@@ -359,30 +359,3 @@ def test_a_local_function_in_a_session_and_not_on_a_server(
     with pytest.raises(NotSupported) as caught:
         session_on(served)
     assert_at(caught.value, "local")
-
-
-# Refused
-
-
-def test_what_a_generation_cannot_do_is_refused_at_its_line(anywhere: Any) -> None:
-    lm = anywhere
-    found: list[tuple[LabError, str]] = []
-    with pytest.raises(NotSupported) as caught, lm.session():
-        with lm.trace(ONE):
-            lm.layers[1].output.save()
-        with lm.generate(ONE, **OPTIONS):
-            lm.logits[0, -1, 5].backward()  # back
-    found.append((caught.value, "back"))
-    with pytest.raises(NotSupported) as caught, lm.generate(ONE, **OPTIONS) as tracer:
-        for _step in tracer.iter[1:]:
-            lm.layers[2].mlp.source.mul_0.output.save()  # inside, later
-    found.append((caught.value, "inside, later"))
-    with pytest.raises(GraphError) as stopped, lm.generate(ONE, **OPTIONS) as tracer:
-        for step in tracer.iter[:]:
-            if step == 1:
-                tracer.stop()
-        lm.layers[0].output.save()  # after stop
-    found.append((stopped.value, "after stop"))
-    for error, line in found:
-        assert_at(error, line)
-        assert error.hint
