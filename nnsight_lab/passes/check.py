@@ -90,6 +90,7 @@ def check_graph(graph: Graph, stages: ModuleTree | Stages, inputs: Inputs) -> Gr
     if not isinstance(stages, Stages):
         assert not isinstance(inputs, Several), "several traces have several trees"
         stages = Stages((Part(inputs, stages),))
+    stages.check_parts(graph)
     schedule(graph, stages)
     check_gradients(graph, stages)
     check_sources(graph, stages.at(0).tree)

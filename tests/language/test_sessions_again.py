@@ -33,6 +33,9 @@ def test_its_graph_runs_again_on_other_prompts(anywhere: Any, tiny: Any) -> None
     swapped = lm.run(graph, [lm.tokenize(CORRUPTED), lm.tokenize(CLEAN)])
     twice = lm.run(graph, [lm.tokenize(CLEAN), lm.tokenize(CLEAN)])
 
+    with pytest.raises(BadInput) as caught:
+        lm.run(graph, [lm.tokenize(CLEAN)] * 3)  # three
+    assert_at(caught.value, "three")
     assert_exactly(logits_of(same), logits_of(session.run))
     assert_same(logits_of(twice), forward(tiny.module, CLEAN), atol=1e-5)
     assert_differs(logits_of(swapped), logits_of(session.run))
