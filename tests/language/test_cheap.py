@@ -118,6 +118,7 @@ def lm() -> nl.LanguageModel:
     return nl.LanguageModel(small_llama().module)
 
 
+@pytest.mark.one_way
 @by_name
 def test_what_a_block_saved_goes_with_its_last_name(
     lm: nl.LanguageModel, no_collector: None, block: Callable[[nl.LanguageModel], Refs]
@@ -129,6 +130,7 @@ def test_what_a_block_saved_goes_with_its_last_name(
     assert gc.collect() == 0
 
 
+@pytest.mark.one_way
 @by_name
 def test_a_hundred_blocks_leave_memory_as_it_was(
     lm: nl.LanguageModel, block: Callable[[nl.LanguageModel], Refs]
@@ -174,6 +176,7 @@ def test_a_hundred_different_prompts_and_constants_leave_memory_as_it_was() -> N
     assert blocks - before[0] < 1_000
 
 
+@pytest.mark.one_way
 @pytest.mark.parametrize("block", [None, *BLOCKS], ids=lambda b: b.__name__ if b else "unused")
 def test_a_model_goes_with_its_last_name(
     no_collector: None, block: Callable[[nl.LanguageModel], Refs] | None

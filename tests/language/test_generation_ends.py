@@ -97,6 +97,7 @@ def test_an_invoke_that_ended_is_what_it_is_alone(lm: nl.LanguageModel, family: 
     assert len(second) == tracer.run.steps > 2
 
 
+@pytest.mark.one_way
 def test_nothing_runs_that_nobody_asked_for(lm: nl.LanguageModel, family: SmallModel) -> None:
     passes = []
     handle = family.module.register_forward_pre_hook(lambda *_: passes.append(1))

@@ -207,6 +207,7 @@ def test_a_tuple_of_the_model_is_true_without_a_run(gpt2: SmallModel) -> None:
 # What a peek costs
 
 
+@pytest.mark.one_way
 def test_a_peek_runs_the_model_only_as_deep_as_it_needs(
     lm: nl.LanguageModel, family: SmallModel
 ) -> None:
@@ -217,6 +218,7 @@ def test_a_peek_runs_the_model_only_as_deep_as_it_needs(
         assert calls == [1, 0, 0]
 
 
+@pytest.mark.one_way
 def test_the_same_question_twice_is_one_run(lm: nl.LanguageModel, family: SmallModel) -> None:
     with calls_of(blocks_of(family)[0]) as calls, lm.trace(IDS) as tracer:
         h = lm.layers[0].output

@@ -34,6 +34,7 @@ def test_a_shown_value_is_printed_and_not_handed_back(
         _ = norm.value
 
 
+@pytest.mark.one_way
 def test_it_is_printed_while_the_model_runs(
     llama: SmallModel, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -140,7 +140,8 @@ UNCHOSEN = {"empty_like_0": "gave", "setitem_0": "given"}
         ("gemma3", "model.layers.2.self_attn"),
         ("mixtral", "model.layers.1.mlp"),
         ("mixtral", "model.layers.1.mlp.gate"),
-        ("mixtral", "model.layers.1.mlp.experts"),
+        # One of its operations gives memory as it happens to be.
+        pytest.param("mixtral", "model.layers.1.mlp.experts", marks=pytest.mark.one_way),
         ("llama", "model.rotary_emb"),
         ("gptj", "transformer.h.1.attn"),
         ("falcon-40b", "transformer.h.1.self_attention"),
