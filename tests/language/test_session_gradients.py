@@ -77,6 +77,7 @@ def test_a_gradient_goes_back_through_a_generation_between_two_traces(
     assert float(gradient.abs().max()) > 1e-4
 
 
+@pytest.mark.one_way
 def test_a_generation_beside_gradients_keeps_nothing_to_go_back(tiny: nl.LanguageModel) -> None:
     """Autograd follows the traces a loss comes from, and no others."""
     lm, followed = tiny, []

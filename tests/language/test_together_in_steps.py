@@ -327,6 +327,7 @@ def test_all_of_it_in_one_session(anywhere: Any, tiny: Any) -> None:
 # In this process only
 
 
+@pytest.mark.one_way
 def test_a_local_function_at_every_step(tiny: nl.LanguageModel) -> None:
     lm, calls = tiny, []
 
