@@ -17,14 +17,14 @@ from nnsight_lab.errors import Cancelled
 from nnsight_lab.executors.host import TorchHost
 from nnsight_lab.executors.measure import Measured
 from nnsight_lab.executors.sites import HookPoint
-from nnsight_lab.ir import STEP, ModuleTree, Skip, Spec
+from nnsight_lab.ir import STEP, ModuleTree, Skip, Spec, Write
 from nnsight_lab.passes.invokes import Span, narrowed, widened
 from nnsight_lab.passes.schedule import Schedule
 from nnsight_lab.passes.sources import check_as_measured
 from nnsight_lab.passes.stages import Stages
 from nnsight_lab.runtime import Interleaver
 from nnsight_lab.runtime.interleaver import Place
-from nnsight_lab.runtime.missing import MISSING
+from nnsight_lab.runtime.missing import MISSING, did_not_happen
 
 __all__ = ["Enough", "Listener"]
 
@@ -132,6 +132,9 @@ class Listener:
         for place, new in self._run.reach(moment, read):
             if place.invoke in ended:
                 continue
+            if new is MISSING:
+                assert isinstance(place, Write), "what is read is never put back as missing"
+                raise did_not_happen(place)
             if place.invoke is not None:
                 new = widened(take(place, value), new, *part_of(place))  # noqa: PLW2901
             value = put(place, value, new)

@@ -52,6 +52,7 @@ from nnsight_lab.passes import (
     Stages,
     check_graph,
     check_inputs,
+    followed_parts,
     last_positions,
     paths_with_source,
     schedule,
@@ -263,9 +264,11 @@ class LocalExecutor:
         )
         listener = Listener(run, plan, stages, lambda: request.id in self._cancelled)
         begins, made, ended = 0, 0, False
+        followed = followed_parts(request.graph, stages) if plan.gradients else frozenset()
         with torch.set_grad_enabled(bool(plan.gradients)), self._evaluating():
             run.begin()
-            for part, places in zip(stages.parts, measured, strict=True):
+            for number, (part, places) in enumerate(zip(stages.parts, measured, strict=True)):
+                torch.set_grad_enabled(number in followed)  # the block around sets it back
                 if part.generates:
                     model = self._decoder(host, places)
                     text = Decoding(model, part, plan, stages, run, listener, emit, begins)

@@ -18,6 +18,7 @@ from typing import Any
 
 from nnsight_lab.errors import LabError, MagicUsage, SourceLine
 from nnsight_lab.jupyter.lowering import lower
+from nnsight_lab.tracing.again import rewritten
 from nnsight_lab.tracing.source import forget_cause, leave_one_frame
 
 __all__ = ["LAST", "Body", "as_python", "begins_at_user", "compile_body"]
@@ -31,16 +32,20 @@ class Body:
     """A compiled cell body.
 
     assigned: top-level names it assigns, in order. shows: whether it ends in an expression to
-    display; one that ends in `;` is not displayed.
+    display; one that ends in `;` is not displayed. tree: what runs. invokes: whether it brings
+    prompts of its own.
     """
 
     code: CodeType
     assigned: tuple[str, ...]
     shows: bool
+    tree: ast.Module
+    invokes: bool
 
     def run(self, namespace: dict[str, Any]) -> None:
         """Run the body in the user's namespace."""
-        exec(self.code, namespace)  # the user's own cell, in the user's own kernel
+        with rewritten(self.code.co_filename, self.tree):
+            exec(self.code, namespace)  # the user's own cell, in the user's own kernel
 
 
 def _is_shown(line: ast.stmt) -> bool:
@@ -65,7 +70,11 @@ def compile_body(text: str, filename: str, first_line: int) -> Body:
         assert isinstance(last, ast.Expr)
         keep = ast.Assign(targets=[ast.Name(LAST, ast.Store())], value=last.value)
         tree.body[-1] = ast.fix_missing_locations(ast.copy_location(keep, last))
-    return Body(compile(lower(tree), filename, "exec"), assigned, shows)
+    invokes = any(
+        isinstance(node, ast.Attribute) and node.attr == "invoke" for node in ast.walk(tree)
+    )
+    lowered = lower(tree)
+    return Body(compile(lowered, filename, "exec"), assigned, shows, lowered, invokes)
 
 
 def _is_quiet(text: str) -> bool:

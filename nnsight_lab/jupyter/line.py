@@ -11,8 +11,8 @@ from __future__ import annotations
 import ast
 import io
 import tokenize
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 from nnsight_lab.errors import MagicUsage
@@ -23,6 +23,10 @@ USAGE = """%%trace [MODEL] [PROMPT …] [options]
 
 MODEL    a variable that holds a model (default: %nnl use NAME, else the only one there is)
 PROMPT   "text", or {expression}; several make a padded batch
+         left out, the body brings its own: with tracer.invoke(prompt):
+-g, --generate N generate at most N tokens; the body stands in every step (tracer.iter)
+--temperature T, --top-k K, --top-p P   sample; otherwise the likeliest token is taken
+--seed S         makes sampling repeat itself
 -s, --save a,b   bring back only these names (default: every assigned name with a recorded value)
 --on NAME        where to run: local, or the variable of a connected lab
 --no-peek        refuse what needs a value while the cell is recorded
@@ -35,6 +39,16 @@ _VALUED = {"-s": "save", "--save": "save", "--on": "on", "--as": "name", "--show
 _FLAGS = {"--graph": "graph", "--no-peek": "no_peek", "-q": "quiet", "--quiet": "quiet"}
 _SHOWN = ("lens", "none")
 
+_GENERATING: dict[str, tuple[str, type[int | float]]] = {
+    "-g": ("max_new_tokens", int),
+    "--generate": ("max_new_tokens", int),
+    "--temperature": ("temperature", float),
+    "--top-k": ("top_k", int),
+    "--top-p": ("top_p", float),
+    "--seed": ("seed", int),
+}
+"""Options of a generation: their names for `lm.generate`, and the numbers they take."""
+
 
 @dataclass(frozen=True)
 class TraceLine:
@@ -42,6 +56,7 @@ class TraceLine:
 
     model: a Python expression, or "". prompts: Python expressions, one a prompt.
     save: names to bring back, or None for all. on: "" when not said.
+    generation: options for `lm.generate`; empty for a trace.
     """
 
     model: str = ""
@@ -53,6 +68,7 @@ class TraceLine:
     graph: bool = False
     no_peek: bool = False
     quiet: bool = False
+    generation: Mapping[str, int | float] = field(default_factory=dict)
 
 
 def parse_trace_line(line: str) -> TraceLine:
@@ -64,12 +80,15 @@ def parse_trace_line(line: str) -> TraceLine:
     words: list[str] = []
     prompts: list[str] = []
     options: dict[str, str | bool] = {}
+    numbers: dict[str, int | float] = {}
     pieces = _pieces(line)
     for kind, text in pieces:
         if kind == "string":
             prompts.append(text)
         elif kind == "braces":
             prompts.append(text[1:-1].strip())
+        elif text.partition("=")[0] in _GENERATING:
+            _read_number(text, pieces, numbers)
         elif text.startswith("-") and len(text) > 1:
             _read_option(text, pieces, options)
         else:
@@ -79,7 +98,12 @@ def parse_trace_line(line: str) -> TraceLine:
             f"One model, not {len(words)}: {', '.join(words)}.",
             hint='Put prompts in quotes: %%trace lm "The capital of France is".',
         )
-    return _line(words, prompts, options)
+    if numbers and "max_new_tokens" not in numbers:
+        raise MagicUsage(
+            f"{', '.join(numbers)}: how to generate, but not that it should.",
+            hint="Say how many tokens: -g 20.",
+        )
+    return replace(_line(words, prompts, options), generation=numbers)
 
 
 def _line(words: list[str], prompts: list[str], options: dict[str, str | bool]) -> TraceLine:
@@ -108,6 +132,21 @@ def _names(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+def _read_number(
+    text: str, pieces: Iterator[tuple[str, str]], numbers: dict[str, int | float]
+) -> None:
+    option, equals, value = text.partition("=")
+    name, kind = _GENERATING[option]
+    if not equals:
+        value = next(pieces, ("word", ""))[1]
+    try:
+        numbers[name] = kind(_unquoted(value))
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        said = f"not {value!r}" if value else "and has none"
+        raise MagicUsage(f"{option} takes {what}, {said}.", hint="%%trace lm -g 20 …") from None
+
+
 def _read_option(
     text: str, pieces: Iterator[tuple[str, str]], options: dict[str, str | bool]
 ) -> None:
@@ -122,7 +161,7 @@ def _read_option(
             raise MagicUsage(f"{option} needs a value.", hint="%%trace? lists the options.")
         options[_VALUED[option]] = value
     else:
-        near = get_close_matches(option, [*_FLAGS, *_VALUED], 1, 0.5)
+        near = get_close_matches(option, [*_FLAGS, *_VALUED, *_GENERATING], 1, 0.5)
         hint = f"Did you mean {near[0]}?" if near else "%%trace? lists the options."
         raise MagicUsage(f"%%trace has no option {option}.", hint=hint)
 

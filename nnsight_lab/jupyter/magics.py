@@ -33,7 +33,10 @@ from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.tracing import Proxy, Tracer
 from nnsight_lab.tracing.source import user_line
 
-__all__ = ["TraceMagics", "register"]
+__all__ = ["TRACER", "TraceMagics", "register"]
+
+TRACER = "tracer"
+"""The variable that holds the cell's tracer, as in `with lm.trace(…) as tracer`."""
 
 
 @magics_class
@@ -56,7 +59,7 @@ class TraceMagics(Magics):
             python = as_python(cell, self._shell.transform_cell)
             body = compile_body(python, place.file, first_line=2)
             model = self._model(said)
-            tracer = self._tracer(model, said)
+            tracer = self._tracer(model, said, body)
             run = self._carry_out(tracer, said, body)
             self._show(tracer, run, said, body)
 
@@ -126,14 +129,19 @@ class TraceMagics(Magics):
                 f"{expression}: {exc}.", hint="Define it first, or put text in quotes."
             ) from None
 
-    def _tracer(self, model: TracedModel, said: TraceLine) -> Tracer[Run]:
+    def _tracer(self, model: TracedModel, said: TraceLine, body: Body) -> Tracer[Run]:
         given = [self._evaluated(prompt) for prompt in said.prompts]
-        if not given:
+        if not given and not body.invokes:
             raise MagicUsage("There is no prompt.", hint='%%trace lm "The capital of France is"')
+        options: dict[str, Any] = {"peek": not said.no_peek, **said.generation}
         if isinstance(model, LanguageModel):
-            prompt = given[0] if len(given) == 1 else given
-            return model.trace(prompt, peek=not said.no_peek)
-        traced: Tracer[Run] = model.trace(*given, peek=not said.no_peek)
+            prompt = [given[0] if len(given) == 1 else given] if given else []
+            return (model.generate if said.generation else model.trace)(*prompt, **options)
+        if said.generation:
+            raise MagicUsage(
+                f"{model.name} is no language model; it generates nothing.", hint="Leave out -g."
+            )
+        traced: Tracer[Run] = model.trace(*given, **options)
         return traced
 
     # Running the body
@@ -141,12 +149,18 @@ class TraceMagics(Magics):
     def _carry_out(self, tracer: Tracer[Run], said: TraceLine, body: Body) -> Run:
         space = self._shell.user_ns
         space.pop(LAST, None)
+        other = space.get(TRACER, space)
+        space[TRACER] = tracer
         before = dict(space)
         space[FLOW] = Flow(space)
         try:
             self._record(tracer, said, body, before)
         except BaseException:  # an interrupt as well; it goes on below
             _take_back(space, before)
+            if other is not space:
+                space[TRACER] = other
+            else:
+                space.pop(TRACER, None)
             raise
         finally:
             forget_flow(space)
@@ -300,11 +314,12 @@ def _cost(run: Run) -> str:
     size = sum(_bytes(run[name]) for name in run)
     where = run.model.card.capabilities
     took = sum(run.seconds.values()) * 1e3
+    how_far = f"{run.how_far}, " if run.how_far else ""
     peeks = f"{run.peeks} before ({run.peeks.seconds * 1e3:.0f} ms), " if run.peeks.count else ""
     saved = ", ".join(names[:6]) + (", …" if len(names) > 6 else "") if names else "nothing"
     return (
-        f"{run.model.name} on {where.engine} ({where.device}): {took:.0f} ms, {peeks}"
-        f"saved {saved} ({_size(size)})"
+        f"{run.model.name} on {where.engine} ({where.device}): {took:.0f} ms, {how_far}"
+        f"{peeks}saved {saved} ({_size(size)})"
     )
 
 

@@ -21,6 +21,7 @@ from nnsight_lab.ir import (
     Call,
     Constant,
     Graph,
+    ModuleSource,
     ModuleTree,
     Node,
     NodeId,
@@ -36,7 +37,13 @@ from nnsight_lab.passes import drop_dead_nodes
 from nnsight_lab.tracing import Proxy, Recorder
 from nnsight_lab.tracing.cells import Cell, Value
 from nnsight_lab.tracing.show import label_of, note_shown
-from nnsight_lab.tracing.source import for_the_user, shorten_traceback, standing_at, user_line
+from nnsight_lab.tracing.source import (
+    at_line,
+    for_the_user,
+    shorten_traceback,
+    standing_at,
+    user_line,
+)
 from nnsight_lab.tracing.tracer import close_for, open_for
 
 if TYPE_CHECKING:
@@ -49,10 +56,14 @@ ModelT = TypeVar("ModelT", bound="TracedModel")
 
 @dataclass(frozen=True)
 class Edit:
-    """One stored edit block: its graph, and the line its block begins at."""
+    """One stored edit block: its graph, and the line its block begins at.
+
+    sources: of the modules inside which it names operations.
+    """
 
     graph: Graph
     where: SourceLine | None = None
+    sources: tuple[ModuleSource, ...] = ()
 
     def replay(self, recorder: Recorder) -> None:
         """Record it again, on the rows that places mean now.
@@ -61,6 +72,8 @@ class Edit:
             LabError: it does not fit this prompt; the error names the edit's own line.
         """
         values: dict[NodeId, Any] = {}
+        for source in self.sources:
+            at_line(self.where, recorder.places.look_into, source)
         for node in self.graph.nodes:
             with standing_at(node.where):
                 try:
@@ -162,7 +175,8 @@ class EditBlock(Generic[ModelT]):
             for more in self._recorder.at_end:
                 more()
             graph = drop_dead_nodes(self._recorder.finish({}))
-            self._models[1].store_edit(Edit(graph, self._where))
+            sources = tuple(self._recorder.places.steps.sources.values())
+            self._models[1].store_edit(Edit(graph, self._where, sources))
         except LabError as error:
             failure = for_the_user(error.at(self._where))
         if failure is not None:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnsight_lab.contract import Inputs, ModelCard, Several, TokenRows
+from nnsight_lab.contract import Inputs, ModelCard, ModuleInputs, Several, TokenRows
 from nnsight_lab.errors import BadBytes, BadInput, LabError
 from nnsight_lab.executors.eject import printed_model, to_python
 from nnsight_lab.ir import Graph, Limits
@@ -100,7 +100,8 @@ class Experiment:
         """Run it once more.
 
         model: by default the one it was recorded on, loaded by its name.
-        prompt: another prompt than the one it was recorded with.
+        prompt: another prompt than the one it was recorded with; for a session, a list of
+            `lm.tokenize(prompt)`. A text goes on as the recorded one did, unless it says how.
 
         Raises:
             BadInput: it holds no inputs and was given no prompt, or no model can be loaded.
@@ -109,7 +110,7 @@ class Experiment:
         self._compare(note_of(model))
         inputs = self.inputs
         if prompt is not None:
-            inputs = model.inputs_of(prompt)
+            inputs = _going_on(model.inputs_of(prompt), self.inputs)
         if inputs is None:
             raise BadInput("The file holds a graph without inputs.", hint=_NEEDS_PROMPT)
         return model.run_inputs(self.graph, inputs, self.prompt if prompt is None else prompt)
@@ -142,9 +143,7 @@ class Experiment:
     def _its_model(self) -> TracedModel:
         from nnsight_lab.models.language_model import LanguageModel
 
-        if self.model is None or (
-            self.inputs is not None and not isinstance(self.inputs, TokenRows)
-        ):
+        if self.model is None or not _are_prompts(self.inputs):
             raise BadInput(
                 "The experiment does not name a model that could be loaded.",
                 hint="Give it the model: experiment.run(model).",
@@ -177,6 +176,40 @@ class Experiment:
             lines.append(f"  local functions: {', '.join(self.functions)}")
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         return "\n".join([*lines, f"  versions: {versions or 'not noted'}"])
+
+
+def _are_prompts(inputs: Inputs | None) -> bool:
+    """Whether these are inputs of a language model, as far as can be told."""
+    parts = inputs.parts if isinstance(inputs, Several) else (inputs,)
+    return not any(isinstance(part, ModuleInputs) for part in parts)
+
+
+def _going_on(new: Inputs, old: Inputs | None) -> Inputs:
+    """New prompts that are gone on with as the old ones were, where they do not say how.
+
+    Raises:
+        BadInput: a session has as many traces as it was recorded with.
+    """
+    if isinstance(old, Several):
+        parts = new.parts if isinstance(new, Several) else (new,)
+        if len(parts) != len(old.parts):
+            raise BadInput(
+                f"The experiment is a session of {len(old.parts)} traces; {len(parts)} prompts"
+                " were given.",
+                hint="Give a list of lm.tokenize(prompt), one for each trace.",
+            )
+        return Several(tuple(map(_part_going_on, parts, old.parts)))
+    if isinstance(new, Several) or old is None:
+        return new
+    return _part_going_on(new, old)
+
+
+def _part_going_on(
+    new: TokenRows | ModuleInputs, old: TokenRows | ModuleInputs
+) -> TokenRows | ModuleInputs:
+    if isinstance(new, TokenRows) and isinstance(old, TokenRows) and new.generation is None:
+        return replace(new, generation=old.generation)
+    return new
 
 
 _NEEDS_PROMPT = "Give one: experiment.run(model, prompt)."

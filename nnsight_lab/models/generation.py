@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from nnsight_lab.contract import Generation
+from nnsight_lab.contract import Generation, Several, TokenRows
 from nnsight_lab.errors import BadInput
 
-__all__ = ["OPTIONS", "generation_of"]
+__all__ = ["OPTIONS", "generation_of", "with_generation"]
+
+InputsT = TypeVar("InputsT", bound=TokenRows | Several)
 
 OPTIONS = (
     "max_new_tokens",
@@ -67,6 +70,22 @@ def generation_of(options: Mapping[str, Any]) -> Generation:
         seed=given.get("seed"),
         stop_ids=_ids(given.get("eos_token_id")),
     )
+
+
+def with_generation(inputs: InputsT, options: Mapping[str, Any]) -> InputsT:
+    """Prompts to go on from with these options, as for `generate`; without any, as they are.
+
+    Raises:
+        BadInput: there is no such option, or the prompts are those of several traces.
+    """
+    if not options:
+        return inputs
+    if isinstance(inputs, Several):
+        raise BadInput(
+            "The options of a generation are for one prompt, not for a session.",
+            hint="Give them to each: lm.tokenize(prompt, max_new_tokens=5).",
+        )
+    return replace(inputs, generation=generation_of(options))
 
 
 def _ids(value: Any) -> tuple[int, ...] | None:

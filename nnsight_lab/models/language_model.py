@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nnsight_lab.contract import Emit, Executor, Generation, TokenRows
+from nnsight_lab.contract import Emit, Executor, Generation, Several, TokenRows
 from nnsight_lab.errors import BadInput, LabError
 from nnsight_lab.executors.families import NameReport, names_in_tree
 from nnsight_lab.executors.local import LocalExecutor, load_local
@@ -17,8 +17,8 @@ from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.models.at_the_line import at_the_line
 from nnsight_lab.models.edits import edits_noted
 from nnsight_lab.models.experiment import experiment_of
-from nnsight_lab.models.generation import generation_of
-from nnsight_lab.models.prompts import rows_of, tokenizer_from_files, visible_token
+from nnsight_lab.models.generation import generation_of, with_generation
+from nnsight_lab.models.prompts import inputs_of, rows_of, tokenizer_from_files, visible_token
 from nnsight_lab.models.run import Run
 from nnsight_lab.models.scans import Shapes, scanned
 from nnsight_lab.models.traced import TracedModel
@@ -123,13 +123,18 @@ class LanguageModel(TracedModel):
         recorder = open_recorder(self)
         return recorder.tree if recorder is not None else self.card.tree
 
-    def tokenize(self, prompt: Any) -> TokenRows:
-        """A prompt as rows of token ids. Raises `BadInput`."""
-        return rows_of(prompt, self.tokenizer)
+    @one_frame
+    def tokenize(self, prompt: Any, **options: Any) -> TokenRows:
+        """A prompt as rows of token ids. options: of a generation from it, as for `generate`.
 
-    def inputs_of(self, prompt: Any) -> TokenRows:
-        """A prompt, or rows of token ids as they are."""
-        return prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
+        Raises:
+            BadInput: it is empty or not a prompt, or there is no such option.
+        """
+        return with_generation(rows_of(prompt, self.tokenizer), options)
+
+    def inputs_of(self, prompt: Any) -> TokenRows | Several:
+        """What the model is given for a prompt, or for a list of what `tokenize` gives."""
+        return inputs_of(prompt, self.tokenize)
 
     def token_strings(self, prompt: Any) -> list[list[str]]:
         """Each prompt's tokens as text, one string a position; a leading space is `·`."""
@@ -228,10 +233,11 @@ class LanguageModel(TracedModel):
             check_inputs(self.card, given)
             return given
 
-        card, session = self.card, open_session(self)
+        card, session = self.card, open_session(self.executor)
         passes = generation.max_new_tokens if generation is not None else 0
         if session is not None:
-            plan = PartPlan(card.tree, 0, 0, inputs, prompts, card.decode, passes, add_prompt)
+            given = (card.tree, 0, 0, inputs, prompts, card.decode, passes, add_prompt)
+            plan = PartPlan(*given, owner=self, preludes=self._preludes)
             return session.part(plan, execute=execute)
         recorder = Recorder(card.tree, 0, 0, decode=card.decode, passes=passes)
         return Tracer(
@@ -249,6 +255,8 @@ class LanguageModel(TracedModel):
     ) -> Run:
         """Run a recorded graph again, on this prompt.
 
+        prompt: as for `trace`. For the graph of a session, a list of `lm.tokenize(prompt, …)`,
+            one for each of its traces, or the `inputs` of a run.
         options: of a generation, as for `generate`.
         on_event: called with each `RunEvent` as it comes; saved values arrive while the model runs.
 
@@ -256,10 +264,8 @@ class LanguageModel(TracedModel):
             LabError: whatever is wrong with the graph, the prompt, or the run.
         """
         try:
-            rows = prompt if isinstance(prompt, TokenRows) else self.tokenize(prompt)
-            if options:
-                rows = replace(rows, generation=generation_of(options))
-            return self.run_inputs(graph, rows, prompt, on_event)
+            inputs = with_generation(self.inputs_of(prompt), options)
+            return self.run_inputs(graph, inputs, prompt, on_event)
         except LabError as exc:
             raise for_the_user(exc) from exc.__cause__
 

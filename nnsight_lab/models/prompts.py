@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any
 
 import numpy as np
 import torch
 
-from nnsight_lab.contract import TokenRows
+from nnsight_lab.contract import Several, TokenRows
 from nnsight_lab.errors import BadInput, NotSupported
 from nnsight_lab.executors.loading import one_at_a_time
 
-__all__ = ["rows_of", "tokenizer_from_files", "visible_token"]
+__all__ = ["inputs_of", "rows_of", "tokenizer_from_files", "visible_token"]
+
+
+def inputs_of(prompt: Any, tokenize: Callable[[Any], TokenRows]) -> TokenRows | Several:
+    """A prompt as rows of token ids; a list of such rows as the inputs of a session.
+
+    Raises:
+        BadInput: it is neither.
+    """
+    if isinstance(prompt, TokenRows | Several):
+        return prompt
+    if isinstance(prompt, list | tuple) and any(isinstance(part, TokenRows) for part in prompt):
+        return Several(tuple(p if isinstance(p, TokenRows) else tokenize(p) for p in prompt))
+    return tokenize(prompt)
 
 
 def rows_of(prompt: Any, tokenizer: Any) -> TokenRows:

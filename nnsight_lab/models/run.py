@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nnsight_lab.contract import Inputs, PeekCost, RunResult
+from nnsight_lab.contract import Inputs, PeekCost, RunResult, Several
 from nnsight_lab.errors import NotSaved
 from nnsight_lab.ir import Graph
 from nnsight_lab.models.experiment import Experiment, experiment_of
@@ -115,24 +115,33 @@ class Run(Mapping[str, Any]):
         views = self.model.settings.run_views
         return [*object.__dir__(self), *views, *(n for n in self._values if n.isidentifier())]
 
-    def _how_far(self) -> str:
-        """How many tokens of a generation there were, and why no more."""
+    @property
+    def how_far(self) -> str:
+        """How many tokens of a generation there were, and why no more; empty for a trace."""
+        if isinstance(self.inputs, Several):
+            tokens = f", {_counted(len(self.tokens), 'token')}" if self.tokens else ""
+            return f"{_counted(len(self.inputs.parts), 'trace')}{tokens}"
         options = getattr(self.inputs, "generation", None)
         if options is None:
             return ""
         made, asked = len(self.tokens), options.max_new_tokens
         if made == asked:
-            return f", {made} tokens"
+            return _counted(made, "token")
         why = "end of sequence" if self._ended else "nothing further was asked for"
-        return f", stopped after {made} of {asked} tokens ({why})"
+        return f"stopped after {made} of {asked} tokens ({why})"
 
     def __repr__(self) -> str:
         total = sum(self.seconds.values())
-        peeks = f", {self.peeks}" if self.peeks.count else ""
-        lines = [f"<Run on {self.model.name}, {total * 1e3:.1f} ms{self._how_far()}{peeks}>"]
+        peeks = str(self.peeks) if self.peeks.count else ""
+        parts = [self.model.name, f"{total * 1e3:.1f} ms", self.how_far, peeks]
+        lines = [f"<Run on {', '.join(filter(None, parts))}>"]
         for name, value in self._values.items():
             lines.append(f"  {name}: {_described(value)}")
         return "\n".join(lines)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _keys(path: str) -> tuple[Any, ...]:

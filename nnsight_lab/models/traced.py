@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self
@@ -73,8 +74,12 @@ class TracedModel(ABC):
     def _prepared(self, recorder: Recorder) -> Recorder:
         """A new recording of this model: it knows the user's names, and begins with the edits."""
         recorder.aliases = self._aliases
-        recorder.preludes = tuple(edit.replay for edit in self._edits)
+        recorder.preludes = self._preludes
         return recorder
+
+    @property
+    def _preludes(self) -> tuple[Callable[[Recorder], None], ...]:
+        return tuple(edit.replay for edit in self.edits)
 
     # Stored edits
 
@@ -201,8 +206,15 @@ class TracedModel(ABC):
             GraphError: a trace or a session is open on this model already.
         """
         recorder = self._prepared(Recorder(self._current_tree(), 0, 0))
-        describe = partial(experiment_of, self)
-        return Session(self, recorder, self._carry_out, describe, execute=execute, peek=peek)
+        return Session(
+            self,
+            recorder,
+            self._carry_out,
+            describe=partial(experiment_of, self),
+            weights=self.executor,
+            execute=execute,
+            peek=peek,
+        )
 
     def _source_of(self, path: str) -> ModuleSource:
         """What the forward of the module at `path` calls, on the inputs of the open trace."""
@@ -224,9 +236,10 @@ class TracedModel(ABC):
             batch, pos = inputs.batch, inputs.pos
             if inputs.generation is not None:
                 decode, passes = self.card.decode, inputs.passes
-        session = open_session(self)
+        session = open_session(self.executor)
         if session is not None:
-            plan = PartPlan(tree, batch, pos, lambda: inputs, prompt, decode, passes)
+            given = (tree, batch, pos, lambda: inputs, prompt, decode, passes)
+            plan = PartPlan(*given, owner=self, preludes=self._preludes)
             return session.part(plan, execute=execute)
         recorder = self._prepared(Recorder(tree, batch, pos, decode=decode, passes=passes))
         recorder.inputs = inputs

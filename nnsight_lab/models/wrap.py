@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from nnsight_lab.contract import Emit, ModuleInputs
+from nnsight_lab.contract import Emit, ModuleInputs, Several
 from nnsight_lab.errors import BadInput, GraphError, LabError
 from nnsight_lab.executors.local import LocalExecutor
 from nnsight_lab.executors.measure import module_cards
@@ -76,14 +76,14 @@ class WrappedModule(TracedModel):
         except LabError as exc:
             raise for_the_user(exc) from exc.__cause__
 
-    def inputs_of(self, prompt: Any) -> ModuleInputs:
-        """The arguments of the module's forward: a tuple of them, or one."""
-        return _inputs(prompt if isinstance(prompt, tuple) else (prompt,), {})
+    def inputs_of(self, prompt: Any) -> ModuleInputs | Several:
+        """The arguments of the module's forward: a tuple of them, or one; or a run's inputs."""
+        return _inputs_again(prompt if isinstance(prompt, tuple) else (prompt,), {})
 
     def run(self, graph: Graph, *args: Any, on_event: Emit | None = None, **kwargs: Any) -> Run:
-        """Run a recorded graph again, on these arguments."""
+        """Run a recorded graph again, on these arguments, or on the `inputs` of a run."""
         try:
-            return self.run_inputs(graph, _inputs(args, kwargs), args, on_event)
+            return self.run_inputs(graph, _inputs_again(args, kwargs), args, on_event)
         except LabError as exc:
             raise for_the_user(exc) from exc.__cause__
 
@@ -102,6 +102,13 @@ class WrappedModule(TracedModel):
     def __repr__(self) -> str:
         head = f"<wrapped {type(self.module).__name__}{edits_noted(self.edits)}>"
         return f"{head}\n{self._envoy!r}"
+
+
+def _inputs_again(args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModuleInputs | Several:
+    """Arguments; or, by itself, what a run was given."""
+    if len(args) == 1 and not kwargs and isinstance(args[0], ModuleInputs | Several):
+        return args[0]
+    return _inputs(args, kwargs)
 
 
 def _inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModuleInputs:

@@ -8,6 +8,7 @@
     shapes.py     specs of a module tree as tensors without data
     blocks.py     shapes of branches and loops
     features.py   check_features: whether an engine can do what a graph asks of it
+    followed.py   followed_parts: which forward passes a backward pass goes back through
     check.py      check_graph: names, order, shapes and cost, before anything runs or queues
     combine.py    then: a second graph that sees what the first one edited
     sources.py    operations inside modules: whose sources a graph needs
@@ -18,6 +19,7 @@ No pass looks at the values of tensors, opens a socket, or knows an executor.
 from nnsight_lab.passes.check import GraphCost, check_graph, check_inputs
 from nnsight_lab.passes.combine import then
 from nnsight_lab.passes.features import check_features
+from nnsight_lab.passes.followed import followed_parts
 from nnsight_lab.passes.live import drop_dead_nodes
 from nnsight_lab.passes.positions import last_positions
 from nnsight_lab.passes.schedule import Moment, Schedule, schedule
@@ -35,6 +37,7 @@ __all__ = [
     "check_features",
     "check_graph",
     "check_inputs",
+    "followed_parts",
     "drop_dead_nodes",
     "last_positions",
     "meta_of_spec",

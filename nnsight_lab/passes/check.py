@@ -35,6 +35,7 @@ from nnsight_lab.ir import (
 )
 from nnsight_lab.kernels import Unknown, infer_call, to_python
 from nnsight_lab.passes.blocks import BlockShapes
+from nnsight_lab.passes.followed import check_gradients
 from nnsight_lab.passes.generation import check_generation, check_in_generation
 from nnsight_lab.passes.invokes import check_separable
 from nnsight_lab.passes.schedule import schedule
@@ -89,7 +90,9 @@ def check_graph(graph: Graph, stages: ModuleTree | Stages, inputs: Inputs) -> Gr
     if not isinstance(stages, Stages):
         assert not isinstance(inputs, Several), "several traces have several trees"
         stages = Stages((Part(inputs, stages),))
+    stages.check_parts(graph)
     schedule(graph, stages)
+    check_gradients(graph, stages)
     check_sources(graph, stages.at(0).tree)
 
     def surroundings(node: Node) -> Surroundings:

@@ -6,7 +6,7 @@ import math
 
 from nnsight_lab.contract import Generation, ModelCard, TokenRows
 from nnsight_lab.errors import BadInput, LabError, NotSupported, OpNotAllowed
-from nnsight_lab.ir import RESULT, Address, Gradient, GradientWrite, Node, Write
+from nnsight_lab.ir import RESULT, Address, Node, Write
 from nnsight_lab.passes.stages import Stages
 
 __all__ = ["check_generation", "check_in_generation", "no_gradient", "refused_edit"]
@@ -62,11 +62,9 @@ def check_in_generation(node: Node, stages: Stages) -> None:
     """Refuse what cannot be part of a generation.
 
     Raises:
-        NotSupported: a gradient, or an edit of keys or values.
+        NotSupported: an edit of keys or values.
         OpNotAllowed: an edit of the result.
     """
-    if isinstance(node, Gradient | GradientWrite) and any(part.generates for part in stages.parts):
-        raise no_gradient()
     if isinstance(node, Write) and stages.parts[stages.at(node.step).part].generates:
         refused = refused_edit(node.address)
         if refused is not None:

@@ -98,7 +98,8 @@ class Stages:
         if not 0 <= step < len(self._stages):
             raise BadInput(
                 f"Step {step} of a run that has {len(self._stages)}.",
-                hint="Steps count from 0; max_new_tokens says how many there are.",
+                hint="Steps count from 0; max_new_tokens says how many a text has. A session needs a"
+                " list of prompts, one for each of its traces.",
             )
         return self._stages[step]
 
@@ -122,6 +123,20 @@ class Stages:
             invoke: Span(span.start, span.rows, span.pos + more)
             for invoke, span in zip(own, spans, strict=True)
         }
+
+    def check_parts(self, graph: Graph) -> None:
+        """Whether the graph of a session was recorded with as many traces.
+
+        Raises:
+            BadInput: some of these would have no part in it.
+        """
+        idle = [own for own in self._invokes(graph) if not own] if graph.invokes else []
+        if idle and len(self.parts) > 1:
+            raise BadInput(
+                f"{len(self.parts)} prompts were given to a graph that has"
+                f" {len(self.parts) - len(idle)} traces for them.",
+                hint="Give a session's graph a list of prompts, one for each of its traces.",
+            )
 
     def _invokes(self, graph: Graph) -> tuple[range, ...]:
         """The invokes of each part. Where there are several parts, each lists all its rows."""

@@ -34,7 +34,11 @@ def prompt_of(source: LanguageModel | Run, prompt: Any, row: int) -> TokenRows:
         BadInput: it is no prompt, or has no such row.
     """
     given = source.inputs if isinstance(source, Run) else source.tokenize(prompt)
-    assert isinstance(given, TokenRows), "a language model runs on rows of tokens"
+    if not isinstance(given, TokenRows):
+        raise BadInput(
+            "This run is a session of several traces; a view shows one.",
+            hint="Trace that prompt by itself, and take the view of its run.",
+        )
     if row not in range(-given.batch, given.batch):
         raise BadInput(
             f"There is no row {row!r}: the batch has {given.batch}, from 0.",

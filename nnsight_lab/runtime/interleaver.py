@@ -8,7 +8,8 @@
 With several forward passes: `end(step)` after each, and `miss` for those that were not made.
 
 The host knows the model; this file knows the graph. `read(place)` hands over a value of the
-model, and what `reach` returns is put back in its place.
+model, and what `reach` returns is put back in its place: `MISSING` for an edit whose value is that
+of a step that did not happen.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from nnsight_lab.passes.stages import after
 from nnsight_lab.runtime.blocks import Functions, compute, failed
 from nnsight_lab.runtime.gradients import Gradients
 from nnsight_lab.runtime.host import Host
-from nnsight_lab.runtime.missing import MISSING, without_missing
+from nnsight_lab.runtime.missing import MISSING, did_not_happen, without_missing
 from nnsight_lab.runtime.values import Values, copied, in_order
 
 __all__ = ["Interleaver", "Place"]
@@ -89,11 +90,7 @@ class Interleaver:
             self._values[node.id] = value
         self._compute(here)
         # The model may change what it is handed (an in-place activation), so it gets a copy.
-        writes += [
-            (node, copied(self._values[node.value]))
-            for node in here.writes
-            if node.value not in self._missing
-        ]
+        writes += [(node, copied(self._values[node.value])) for node in here.writes]
         self._skipped |= {node.id: copied(self._values[node.value]) for node in here.skips}
         self._values.forget(here.drops)
         self._pending.discard(moment)
@@ -101,7 +98,10 @@ class Interleaver:
 
     def instead(self, skip: Skip) -> Any:
         """What a skipped module gives: asked for once, in its place."""
-        return self._skipped.pop(skip.id)
+        value = self._skipped.pop(skip.id)
+        if value is MISSING:
+            raise did_not_happen(skip)
+        return value
 
     def end(self, step: int = 0) -> None:
         """Forward pass `step` is over.

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nnsight_lab.ir import Apply, Call, DictArg, ListArg, LocalCall, Node, NodeId
+from nnsight_lab.errors import OpFailed
+from nnsight_lab.ir import Apply, Call, DictArg, ListArg, LocalCall, Node, NodeId, Skip, Write
 from nnsight_lab.ir.literals import Arg
 from nnsight_lab.ir.nodes import argument_refs, dependencies
 
-__all__ = ["MISSING", "without_missing"]
+__all__ = ["MISSING", "did_not_happen", "without_missing"]
 
 
 class _Missing:
@@ -24,6 +25,16 @@ class _Missing:
 
 MISSING = _Missing()
 """Stands in the table of values, and is handed over by hosts, for what did not happen."""
+
+
+def did_not_happen(node: Write | Skip) -> OpFailed:
+    """The error for an edit, in a pass that is made, with a value of one that was not."""
+    return OpFailed(
+        f"{node.address} is edited with the value of a step that did not happen:"
+        " its text ended before it.",
+        hint="Take a step that happens, or generate with eos_token_id=[], so that all do.",
+        node=node.id,
+    )
 
 
 def without_missing(node: Node, missing: set[NodeId]) -> Node | None:

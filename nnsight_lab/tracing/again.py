@@ -2,13 +2,16 @@
 
 Python runs such a body once. Its source is looked up where the block stands, and run again in the
 same variables, so lists, counters and conditions do what they do in a loop. Where there is no
-source to look up, or the body leaves the block by itself, the loop is the way to say it.
+source to look up, or the body leaves the block by itself, the loop is the way to say it. A notebook
+that rewrites a cell says what became of it (`rewritten`).
 """
 
 from __future__ import annotations
 
 import ast
 import linecache
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import Any
 
@@ -16,9 +19,22 @@ from nnsight_lab.errors import GraphError
 from nnsight_lab.tracing.names import assign_in_frame
 from nnsight_lab.tracing.source import user_line
 
-__all__ = ["Body"]
+__all__ = ["Body", "rewritten"]
+
+_rewritten: dict[str, ast.Module] = {}
+"""The code of cells that run now and are not what their text says, by file."""
 
 _LEAVES = (ast.Return, ast.Break, ast.Continue, ast.Yield, ast.YieldFrom, ast.Await)
+
+
+@contextmanager
+def rewritten(file: str, tree: ast.Module) -> Iterator[None]:
+    """While this is open, the code of `file` is `tree`, whatever its text says."""
+    _rewritten[file] = tree
+    try:
+        yield
+    finally:
+        del _rewritten[file]
 
 
 class Body:
@@ -62,14 +78,9 @@ def _is_set(node: ast.Name) -> bool:
 
 def _block_at(frame: FrameType) -> ast.With:
     """The `with` statement whose last item is on the line the frame is at."""
-    source = "".join(linecache.getlines(frame.f_code.co_filename, frame.f_globals))
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:
-        tree = ast.Module([], type_ignores=[])
     found = [
         node
-        for node in ast.walk(tree)
+        for node in ast.walk(_tree_of(frame))
         if isinstance(node, ast.With) and _spans(node.items[-1].context_expr, frame.f_lineno)
     ]
     leaves = any(isinstance(node, _LEAVES) for block in found for node in ast.walk(block))
@@ -80,6 +91,17 @@ def _block_at(frame: FrameType) -> ast.With:
             hint="Write a loop: for step in tracer.iter[:]: …",
         ).at(user_line())
     return found[0]
+
+
+def _tree_of(frame: FrameType) -> ast.Module:
+    """The code that a frame runs; nothing where it cannot be had."""
+    file = frame.f_code.co_filename
+    if file in _rewritten:
+        return _rewritten[file]
+    try:
+        return ast.parse("".join(linecache.getlines(file, frame.f_globals)))
+    except SyntaxError:
+        return ast.Module([], type_ignores=[])
 
 
 def _spans(node: ast.expr, line: int) -> bool:

@@ -21,6 +21,7 @@ from nnsight_lab.ir import Address, Gradient, GradientWrite, Graph, Node, NodeId
 from nnsight_lab.ir.nodes import Skip, Write, dependencies, has_value
 from nnsight_lab.tracing.cells import Value
 from nnsight_lab.tracing.parts import Part
+from nnsight_lab.tracing.proxy import did_not_happen
 from nnsight_lab.tracing.regions import without_holes
 from nnsight_lab.tracing.source import user_line
 
@@ -83,6 +84,8 @@ class Peeks(Part):
         graph, visits = _program(self._recorder, [value.node for value in values])
         if graph.key not in self._found:
             run = self._carry_out(graph)
+            if getattr(run, "missing", ()):
+                raise did_not_happen()
             self._found[graph.key] = tuple(run[output.name] for output in graph.outputs)
             self._count(run)
         self._looks.append(_Look(where, visits))

@@ -37,7 +37,7 @@ from nnsight_lab.tracing.source import one_frame, user_line
 if TYPE_CHECKING:
     from nnsight_lab.tracing.recorder import Recorder
 
-__all__ = ["Proxy", "after"]
+__all__ = ["Proxy", "after", "did_not_happen"]
 
 
 class Proxy:
@@ -124,7 +124,7 @@ class Proxy:
         """
         results = self.recorder.results
         if self._saved is not None and self._saved.node in self.recorder.missing:
-            raise _did_not_happen()
+            raise did_not_happen()
         if self._saved is None or self._saved.node not in results:
             raise _not_saved("This value was not saved, so it did not come back.")
         return results[self._saved.node]
@@ -236,7 +236,7 @@ class Proxy:
 
     def _why_not_here(self) -> LabError:
         missing = self._saved is not None and self._saved.node in self.recorder.missing
-        return _did_not_happen() if missing else _not_saved(_ENDED)
+        return did_not_happen() if missing else _not_saved(_ENDED)
 
     def _known(self, asked: str) -> torch.Tensor:
         meta = shape_of(self)
@@ -315,7 +315,8 @@ def _not_saved(message: str) -> LabError:
     return NotSaved(message, hint="Call .save() on it inside the block.").at(user_line())
 
 
-def _did_not_happen() -> LabError:
+def did_not_happen() -> LabError:
+    """The error for a value of a step that a generation did not come to."""
     return NotSaved(
         "The step of this value did not happen: the text ended before it.",
         hint="tracer.run.steps says how many steps ran; lists hold those only.",

@@ -9,7 +9,7 @@ from nnsight_lab.errors import BadInput, GraphError
 from nnsight_lab.tracing.envoy import Envoy
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.source import one_frame, user_line
-from nnsight_lab.tracing.tracer import innermost_recorder
+from nnsight_lab.tracing.tracer import open_recordings
 
 __all__ = ["holds_recorded", "save"]
 
@@ -40,7 +40,7 @@ def save(value: ValueT) -> ValueT:
             f"A {type(value).__name__} cannot be saved: it is not a recorded value.",
             hint="It is there already; its variable keeps it after the block.",
         )
-    recorder = innermost_recorder()
+    recorder = next((recorder for _, recorder in open_recordings()), None)
     if recorder is None:
         raise GraphError(
             "There is nothing to save outside a block.",

@@ -8,22 +8,23 @@ with lm.session() as session:
         logits = lm.logits.save()
 session.run                                  # one run, one request to a server
 
-Each trace is a part: its places are those of its own prompt, in a forward pass of its own.
+Each trace is a part: its places are those of its own prompt, in a forward pass of its own. A part
+may be a trace of another view of the same weights: it begins with that view's stored edits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 from nnsight_lab.contract import ModuleInputs, Several, TokenRows
-from nnsight_lab.errors import GraphError, LabError
+from nnsight_lab.errors import GraphError, LabError, SourceLine
 from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.source import user_line
-from nnsight_lab.tracing.tracer import Tracer, open_recorder
+from nnsight_lab.tracing.tracer import Tracer, close_for, open_for, open_recordings
 
 __all__ = ["PartPlan", "PartTracer", "Session", "open_session"]
 
@@ -38,6 +39,7 @@ class PartPlan:
     tree, decode: of its first forward pass, and of those after it. passes: how many a generation
     may take, 0 for a trace. batch, pos: of its prompt; 0 when invokes bring their own. inputs:
     what it is given, asked for when its block has ended. prompt: the same as the user wrote it.
+    owner: the model traced. preludes: what is recorded first, for each of its prompts.
     """
 
     tree: ModuleTree
@@ -48,19 +50,53 @@ class PartPlan:
     decode: ModuleTree | None = None
     passes: int = 0
     add_prompt: Callable[[Any], tuple[int, int]] | None = None
+    owner: object = None
+    preludes: tuple[Callable[[Recorder], None], ...] = ()
 
 
-def open_session(owner: object) -> Session[Any] | None:
-    """The session that is open on a model in this thread, or None."""
-    recorder = open_recorder(owner)
-    return recorder.session if recorder is not None else None
+def open_session(weights: object) -> Session[Any] | None:
+    """The session that is open in this thread on any model with these weights, or None."""
+    for _, recorder in open_recordings():
+        session: Session[Any] | None = recorder.session
+        if session is not None and session.weights is weights:
+            return session
+    return None
+
+
+@dataclass
+class _Traces:
+    """The traces of a session so far. broken: the line of one that raised.
+
+    Not the session itself, which what runs the graph would then hold in a circle.
+    """
+
+    plans: list[PartPlan] = field(default_factory=list)
+    broken: SourceLine | None = None
+
+    def check_whole(self) -> None:
+        """Raise `GraphError` when one of them is recorded by half."""
+        if self.broken is not None:
+            raise GraphError(
+                f"A trace of this session ended with an error ({self.broken}).",
+                hint="Let the error end the session, or do what may fail before the trace.",
+            ).at(user_line())
+
+    def used(self, use: Callable[[Graph, Several, list[Any]], ResultT], graph: Graph) -> ResultT:
+        """What is made of a graph with the inputs of all traces, and with their prompts."""
+        if not self.plans:
+            raise GraphError(
+                "This session has no trace.", hint="with model.trace(prompt): inside its block."
+            )
+        self.check_whole()
+        inputs = Several(tuple(plan.inputs() for plan in self.plans))
+        return use(graph, inputs, [plan.prompt for plan in self.plans])
 
 
 class Session(Tracer[RunT]):
     """A block of several traces on one model, run together when it ends.
 
     carry_out: runs the graph on the inputs of all parts; prompts are as the user wrote them.
-    describe: makes an experiment of the graph and the same.
+    describe: makes an experiment of the same. weights: what its traces have in common.
     """
 
     def __init__(
@@ -68,22 +104,25 @@ class Session(Tracer[RunT]):
         owner: object,
         recorder: Recorder,
         carry_out: Callable[[Graph, Several, list[Any]], RunT],
-        describe: Callable[[Graph, Several, list[Any]], Any],
         *,
+        describe: Callable[[Graph, Several, list[Any]], Any],
+        weights: object = None,
         execute: bool = True,
         peek: bool = True,
     ) -> None:
-        parts: list[PartPlan] = []
+        traces = _Traces()
         super().__init__(
             owner,
             recorder,
-            partial(_on_parts, parts, carry_out),
+            partial(traces.used, carry_out),
             execute=execute,
             peek=peek,
-            describe=partial(_on_parts, parts, describe),
+            describe=partial(traces.used, describe),
         )
         recorder.session = self
-        self._parts = parts
+        self.weights = weights
+        self._of = owner
+        self._traces = traces
         self._inside = False
         self._asked_before = 0
 
@@ -94,7 +133,24 @@ class Session(Tracer[RunT]):
                 "A trace of a session runs with the session.",
                 hint="Say execute=False on the session: model.session(execute=False).",
             ).at(user_line())
+        self._traces.check_whole()
         return PartTracer(self, self._recorder, plan)
+
+    def invoke(self, prompt: Any = None) -> Any:
+        """Refused: prompts are given to its traces."""
+        raise _of_a_trace("An invoke")
+
+    def cache(self, *_: Any, **__: Any) -> Any:
+        """Refused: each trace has its own."""
+        raise _of_a_trace("A cache")
+
+    def stop(self) -> None:
+        """Refused: each trace stops by itself."""
+        raise _of_a_trace("stop()")
+
+    def opened(self, plan: PartPlan) -> Any:
+        """Places of another view of the model are recorded here, too; gives what closes that."""
+        return None if plan.owner in (None, self._of) else open_for((plan.owner,), self._recorder)
 
     def enter(self, plan: PartPlan) -> None:
         """The block of a part begins."""
@@ -104,13 +160,18 @@ class Session(Tracer[RunT]):
             )
         self._inside = True
         self._asked_before = len(self._recorder.at_end)
-        self._parts.append(plan)
+        self._traces.plans.append(plan)
+        self._recorder.preludes = plan.preludes
         self._recorder.places.enter_part(plan.tree, plan.batch, plan.pos, plan.decode, plan.passes)
 
     def leave(self) -> None:
         """The block of a part has ended; places need another one."""
         self._inside = False
         self._recorder.places.leave_invoke()
+
+    def broken_at(self, where: SourceLine | None) -> None:
+        """The trace of that line raised, so half of it is recorded: the session will not run."""
+        self._traces.broken = where
 
     def end_part(self) -> None:
         """The block of a part has ended without an error: what it caches is read now.
@@ -123,22 +184,6 @@ class Session(Tracer[RunT]):
         for more in of_this_part:
             self._named |= more()
 
-    def _let_go(self) -> None:
-        super()._let_go()
-        self._recorder.session = None
-
-
-def _on_parts(
-    parts: list[PartPlan], use: Callable[[Graph, Several, list[Any]], ResultT], graph: Graph
-) -> ResultT:
-    """What is made of a graph with the inputs of all parts, and with their prompts."""
-    if not parts:
-        raise GraphError(
-            "This session has no trace.", hint="with model.trace(prompt): inside its block."
-        )
-    inputs = Several(tuple(plan.inputs() for plan in parts))
-    return use(graph, inputs, [plan.prompt for plan in parts])
-
 
 class PartTracer(Tracer[RunT]):
     """One trace of a session. It records into the session and runs with it."""
@@ -147,21 +192,33 @@ class PartTracer(Tracer[RunT]):
         super().__init__(session, recorder, _runs_later, add_prompt=plan.add_prompt)
         self._session = session
         self._plan = plan
+        self._opened: Any = None
+
+    @property
+    def graph(self) -> Graph:
+        """The experiment of the whole session, as data."""
+        return self._session.graph
+
+    @property
+    def experiment(self) -> Any:
+        """The whole session with its inputs: to save, to run later."""
+        return self._session.experiment
+
+    def to_python(self) -> str:
+        """The whole session as a program of plain PyTorch."""
+        return self._session.to_python()
+
+    def ended_by(self, carry_out: Callable[..., Any]) -> Any:
+        """Refused: it ends with the session."""
+        raise GraphError(
+            "A scan cannot stand in a session.",
+            hint="Scan before it; in a session, .shape of a recorded value is known at once.",
+        ).at(user_line())
 
     @property
     def run(self) -> RunT:
         """The run of the whole session, once that has ended."""
         return self._session.run
-
-    @property
-    def graph(self) -> Graph:
-        """The graph of the whole session, as far as it is recorded."""
-        return self._session.graph
-
-    @property
-    def experiment(self) -> Any:
-        """The experiment of the whole session."""
-        return self._session.experiment
 
     def save(self, **values: Any) -> None:
         """Save values under names of your own; they come back with the session."""
@@ -173,22 +230,37 @@ class PartTracer(Tracer[RunT]):
         self._session.enter(self._plan)
         self._recorder.inputs = self._plan.inputs() if self._plan.batch else None
         try:
+            self._opened = self._session.opened(self._plan)
             if self._plan.batch:
                 self._recorder.start_rows()
         except LabError as exc:
-            self._session.leave()
+            self.end()
             raise exc.at(self._begun_at)
 
     def end(self) -> None:
         """Close this part; the session goes on."""
         self._session.leave()
+        if self._opened is not None:
+            close_for(self._opened)
+            self._opened = None
+
+    def _let_go(self) -> None:
+        self._session.broken_at(self._begun_at)
 
     def finish(self, variables: dict[str, Any], assign: Callable[[dict[str, Any]], None]) -> None:
         """Nothing runs yet; values are handed back when the session ends."""
         try:
             self._session.end_part()
         except LabError as exc:
+            self._let_go()
             raise exc.at(self._begun_at)
+
+
+def _of_a_trace(what: str) -> GraphError:
+    return GraphError(
+        f"{what} belongs to a trace, not to a session.",
+        hint="with model.trace(prompt) as tracer: inside the session, and say it to that tracer.",
+    ).at(user_line())
 
 
 def _runs_later(graph: Graph) -> Any:

@@ -34,6 +34,7 @@ class Steps:
         self.begins = begins
         self.passes = passes
         self.generates = passes > 0
+        self.sources: dict[str, ModuleSource] = {}
         self._first = first.generating if self.generates else first
         self._decode = decode.generating if self.generates and decode is not None else self._first
         self._inside = False
@@ -56,6 +57,7 @@ class Steps:
                 hint="Read the module's input or output at this step.",
             ).at(user_line())
         self._first = with_sources(self._first, (source,))
+        self.sources[source.path] = source
 
     def step_of(self, address: Address) -> int:
         """The step a place belongs to; a generation has one result, whatever step names it."""

@@ -39,7 +39,13 @@ from nnsight_lab.tracing.show import is_shown
 from nnsight_lab.tracing.source import for_the_user, one_frame, shorten_traceback, user_line
 from nnsight_lab.tracing.steps import Iteration, Loop
 
-__all__ = ["Tracer", "close_for", "innermost_recorder", "open_for", "open_recorder"]
+__all__ = [
+    "Tracer",
+    "close_for",
+    "open_for",
+    "open_recorder",
+    "open_recordings",
+]
 
 RunT = TypeVar("RunT")
 OtherT = TypeVar("OtherT")
@@ -49,16 +55,12 @@ _open: ContextVar[tuple[tuple[object, Recorder], ...]] = ContextVar("open_traces
 
 def open_recorder(owner: object) -> Recorder | None:
     """The recording that is open on a model in this thread, or None."""
-    for model, recorder in reversed(_open.get()):
-        if model is owner:
-            return recorder
-    return None
+    return next((recorder for model, recorder in open_recordings() if model is owner), None)
 
 
-def innermost_recorder() -> Recorder | None:
-    """The recording that was opened last in this thread, on whatever model, or None."""
-    opened = _open.get()
-    return opened[-1][1] if opened else None
+def open_recordings() -> tuple[tuple[object, Recorder], ...]:
+    """The models with an open recording in this thread, each with it; the last one first."""
+    return tuple(reversed(_open.get()))
 
 
 def open_for(owners: tuple[object, ...], recorder: Recorder) -> Any:
