@@ -32,9 +32,14 @@ def prompt_of(source: LanguageModel | Run, prompt: Any, row: int) -> TokenRows:
 
     Raises:
         BadInput: it is no prompt, or has no such row.
+        NotSupported: the run is a session.
     """
     given = source.inputs if isinstance(source, Run) else source.tokenize(prompt)
-    assert isinstance(given, TokenRows), "a language model runs on rows of tokens"
+    if not isinstance(given, TokenRows):
+        raise NotSupported(
+            "A session has several traces, and a view shows one.",
+            hint="Trace the prompt by itself, and look at that run.",
+        )
     if row not in range(-given.batch, given.batch):
         raise BadInput(
             f"There is no row {row!r}: the batch has {given.batch}, from 0.",
