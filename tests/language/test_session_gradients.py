@@ -2,6 +2,8 @@
 
 A loss and the places its gradient is taken at belong to traces; the text between them may be
 steered by one and read by the other. The oracle feeds the tokens by hand, with a cache.
+
+The page: `docs/reference/sessions.md`.
 """
 
 from __future__ import annotations

@@ -136,6 +136,14 @@ def test_a_session_that_only_records_is_an_experiment_all_the_same(lm: Any, tmp_
         session.to_python()
 
 
+def test_a_view_of_a_session_is_refused(lm: Any) -> None:
+    with lm.session() as session:
+        with lm.trace(CLEAN):
+            lm.logits.save()
+    with pytest.raises(NotSupported, match="several traces"):
+        session.run.fig.lens()
+
+
 def test_any_module_has_sessions() -> None:
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))

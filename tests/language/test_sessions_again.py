@@ -1,4 +1,7 @@
-"""A session once more: its graph on other prompts, as a file, and what is refused on a session."""
+"""A session once more: its graph on other prompts, as a file, and what is refused on a session.
+
+The page: `docs/reference/sessions.md`.
+"""
 
 from __future__ import annotations
 

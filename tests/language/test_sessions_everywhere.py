@@ -1,6 +1,8 @@
 """One session, three ways: in this process, through bytes, and on a server as one request.
 
 What flows from trace to trace, by hand: run the traces one by one with hooks, and carry tensors.
+
+The page: `docs/reference/sessions.md`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Every program runs in this process, through bytes and on a server; the oracle is hooks on the plain
 model. Generation together with other verbs is in `test_together_in_steps.py`.
+
+The page: `docs/reference/language.md`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Generation together with other verbs, in this process, through bytes and on a server.
 
 The oracle is hooks that count steps over `transformers`' own `generate`.
+
+The page: `docs/reference/generation.md`.
 """
 
 from __future__ import annotations

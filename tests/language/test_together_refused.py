@@ -1,4 +1,7 @@
-"""What verbs cannot do together is refused, at the line that says it, with a way round."""
+"""What verbs cannot do together is refused, at the line that says it, with a way round.
+
+The page: `docs/reference/language.md`.
+"""
 
 from __future__ import annotations
 
