@@ -10,9 +10,10 @@ however it ends. Calls of a module that a graph makes itself (`apply`) are silen
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -103,22 +104,20 @@ class TorchHost:
         self, path: str, stages: set[str], points: set[HookPoint], on_point: OnPoint
     ) -> Iterator[Any]:
         module = self._module.get_submodule(path)
-        calls: Counter[str] = Counter()
-
+        entered = map(partial(HookPoint, "before", path), count())
+        left = map(partial(HookPoint, "after", path), count())
         deaf = self._deaf
 
         def before(_: Any, args: Any, kwargs: Any) -> Any:
-            point = HookPoint("before", path, calls["before"])
             if deaf():
                 return None
-            calls["before"] += 1
+            point = next(entered)
             return on_point(point, (args, kwargs)) if point in points else None
 
         def after(_: Any, args: Any, output: Any) -> Any:
-            point = HookPoint("after", path, calls["after"])
             if deaf():
                 return None
-            calls["after"] += 1
+            point = next(left)
             return on_point(point, output) if point in points else None
 
         if "before" in stages:

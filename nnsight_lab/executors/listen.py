@@ -72,18 +72,17 @@ class Listener:
         }
         last = max(points.values(), default=-1)
 
+        def take(place: Place, held: Any) -> Any:
+            return measured.bindings[place.address].take(held)
+
+        def put(place: Place, held: Any, new: Any) -> Any:
+            return measured.bindings[place.address].put(held, new)
+
         def on_point(point: HookPoint, value: Any) -> Any:
             if self._cancelled():
                 raise Cancelled("The run was cancelled.")
             moment = points[point]
-            value = self.hand_over(
-                moment,
-                value,
-                measured.tree,
-                ended,
-                lambda place, held: measured.bindings[place.address].take(held),
-                lambda place, held, new: measured.bindings[place.address].put(held, new),
-            )
+            value = self.hand_over(moment, value, measured.tree, ended, take, put)
             if moment >= last and not to_the_end and self.enough(step):
                 raise Enough
             return value

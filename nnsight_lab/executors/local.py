@@ -252,7 +252,7 @@ class LocalExecutor:
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         """A language model runs without dropout; one that is being trained goes on training."""
-        training = [part for part in self.module.modules() if part.training and self._language]
+        training = _training(self.module) if self._language else []
         for part in training:
             part.training = False
         try:
@@ -335,6 +335,17 @@ class LocalExecutor:
                 f"{self.name} cannot run on these inputs: {[*str(exc).splitlines(), ''][0]}",
                 hint=f"Call the module by itself with the same inputs: {self.name}(…).",
             ) from exc
+
+
+def _training(module: torch.nn.Module) -> list[torch.nn.Module]:
+    """The parts that are in training mode. Each run asks, and `.modules()` would take its time."""
+    found, left = [], [module]
+    while left:
+        part = left.pop()
+        if part.training:
+            found.append(part)
+        left += filter(None, part._modules.values())  # noqa: SLF001 - `.children()` of torch
+    return found
 
 
 def _not_a_language_model(module: torch.nn.Module, exc: Exception) -> BadInput:

@@ -52,6 +52,7 @@ class Moment:
     reads: taken first. steps: computed then, in id order. writes: handed back to the model.
     outputs: names of saved values that are ready now. drops: values nobody needs afterwards.
     skips: modules that are due now and do not run; they are given their values first.
+    lasting: values of this moment that are needed later.
     """
 
     reads: tuple[Read, ...] = ()
@@ -60,6 +61,7 @@ class Moment:
     outputs: tuple[tuple[str, NodeId], ...] = ()
     drops: tuple[NodeId, ...] = ()
     skips: tuple[Skip, ...] = ()
+    lasting: tuple[NodeId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +229,11 @@ def _grouped(
     for output in graph.outputs:
         outputs[when[output.node]].append((output.name, output.node))
     used = sorted({*reads, *steps, *writes, *outputs, *skips})
+
+    def lasting(moment: int) -> tuple[NodeId, ...]:
+        made = (*(node.id for node in reads[moment]), *steps[moment])
+        return tuple(id for id in made if last_use.get(id) != moment)
+
     return {
         moment: Moment(
             tuple(reads[moment]),
@@ -235,6 +242,7 @@ def _grouped(
             tuple(outputs[moment]),
             tuple(drops[moment]),
             tuple(skips[moment]),
+            lasting(moment),
         )
         for moment in used
     }

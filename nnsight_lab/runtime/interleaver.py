@@ -135,11 +135,8 @@ class Interleaver:
     def _compute(self, here: Moment) -> None:
         for id in here.steps:
             self._step(id)
-        reads = [node.id for node in here.reads]
-        dropped = set(here.drops)
-        saved = [node for _, node in here.outputs]
-        lasting = [id for id in (*reads, *here.steps) if id not in dropped]
-        self._values.keep(saved, lasting, reads, self._gradients.active)
+        if not self._gradients.active:  # values must stay the ones autograd has seen
+            self._values.keep(here)
         for name, node in here.outputs:
             if node in self._missing:
                 continue
