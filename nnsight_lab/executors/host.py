@@ -77,9 +77,10 @@ class TorchHost:
             if point.stage in ("before", "after"):
                 by_path.setdefault(point.path, set()).add(point.stage)
         with ExitStack() as stack:
+            handles: list[Any] = []
+            stack.callback(_remove, handles)
             for path, stages in by_path.items():
-                for handle in self._hooks(path, stages, points, on_point):
-                    stack.callback(handle.remove)
+                handles.extend(self._hooks(path, stages, points, on_point))
             inside = {point for point in points if point.stage in ("attention", "pattern")}
             if inside:
                 stack.enter_context(listening(self._module, inside, self._unless_deaf(on_point)))
@@ -124,3 +125,8 @@ class TorchHost:
             yield module.register_forward_pre_hook(before, with_kwargs=True)
         if "after" in stages:
             yield module.register_forward_hook(after)
+
+
+def _remove(handles: list[Any]) -> None:
+    for handle in handles:
+        handle.remove()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 
@@ -43,8 +43,7 @@ Stage: TypeAlias = Literal[
 (`inside.py`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class HookPoint:
+class HookPoint(NamedTuple):
     """Before or after the `call`-th call of a module, or inside its attention."""
 
     stage: Stage

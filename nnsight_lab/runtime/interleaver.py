@@ -89,12 +89,11 @@ class Interleaver:
             self._values[node.id] = value
         self._compute(here)
         # The model may change what it is handed (an in-place activation), so it gets a copy.
-        writes += [
-            (node, copied(self._values[node.value]))
-            for node in here.writes
-            if node.value not in self._missing
-        ]
-        self._skipped |= {node.id: copied(self._values[node.value]) for node in here.skips}
+        for edit in here.writes:
+            if edit.value not in self._missing:
+                writes.append((edit, copied(self._values[edit.value])))
+        for skip in here.skips:
+            self._skipped[skip.id] = copied(self._values[skip.value])
         self._values.forget(here.drops)
         self._pending.discard(moment)
         return writes

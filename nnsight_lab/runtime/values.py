@@ -73,16 +73,13 @@ class Values:
 
     def keep(self, here: Moment) -> None:
         """Copy what shares memory with the model: saved values, and those that outlive reads."""
-        read = {node.id for node in here.reads}
-        saved = {node for _, node in here.outputs}
-        kept = saved.union(here.lasting)
-        computed = kept - read
-        if computed:
-            read_now = set[int]().union(*(_storages(self._values[node]) for node in read))
-            for node in computed:
+        if here.lasting:  # they may be views of what was read
+            read_now = set[int]().union(*(_storages(self._values[node.id]) for node in here.reads))
+            saved = {node for _, node in here.outputs}
+            for node in here.lasting:
                 owned = read_now | self._weights if node in saved else read_now
                 self._values[node] = _apart_from(owned, self._values[node])
-        for node in kept & read:
+        for node in here.kept:
             self._values[node] = copied(self._values[node])
 
 
