@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from nnsight_lab.errors import LabError
-from nnsight_lab.ir import Graph, ModuleTree
+from nnsight_lab.ir import Graph, ModuleSource, ModuleTree
 
 __all__ = [
     "Accepted",
@@ -246,6 +246,10 @@ class Executor(Protocol):
 
     def tree_for(self, inputs: Inputs) -> ModuleTree:
         """The sites of one forward pass on these inputs."""
+        ...
+
+    def source_of(self, path: str, inputs: Inputs) -> ModuleSource:
+        """What the forward of one module calls on these inputs."""
         ...
 
     def run(self, request: RunRequest, emit: Emit) -> None:

@@ -22,6 +22,7 @@ from nnsight_lab.executors.attention import listening
 from nnsight_lab.executors.inside import INSIDE, overhearing
 from nnsight_lab.executors.sites import HookPoint
 from nnsight_lab.executors.skipping import skipping
+from nnsight_lab.executors.source import OPERATIONS, Hearing, heard
 from nnsight_lab.ir import Skip
 
 __all__ = ["OnPoint", "TorchHost"]
@@ -72,6 +73,9 @@ class TorchHost:
     def attached(self, points: set[HookPoint], on_point: OnPoint) -> Iterator[None]:
         """Hear of `points` while the block runs, in this thread: others use the model as it is."""
         self._thread = threading.get_ident()
+        operations = {point for point in points if point.stage in OPERATIONS}
+        hearing = Hearing.of(operations, on_point) if operations else None
+        on_point = hearing.tell if hearing is not None else on_point
         by_path: dict[str, set[str]] = {}
         for point in points:
             if point.stage in ("before", "after"):
@@ -86,20 +90,24 @@ class TorchHost:
                 stack.enter_context(listening(self._module, inside, self._unless_deaf(on_point)))
             hidden = {point for point in points if point.stage in INSIDE}
             if hidden:
-                stack.enter_context(overhearing(self._module, hidden, on_point, self._deaf))
+                stack.enter_context(overhearing(self._module, hidden, on_point, self.deaf))
+            if hearing is not None:
+                paths = tuple(dict.fromkeys(point.path for point in operations))
+                stack.enter_context(heard(self._module, paths, hearing, self.deaf))
             yield
 
     @contextmanager
     def skipping(self, skips: Sequence[Skip], instead: Callable[[Skip], Any]) -> Iterator[None]:
         """Some calls of modules give `instead(skip)` while the block runs, and do not run."""
-        with skipping(self._module, skips, instead, self._deaf):
+        with skipping(self._module, skips, instead, self.deaf):
             yield
 
-    def _deaf(self) -> bool:
+    def deaf(self) -> bool:
+        """Whether a call of a module now is none of this run's: a graph's own, or a thread's."""
         return self._silent or threading.get_ident() != self._thread
 
     def _unless_deaf(self, on_point: OnPoint) -> OnPoint:
-        return lambda point, value: value if self._deaf() else on_point(point, value)
+        return lambda point, value: value if self.deaf() else on_point(point, value)
 
     def _hooks(
         self, path: str, stages: set[str], points: set[HookPoint], on_point: OnPoint
@@ -107,7 +115,7 @@ class TorchHost:
         module = self._module.get_submodule(path)
         entered = map(partial(HookPoint, "before", path), count())
         left = map(partial(HookPoint, "after", path), count())
-        deaf = self._deaf
+        deaf = self.deaf
 
         def before(_: Any, args: Any, kwargs: Any) -> Any:
             if deaf():

@@ -20,6 +20,7 @@ from nnsight_lab.executors.sites import HookPoint
 from nnsight_lab.ir import STEP, ModuleTree, Skip, Spec
 from nnsight_lab.passes.invokes import Span, narrowed, widened
 from nnsight_lab.passes.schedule import Schedule
+from nnsight_lab.passes.sources import check_as_measured
 from nnsight_lab.passes.stages import Stages
 from nnsight_lab.runtime import Interleaver
 from nnsight_lab.runtime.interleaver import Place
@@ -66,23 +67,24 @@ class Listener:
         ended: invokes that have no part in this pass. to_the_end: never raise `Enough`.
         """
         points = {
-            measured.order[moment]: step * STEP + moment
+            measured.points[moment]: step * STEP + moment
             for moment in self._moments.get(step, ())
-            if moment < len(measured.order)
+            if moment in measured.points
         }
         last = max(points.values(), default=-1)
-
-        def take(place: Place, held: Any) -> Any:
-            return measured.bindings[place.address].take(held)
-
-        def put(place: Place, held: Any, new: Any) -> Any:
-            return measured.bindings[place.address].put(held, new)
 
         def on_point(point: HookPoint, value: Any) -> Any:
             if self._cancelled():
                 raise Cancelled("The run was cancelled.")
             moment = points[point]
-            value = self.hand_over(moment, value, measured.tree, ended, take, put)
+            value = self.hand_over(
+                moment,
+                value,
+                measured.tree,
+                ended,
+                lambda place, held: self._taken(place, held, measured, point),
+                lambda place, held, new: measured.bindings[place.address].put(held, new),
+            )
             if moment >= last and not to_the_end and self.enough(step):
                 raise Enough
             return value
@@ -93,6 +95,14 @@ class Listener:
         skips = [skip for moment in points.values() for skip in self._skips(moment)]
         with host.attached(set(points), on_point), host.skipping(skips, self._run.instead):
             yield True
+
+    def _taken(self, place: Place, held: Any, measured: Measured, point: HookPoint) -> Any:
+        value = measured.bindings[place.address].take(held)
+        if point.op is not None:
+            stage = self._stages.at(place.step)
+            site = measured.tree.by_address[place.address]
+            check_as_measured(site, value, stage.batch, stage.pos)
+        return value
 
     def _skips(self, moment: int) -> tuple[Skip, ...]:
         return self._plan.moments[moment].skips

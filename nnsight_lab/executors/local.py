@@ -11,8 +11,8 @@ import inspect
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -38,13 +38,20 @@ from nnsight_lab.executors.certify import certified
 from nnsight_lab.executors.decoding import measured_decoding
 from nnsight_lab.executors.families import NameReport, names_in_tree
 from nnsight_lab.executors.generate import Decoder, Decoding, padding_of, stop_ids_of
+from nnsight_lab.executors.given import not_a_language_model, shape_key
 from nnsight_lab.executors.host import TorchHost
 from nnsight_lab.executors.listen import Enough, Listener
 from nnsight_lab.executors.loading import load_model, tokenizer_files
 from nnsight_lab.executors.measure import Measured, measure
-from nnsight_lab.executors.untouched import untouched
-from nnsight_lab.ir import Graph, ModuleTree
-from nnsight_lab.kernels.infer import map_tensors, meta_like
+from nnsight_lab.executors.source_measure import Passes, SourceBook
+from nnsight_lab.executors.untouched import (
+    evaluating,
+    silent_run,
+    untouched,
+    without_data,
+    without_traces,
+)
+from nnsight_lab.ir import Graph, ModuleSource, ModuleTree
 from nnsight_lab.kernels.tensors import dtype_name
 from nnsight_lab.passes import (
     Part,
@@ -52,11 +59,11 @@ from nnsight_lab.passes import (
     check_graph,
     check_inputs,
     last_positions,
+    paths_with_source,
     schedule,
 )
 from nnsight_lab.passes.schedule import Schedule
 from nnsight_lab.runtime import Interleaver
-from nnsight_lab.runtime.values import copied
 from nnsight_lab.settings import Settings
 
 __all__ = ["LocalExecutor", "load_local"]
@@ -93,6 +100,7 @@ class LocalExecutor:
         self.name = name or type(module).__name__
         self._language = language
         self._measured: OrderedDict[Any, Measured] = OrderedDict()
+        self._sources = SourceBook(module)
         self._schedules: OrderedDict[Any, Schedule] = OrderedDict()
         self._cancelled: set[str] = set()
         self._one_at_a_time = threading.RLock()
@@ -146,6 +154,49 @@ class LocalExecutor:
         """The sites of one forward pass on these inputs. Raises `BadInput` if it has none."""
         return self._measured_for(inputs).tree
 
+    def source_of(self, path: str, inputs: Inputs) -> ModuleSource:
+        """What the forward of one module calls, measured when it is first asked for.
+
+        Raises:
+            AddressNotFound: there is no such module.
+            NotSupported: its forward never runs, or calls no torch function itself.
+        """
+        measured = self._measured_for(inputs)
+        if self._sources.knows(measured, path):  # without waiting for a run to end
+            return self._sources.source(measured, path, [])
+        with self._one_at_a_time, self._small_passes(inputs) as passes:
+            return self._sources.source(measured, path, passes)
+
+    def _with_sources(
+        self, graph: Graph, inputs: Sequence[TokenRows | ModuleInputs], measured: list[Measured]
+    ) -> list[Measured]:
+        """What was measured of each part, with the operations inside modules the graph names."""
+        paths = paths_with_source(graph)
+        if not paths:
+            return measured
+        for path, node in paths.items():
+            try:
+                for part in inputs:
+                    self.source_of(path, part)
+            except LabError as exc:
+                exc.node = node.id
+                raise exc.at(node.where)
+        return [self._sources.extended(each, paths) for each in measured]
+
+    @contextmanager
+    def _small_passes(self, inputs: Inputs) -> Iterator[Passes]:
+        """Forward passes to watch the inside of modules in; they leave nothing behind."""
+        if isinstance(inputs, TokenRows):
+            sizes = self._small_sizes()
+            # The last has the size of the first and other tokens: what differs depends on those.
+            runs = [(size, self._small_run(*size)) for size in sizes]
+            with self._evaluating():
+                yield [*runs, (sizes[0], self._small_run(*sizes[0], first=11))]
+            return
+        assert isinstance(inputs, ModuleInputs), "one trace's"
+        with untouched(self.module):
+            yield [((1, 1), silent_run(self.module, inputs))]
+
     def run(self, request: RunRequest, emit: Emit) -> None:
         """Run to the end; never raises, ends with `Done` or `Failed`."""
         begun = time.perf_counter()
@@ -153,9 +204,10 @@ class LocalExecutor:
             check_inputs(self.card(), request.inputs)
             inputs = request.inputs
             given = inputs.parts if isinstance(inputs, Several) else (inputs,)
-            measured = [self._measured_for(part) for part in given]
+            bases = [self._measured_for(part) for part in given]
+            measured = self._with_sources(request.graph, given, bases)
             stages = Stages(tuple(map(self._part, given, measured)))
-            plan = self._plan(request, measured, stages)
+            plan = self._plan(request, bases, stages)
             emit(Accepted())
             with self._one_at_a_time:
                 waited = time.perf_counter()
@@ -186,9 +238,10 @@ class LocalExecutor:
         decode = self._decoding.tree if self._decoding and isinstance(inputs, TokenRows) else None
         return Part(inputs, measured.tree, decode)
 
-    def _plan(self, request: RunRequest, measured: list[Measured], stages: Stages) -> Schedule:
-        shapes = tuple(_shape_key(part.inputs) for part in stages.parts)
-        key = (request.graph.key, tuple(map(id, measured)), shapes)
+    def _plan(self, request: RunRequest, bases: list[Measured], stages: Stages) -> Schedule:
+        shapes = tuple(shape_key(part.inputs) for part in stages.parts)
+        # The operations a plan needs follow from its graph, so what they were added to tells plans apart.
+        key = (request.graph.key, tuple(map(id, bases)), shapes)
         with self._planning:
             plan = self._schedules.get(key)
         if plan is not None:
@@ -249,17 +302,9 @@ class LocalExecutor:
             takes_positions=self._takes_positions,
         )
 
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
+    def _evaluating(self) -> AbstractContextManager[None]:
         """A language model runs without dropout; one that is being trained goes on training."""
-        training = _training(self.module) if self._language else []
-        for part in training:
-            part.training = False
-        try:
-            yield
-        finally:
-            for part in training:
-                part.training = True
+        return evaluating(self.module) if self._language else nullcontext()
 
     def _logits_needed(self, graph: Graph, stages: Stages) -> dict[str, int]:
         """Tell the model of how many last positions the logits are needed, where it takes that."""
@@ -286,7 +331,7 @@ class LocalExecutor:
     def _measured_for(self, inputs: Inputs) -> Measured:
         key: Any = "tokens"
         if isinstance(inputs, ModuleInputs):
-            key = (_shape_key(inputs), self.module.training)
+            key = (shape_key(inputs), self.module.training)
         if key not in self._measured:
             with self._one_at_a_time:
                 if key not in self._measured:
@@ -296,10 +341,7 @@ class LocalExecutor:
     def _measure(self, inputs: Inputs) -> Measured:
         if isinstance(inputs, ModuleInputs):
             return self._measure_module(inputs)
-        context = self._config_number("max_position_embeddings")
-        sizes = _SMALL if not context or context >= _SMALL[-1][1] else _SMALLER
-        short = [(batch, min(pos, context or pos)) for batch, pos in sizes]
-        runs = {size: self._small_run(*size) for size in short}
+        runs = {size: self._small_run(*size) for size in self._small_sizes()}
         try:
             with self._evaluating():
                 measured, self._names = certified(self.module, runs)
@@ -307,18 +349,23 @@ class LocalExecutor:
                     self.module,
                     measured,
                     vocab=self._config_number("vocab_size"),
-                    context=context,
+                    context=self._config_number("max_position_embeddings"),
                     positions=self._takes_positions,
                 )
         except LabError:
             raise
         except Exception as exc:  # a seam: any module refuses tokens in its own way
-            raise _not_a_language_model(self.module, exc) from exc
+            raise not_a_language_model(self.module, exc) from exc
         return measured
 
-    def _small_run(self, batch: int, pos: int) -> Callable[[], None]:
+    def _small_sizes(self) -> list[tuple[int, int]]:
+        context = self._config_number("max_position_embeddings")
+        sizes = _SMALL if not context or context >= _SMALL[-1][1] else _SMALLER
+        return [(batch, min(pos, context or pos)) for batch, pos in sizes]
+
+    def _small_run(self, batch: int, pos: int, first: int = 1) -> Callable[[], None]:
         vocab = self._config_number("vocab_size") or pos + 1
-        row = tuple(place % vocab for place in range(1, pos + 1))
+        row = tuple(place % vocab for place in range(first, first + pos))
         return lambda: self._call_model(TokenRows((row,) * batch))
 
     def _measure_module(self, inputs: ModuleInputs) -> Measured:
@@ -326,59 +373,12 @@ class LocalExecutor:
         module = self.module
         # A seam: any module's own code may refuse tensors without data.
         with suppress(Exception), untouched(module):
-            return measure(module, {(1, 1): lambda: _without_data(module, inputs)})
+            return measure(module, {(1, 1): lambda: without_data(module, inputs)})
         try:
             with untouched(module):
-                return measure(module, {(1, 1): lambda: _without_traces(module, inputs)})
+                return measure(module, {(1, 1): lambda: without_traces(module, inputs)})
         except Exception as exc:
             raise BadInput(
                 f"{self.name} cannot run on these inputs: {[*str(exc).splitlines(), ''][0]}",
                 hint=f"Call the module by itself with the same inputs: {self.name}(…).",
             ) from exc
-
-
-def _training(module: torch.nn.Module) -> list[torch.nn.Module]:
-    """The parts that are in training mode. Each run asks, and `.modules()` would take its time."""
-    found, left = [], [module]
-    while left:
-        part = left.pop()
-        if part.training:
-            found.append(part)
-        left += filter(None, part._modules.values())  # noqa: SLF001 - `.children()` of torch
-    return found
-
-
-def _not_a_language_model(module: torch.nn.Module, exc: Exception) -> BadInput:
-    kind, said = type(module).__name__, [*str(exc).splitlines(), ""][0]
-    return BadInput(
-        f"{kind} does not run as a causal language model: {said}",
-        hint="nl.wrap(module) traces any torch module.",
-    )
-
-
-def _without_data(module: torch.nn.Module, inputs: ModuleInputs) -> None:
-    weights = {
-        name: tensor.detach().to("meta")
-        for name, tensor in (*module.named_parameters(), *module.named_buffers())
-    }
-    args, kwargs = meta_like(inputs.args), meta_like(dict(inputs.kwargs))
-    torch.func.functional_call(module, weights, args, kwargs)
-
-
-def _without_traces(module: torch.nn.Module, inputs: ModuleInputs) -> None:
-    """Run on the real inputs; buffers, inputs and random numbers are as before afterwards."""
-    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    args, kwargs = copied(inputs.args), copied(dict(inputs.kwargs))
-    with torch.random.fork_rng(devices=[]):
-        torch.func.functional_call(module, buffers, args, kwargs)
-
-
-def _shape_key(inputs: TokenRows | ModuleInputs) -> Any:
-    """Inputs of the same key reach the same sites with the same shapes."""
-    if isinstance(inputs, TokenRows):
-        return inputs.batch, inputs.pos, inputs.passes, inputs.generation is not None
-
-    def shape(tensor: torch.Tensor) -> str:
-        return f"{tensor.dtype}{tuple(tensor.shape)}"
-
-    return repr(map_tensors((inputs.args, dict(inputs.kwargs)), shape))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ import torch
 from nnsight_lab.executors.host import TorchHost
 from nnsight_lab.executors.sites import Binding, HookPoint, module_bindings
 from nnsight_lab.ir import (
+    MOMENTS_APART,
     Address,
     DictSpec,
     Dim,
@@ -32,7 +34,7 @@ from nnsight_lab.ir import (
 )
 from nnsight_lab.kernels.tensors import dtype_name
 
-__all__ = ["Measured", "Watched", "measure", "module_cards", "watch"]
+__all__ = ["Measured", "Watched", "fit", "measure", "module_cards", "spec_of", "watch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,28 +46,29 @@ class Watched:
     bindings: Mapping[Address, Binding]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Measured:
-    """A module tree, the binding behind each of its addresses, and the moment of each point.
-
-    order: the hook points by moment.
-    """
+    """A module tree, the binding behind each of its addresses, and the moment of each point."""
 
     tree: ModuleTree
     bindings: Mapping[Address, Binding]
     moments: Mapping[HookPoint, int]
-    order: tuple[HookPoint, ...]
+
+    @cached_property
+    def points(self) -> dict[int, HookPoint]:
+        """The hook points by moment."""
+        return {moment: point for point, moment in self.moments.items()}
 
 
-def _spec_of(value: Any) -> Spec:
+def spec_of(value: Any) -> Spec:
     """The spec of a real value, every axis fixed."""
     if isinstance(value, torch.Tensor):
         dims = tuple(Dim(SizeForm.FIXED, size) for size in value.shape)
         return TensorSpec(dtype_name(value.dtype), dims)
     if isinstance(value, tuple | list):
-        return TupleSpec(tuple(_spec_of(item) for item in value))
+        return TupleSpec(tuple(spec_of(item) for item in value))
     if isinstance(value, Mapping):
-        return DictSpec(tuple((str(key), _spec_of(item)) for key, item in value.items()))
+        return DictSpec(tuple((str(key), spec_of(item)) for key, item in value.items()))
     return OpaqueSpec(type(value).__name__)
 
 
@@ -84,7 +87,7 @@ def watch(
     def note(point: HookPoint, value: Any) -> Any:
         order.append(point)
         for binding in (*_own_bindings(point), *extra.get(point, ())):
-            specs[binding.address] = _spec_of(binding.take(value))
+            specs[binding.address] = spec_of(binding.take(value))
             bindings[binding.address] = binding
         return value
 
@@ -127,7 +130,7 @@ def module_cards(module: torch.nn.Module) -> tuple[ModuleCard, ...]:
     cards = []
     for path, child in module.named_modules():
         own = (*child.named_parameters(recurse=False), *child.named_buffers(recurse=False))
-        weights = ((name, _spec_of(value)) for name, value in own)
+        weights = ((name, spec_of(value)) for name, value in own)
         kept = tuple((name, spec) for name, spec in weights if isinstance(spec, TensorSpec))
         cards.append(ModuleCard(path, type(child).__name__, kept))
     return tuple(cards)
@@ -163,7 +166,7 @@ def measure(
     """
     passes = {size: _watched(module, run, standard) for size, run in runs.items()}
     first = next(iter(passes.values()))
-    moments = {point: place for place, point in enumerate(first.order)}
+    moments = {point: place * MOMENTS_APART for place, point in enumerate(first.order)}
     sites = tuple(
         Site(address, moments[binding.point], _fitted(address, passes))
         for address, binding in first.bindings.items()
@@ -176,7 +179,7 @@ def measure(
         same_as=tuple(_twins(first, standard)),
         standard=names,
     )
-    return Measured(tree, first.bindings, moments, first.order)
+    return Measured(tree, first.bindings, moments)
 
 
 def _twins(seen: Watched, standard: tuple[Binding, ...]) -> list[tuple[Address, Address]]:
@@ -199,10 +202,10 @@ def _fitted(address: Address, passes: Mapping[tuple[int, int], Watched]) -> Spec
     seen = [(size, watched.specs.get(address)) for size, watched in passes.items()]
     if any(spec is None for _, spec in seen):
         return OpaqueSpec("not always reached")
-    return _fit([(size, spec) for size, spec in seen if spec is not None])
+    return fit([(size, spec) for size, spec in seen if spec is not None])
 
 
-def _fit(seen: list[tuple[tuple[int, int], Spec]]) -> Spec:
+def fit(seen: list[tuple[tuple[int, int], Spec]]) -> Spec:
     """One spec that holds for every size seen."""
     first = seen[0][1]
     if len({type(spec) for _, spec in seen}) != 1:
@@ -219,14 +222,14 @@ def _fit(seen: list[tuple[tuple[int, int], Spec]]) -> Spec:
             if len({len(found) for _, found in parts}) != 1:
                 return OpaqueSpec("varies")
             return TupleSpec(
-                tuple(_fit([(size, found[place]) for size, found in parts])
+                tuple(fit([(size, found[place]) for size, found in parts])
                 for place in range(len(items)))
             )  # fmt: skip
         case DictSpec(items=items):
             found = [(size, dict(spec.items)) for size, spec in seen if isinstance(spec, DictSpec)]
             keys = [key for key, _ in items if all(key in fields for _, fields in found)]
             return DictSpec(
-                tuple((key, _fit([(size, fields[key]) for size, fields in found])) for key in keys)
+                tuple((key, fit([(size, fields[key]) for size, fields in found])) for key in keys)
             )
         case OpaqueSpec():
             return first

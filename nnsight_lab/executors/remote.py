@@ -29,7 +29,7 @@ from nnsight_lab.errors import LabError, NotSupported
 from nnsight_lab.executors.remote_client import LabClient
 from nnsight_lab.executors.remote_link import Link
 from nnsight_lab.executors.remote_values import from_wire
-from nnsight_lab.ir import Graph, ModuleTree
+from nnsight_lab.ir import Graph, ModuleSource, ModuleTree
 from nnsight_lab.wire.events import JobTold
 
 __all__ = ["RemoteExecutor"]
@@ -42,6 +42,7 @@ class RemoteExecutor:
         self.client = client
         self.model = model
         self._card: ModelCard | None = None
+        self._sources: dict[str, ModuleSource] = {}
         self._lock = threading.Lock()
         self._runs: dict[str, _Run] = {}
 
@@ -58,6 +59,13 @@ class RemoteExecutor:
         """The sites of one forward pass."""
         _parts(inputs)
         return self.card().tree
+
+    def source_of(self, path: str, inputs: Inputs) -> ModuleSource:
+        """What the forward of one module calls; asked for once."""
+        _parts(inputs)
+        if path not in self._sources:
+            self._sources[path] = self.client.source(self.model, path)
+        return self._sources[path]
 
     def run(self, request: RunRequest, emit: Emit) -> None:
         """Run to the end; never raises by itself, ends with `Done` or `Failed`."""

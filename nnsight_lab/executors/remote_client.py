@@ -14,9 +14,10 @@ from urllib.parse import urlsplit, urlunsplit
 from nnsight_lab.contract import ModelCard
 from nnsight_lab.errors import AuthFailed, ProtocolError, ServerUnreachable
 from nnsight_lab.executors.remote_link import Link
+from nnsight_lab.ir import ModuleSource
 from nnsight_lab.settings import Settings
 from nnsight_lab.wire import ModelSummary
-from nnsight_lab.wire.events import AskFailed, CardArrived, ModelsListed
+from nnsight_lab.wire.events import AskFailed, CardArrived, ModelsListed, SourceArrived
 
 __all__ = ["LabClient"]
 
@@ -65,6 +66,16 @@ class LabClient:
         match box.take(_ANSWER_S):
             case CardArrived(card=card):
                 return card
+            case AskFailed(error=error):
+                raise error
+        raise ProtocolError("The server answered an ask with something else.")
+
+    def source(self, model: str, path: str) -> ModuleSource:
+        """What the forward of one module of a model calls. Raises what the server refuses with."""
+        _, box = self.link().ask(lambda connection: connection.get_source(model, path))
+        match box.take(_ANSWER_S):
+            case SourceArrived(source=source):
+                return source
             case AskFailed(error=error):
                 raise error
         raise ProtocolError("The server answered an ask with something else.")

@@ -19,6 +19,7 @@ from nnsight_lab.ir import Address
 __all__ = [
     "Binding",
     "HookPoint",
+    "OpCall",
     "Stage",
     "first_of",
     "heads_of_input",
@@ -38,17 +39,36 @@ Stage: TypeAlias = Literal[
     "torch-pattern",
     "rows-before",
     "rows-after",
+    "op-before",
+    "op-after",
 ]
 """Of a module's call; of the attention interface (`attention.py`); or inside a module's own code
-(`inside.py`)."""
+(`inside.py`); or of a torch function that its forward calls (`source.py`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpCall:
+    """Which call of a torch function in a module's forward.
+
+    at: the lines of code that made it, innermost first: file, function, line, instruction.
+    turn: how many times those lines had called the function before, in the same forward.
+    """
+
+    function: str
+    at: tuple[tuple[str, str, int, int], ...]
+    turn: int
 
 
 class HookPoint(NamedTuple):
-    """Before or after the `call`-th call of a module, or inside its attention."""
+    """Before or after the `call`-th call of a module, or inside its attention.
+
+    op: which of the torch functions its forward calls, at the stages `op-before` and `op-after`.
+    """
 
     stage: Stage
     path: str
     call: int = 0
+    op: OpCall | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """What a module keeps in its Python attributes, put back after it was only looked at.
 
 Measuring runs the module once more than the user asked for. A mask it builds at its first call, a
-counter, the last input it saw: all of that is as before when the `with` block ends. Weights and
-buffers are the business of whoever runs the module (`local.py` gives it copies).
+counter, the last input it saw: all of that is as before when the `with` block ends. Weights,
+buffers and inputs are not touched either: a module is run without data, or on copies of them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,33 @@ from typing import Any
 
 import torch
 
-__all__ = ["untouched"]
+from nnsight_lab.contract import ModuleInputs
+from nnsight_lab.kernels.infer import meta_like
+from nnsight_lab.runtime.values import copied
+
+__all__ = ["silent_run", "untouched", "without_data", "without_traces"]
 
 _CONTAINERS = frozenset({dict, OrderedDict, defaultdict, Counter, list, set, deque})
 """Python's own; what another class does when it is emptied and filled is not known."""
 _WEIGHTS = frozenset({"_parameters", "_buffers", "_modules"})
+
+
+@contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """No part of the module is in training mode; those that were are again afterwards."""
+    training, left = [], [module]
+    while left:  # `.modules()` would take longer than a small run
+        part = left.pop()
+        if part.training:
+            training.append(part)
+        left += filter(None, part._modules.values())  # noqa: SLF001 - as torch's own walks
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 @contextmanager
@@ -95,3 +117,29 @@ class _Kept:
                     tensor.data.copy_(before)
 
         self._steps.append(put_back)
+
+
+def without_data(module: torch.nn.Module, inputs: ModuleInputs) -> None:
+    """Run on tensors that have shapes and no data; raises where a module's code needs data."""
+    weights = {
+        name: tensor.detach().to("meta")
+        for name, tensor in (*module.named_parameters(), *module.named_buffers())
+    }
+    args, kwargs = meta_like(inputs.args), meta_like(dict(inputs.kwargs))
+    torch.func.functional_call(module, weights, args, kwargs)
+
+
+def silent_run(module: torch.nn.Module, inputs: ModuleInputs) -> Callable[[], None]:
+    """A forward pass without data where that works, with copies of the real inputs where not."""
+    with suppress(Exception):  # a seam, as in `_measure_module`
+        without_data(module, inputs)
+        return lambda: without_data(module, inputs)
+    return lambda: without_traces(module, inputs)
+
+
+def without_traces(module: torch.nn.Module, inputs: ModuleInputs) -> None:
+    """Run on the real inputs; buffers, inputs and random numbers are as before afterwards."""
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    args, kwargs = copied(inputs.args), copied(dict(inputs.kwargs))
+    with torch.random.fork_rng(devices=[]):
+        torch.func.functional_call(module, buffers, args, kwargs)

@@ -8,6 +8,7 @@
     files     the layout of saved experiments  files.py
     ops       the names an op may have       ops.py
     tree      a model's modules and sites    tree.py
+    source    operations inside a forward    source.py
 
 Standard library only: no torch, no models, no sockets, no notebooks. A graph says what to do,
 never what happened; the values of a run live in `nnsight_lab.runtime.values`.
@@ -36,7 +37,15 @@ from nnsight_lab.ir.nodes import (
     While,
     Write,
 )
+from nnsight_lab.ir.source import (
+    ModuleSource,
+    SourceCall,
+    is_source_port,
+    source_address,
+    with_sources,
+)
 from nnsight_lab.ir.tree import (
+    MOMENTS_APART,
     RESULT,
     STEP,
     TOKENS,
@@ -54,6 +63,7 @@ from nnsight_lab.ir.tree import (
 )
 
 __all__ = [
+    "MOMENTS_APART",
     "RESULT",
     "SCHEMA",
     "STEP",
@@ -75,6 +85,7 @@ __all__ = [
     "ListArg",
     "LocalCall",
     "ModuleCard",
+    "ModuleSource",
     "ModuleTree",
     "Name",
     "Node",
@@ -88,6 +99,7 @@ __all__ = [
     "SizeForm",
     "Skip",
     "SliceArg",
+    "SourceCall",
     "Spec",
     "Special",
     "TensorData",
@@ -97,4 +109,7 @@ __all__ = [
     "Weight",
     "While",
     "Write",
+    "is_source_port",
+    "source_address",
+    "with_sources",
 ]

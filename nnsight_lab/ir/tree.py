@@ -17,6 +17,7 @@ from typing import TypeAlias
 from nnsight_lab.ir.address import Address
 
 __all__ = [
+    "MOMENTS_APART",
     "RESULT",
     "STEP",
     "TOKENS",
@@ -32,6 +33,10 @@ __all__ = [
     "TupleSpec",
     "is_said_by_input",
 ]
+
+MOMENTS_APART = 2**16
+"""How far apart neighbouring places of a measured tree are; the operations inside a module's own
+forward are put between them when somebody asks (`source.py`)."""
 
 
 STEP = 2**40
@@ -225,9 +230,11 @@ class ModuleTree:
 
     @cached_property
     def ports(self) -> dict[str, tuple[str, ...]]:
-        """The ports of each path, in the order they are reached."""
+        """The ports of each path, in the order they are reached; operations are not ports."""
         found: dict[str, dict[str, None]] = {}
         for site in sorted(self.by_address.values(), key=lambda site: site.moment):
+            if site.address.port.startswith("source."):
+                continue
             found.setdefault(site.address.path, {})[site.address.port] = None
         return {path: tuple(ports) for path, ports in found.items()}
 

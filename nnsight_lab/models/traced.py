@@ -26,7 +26,7 @@ from nnsight_lab.contract import (
     TokenRows,
 )
 from nnsight_lab.errors import BadInput, EngineFailed, LabError, NotSupported
-from nnsight_lab.ir import Graph, ModuleTree
+from nnsight_lab.ir import Graph, ModuleSource, ModuleTree
 from nnsight_lab.models.edit_recorder import EditRecorder
 from nnsight_lab.models.edits import Edit, EditBlock
 from nnsight_lab.models.experiment import Experiment, experiment_of
@@ -128,6 +128,7 @@ class TracedModel(ABC):
             lambda: open_recorder(self),
             self._aliases,
             attached=self._attached,
+            source=self._source_of,
         )
 
     @property
@@ -201,6 +202,12 @@ class TracedModel(ABC):
         recorder = self._prepared(Recorder(self._current_tree(), 0, 0))
         return Session(self, recorder, self._carry_out, execute=execute, peek=peek)
 
+    def _source_of(self, path: str) -> ModuleSource:
+        """What the forward of the module at `path` calls, on the inputs of the open trace."""
+        recorder = open_recorder(self)
+        inputs = recorder.inputs if recorder is not None else None
+        return self.executor.source_of(path, TokenRows(((0,),)) if inputs is None else inputs)
+
     def _tracer(
         self,
         inputs: TokenRows | ModuleInputs,
@@ -220,6 +227,7 @@ class TracedModel(ABC):
             plan = PartPlan(tree, batch, pos, lambda: inputs, prompt, decode, passes)
             return session.part(plan, execute=execute)
         recorder = self._prepared(Recorder(tree, batch, pos, decode=decode, passes=passes))
+        recorder.inputs = inputs
         return Tracer(
             self,
             recorder,

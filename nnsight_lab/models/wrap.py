@@ -9,10 +9,10 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from nnsight_lab.contract import Emit, ModuleInputs
-from nnsight_lab.errors import BadInput, LabError
+from nnsight_lab.errors import BadInput, GraphError, LabError
 from nnsight_lab.executors.local import LocalExecutor
 from nnsight_lab.executors.measure import module_cards
-from nnsight_lab.ir import Graph, ModuleTree
+from nnsight_lab.ir import Graph, ModuleSource, ModuleTree
 from nnsight_lab.models.edits import edits_noted, without_shapes
 from nnsight_lab.models.run import Run
 from nnsight_lab.models.scans import Shapes, scanned
@@ -46,6 +46,14 @@ class WrappedModule(TracedModel):
         """Every module, with outputs and inputs of shapes that only the arguments tell."""
         tree: ModuleTree = self._modules_only
         return without_shapes(tree)
+
+    def _source_of(self, path: str) -> ModuleSource:
+        if open_recorder(self) is None:
+            raise GraphError(
+                "What a forward calls follows from its inputs, so a trace has to be open.",
+                hint="with net.trace(inputs): print(net.….source)",
+            )
+        return super()._source_of(path)
 
     @one_frame
     def scan(self, *args: Any, **kwargs: Any) -> Tracer[Shapes]:

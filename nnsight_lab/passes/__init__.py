@@ -10,6 +10,7 @@
     features.py   check_features: whether an engine can do what a graph asks of it
     check.py      check_graph: names, order, shapes and cost, before anything runs or queues
     combine.py    then: a second graph that sees what the first one edited
+    sources.py    operations inside modules: whose sources a graph needs
 
 No pass looks at the values of tensors, opens a socket, or knows an executor.
 """
@@ -21,6 +22,7 @@ from nnsight_lab.passes.live import drop_dead_nodes
 from nnsight_lab.passes.positions import last_positions
 from nnsight_lab.passes.schedule import Moment, Schedule, schedule
 from nnsight_lab.passes.shapes import meta_of_spec
+from nnsight_lab.passes.sources import check_as_measured, paths_with_source, tree_for_graph
 from nnsight_lab.passes.stages import Part, Stages
 
 __all__ = [
@@ -29,12 +31,15 @@ __all__ = [
     "Part",
     "Schedule",
     "Stages",
+    "check_as_measured",
     "check_features",
     "check_graph",
     "check_inputs",
     "drop_dead_nodes",
     "last_positions",
     "meta_of_spec",
+    "paths_with_source",
     "schedule",
     "then",
+    "tree_for_graph",
 ]

@@ -46,6 +46,7 @@ from nnsight_lab.passes.shapes import (
     module_path,
     weight_meta,
 )
+from nnsight_lab.passes.sources import check_sources
 from nnsight_lab.passes.stages import Part, Stages
 
 Surroundings: TypeAlias = tuple[ModuleTree, int, int]
@@ -89,6 +90,7 @@ def check_graph(graph: Graph, stages: ModuleTree | Stages, inputs: Inputs) -> Gr
         assert not isinstance(inputs, Several), "several traces have several trees"
         stages = Stages((Part(inputs, stages),))
     schedule(graph, stages)
+    check_sources(graph, stages.at(0).tree)
 
     def surroundings(node: Node) -> Surroundings:
         check_in_generation(node, stages)

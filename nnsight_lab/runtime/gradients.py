@@ -72,8 +72,8 @@ class Gradients:
             taken = [other.at for other in self._nodes if (other.sweep, other.of) == key]
             places = {at: values[at] for at in dict.fromkeys((*taken, *edits))}
             loss = values[node.of].sum()
-            self._sweeps[key] = Sweep(loss, places, edits, compute, self._under_way)
-        gradient = self._sweeps[key].arrived(node.at)
+            self._sweeps[key] = Sweep(loss, places, edits, self._under_way)
+        gradient = self._sweeps[key].arrived(node.at, compute)
         if gradient is None:
             raise OpFailed(
                 "The loss does not depend on this value, so there is no gradient at it.",

@@ -89,9 +89,11 @@ class Interleaver:
             self._values[node.id] = value
         self._compute(here)
         # The model may change what it is handed (an in-place activation), so it gets a copy.
-        for edit in here.writes:
-            if edit.value not in self._missing:
-                writes.append((edit, copied(self._values[edit.value])))
+        writes.extend(
+            (node, copied(self._values[node.value]))
+            for node in here.writes
+            if node.value not in self._missing
+        )
         for skip in here.skips:
             self._skipped[skip.id] = copied(self._values[skip.value])
         self._values.forget(here.drops)

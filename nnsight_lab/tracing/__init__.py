@@ -15,6 +15,7 @@
     saving.py         `nl.save`, also of what a list comes to hold
     source.py         the user's own line
     names.py          which variable holds which saved value
+    module_source.py  operations inside a module's forward
     einops_values.py  lets einops take recorded values for tensors
 
 Torch is known here, but no model class and no executor: shapes come from a `ModuleTree`.

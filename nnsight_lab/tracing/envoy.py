@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from nnsight_lab.errors import AddressNotFound, GraphError, OpNotAllowed, SourceLine
-from nnsight_lab.ir import TOKENS, Address, ModuleTree
+from nnsight_lab.ir import TOKENS, Address, ModuleSource, ModuleTree
 from nnsight_lab.passes.shapes import module_path, weight_meta
 from nnsight_lab.tracing.aliases import Aliases
 from nnsight_lab.tracing.attached import Attached, Attachments
+from nnsight_lab.tracing.module_source import SourceEnvoy
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.source import one_frame, user_line
 
@@ -29,7 +30,8 @@ class Envoy:
 
     tree: gives the module tree. recorder: gives the open recording, or None outside a trace.
     aliases: the user's own names for modules. call: which call of the module in one forward pass.
-    attached: the user's own modules, shared by all envoys of a model.
+    attached: the user's own modules, shared by all envoys of a model. source: gives what the
+    forward of the module at a path calls.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Envoy:
         *,
         call: int = 0,
         attached: Attachments | None = None,
+        source: Callable[[str], ModuleSource] | None = None,
     ) -> None:
         vars(self).update(
             _path=path,
@@ -49,6 +52,7 @@ class Envoy:
             _aliases=aliases or Aliases(),
             _call=call,
             _attached=Attachments() if attached is None else attached,
+            _source_of=source,
         )
 
     @one_frame
@@ -66,6 +70,8 @@ class Envoy:
             return child
         if weight_meta(tree, self._path, name) is not None:
             return self._open(name).weight(self._path, name)
+        if name == "source":
+            return self._source(tree)
         raise self._unknown(tree, name)
 
     @one_frame
@@ -142,6 +148,7 @@ class Envoy:
             self._aliases,
             call=call,
             attached=self._attached,
+            source=self._source_of,
         )
 
     def _address(self, port: str) -> Address:
@@ -194,7 +201,7 @@ class Envoy:
         return True
 
     def __dir__(self) -> list[str]:
-        return [*object.__dir__(self), *self._names(self._tree())]
+        return [*object.__dir__(self), "source", *self._names(self._tree())]
 
     def __repr__(self) -> str:
         tree = self._tree()
@@ -238,6 +245,16 @@ class Envoy:
                 hint="with model.trace(prompt): … = model.… .save()",
             ).at(user_line())
         return recorder
+
+    def _source(self, tree: ModuleTree) -> SourceEnvoy:
+        if module_path(tree, self._path) not in tree.by_path:
+            raise AddressNotFound(
+                f"{self._path} is a name for values, not a module with a forward of its own.",
+                hint="print(model) shows the modules.",
+            )
+        if self._source_of is None:
+            raise self._unknown(tree, "source")
+        return SourceEnvoy(self._path, self._source_of(module_path(tree, self._path)), self._open)
 
     def _ports(self, tree: ModuleTree) -> tuple[str, ...]:
         return tree.ports_of.get(self._path, ())
@@ -307,7 +324,7 @@ _STANDARD = frozenset(
 """Names most models have, so that a model without one is asked for it."""
 
 
-_NOT_YET = frozenset("source barrier next".split())
+_NOT_YET = frozenset("barrier next".split())
 """Verbs that users of other libraries try."""
 
 

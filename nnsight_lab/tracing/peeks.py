@@ -20,6 +20,7 @@ from nnsight_lab.errors import PeekContradicted, SourceLine
 from nnsight_lab.ir import Address, Gradient, GradientWrite, Graph, Node, NodeId, Output, Read
 from nnsight_lab.ir.nodes import Skip, Write, dependencies, has_value
 from nnsight_lab.tracing.cells import Value
+from nnsight_lab.tracing.parts import Part
 from nnsight_lab.tracing.regions import without_holes
 from nnsight_lab.tracing.source import user_line
 
@@ -56,7 +57,7 @@ class _Look:
     visits: frozenset[Visit]
 
 
-class Peeks:
+class Peeks(Part):
     """The peeks of one recording.
 
     carry_out: runs a graph on the prompts given so far, and gives a mapping of names to values
@@ -64,8 +65,8 @@ class Peeks:
     """
 
     def __init__(self, recorder: Recorder, carry_out: Callable[[Graph], Any]) -> None:
+        super().__init__(recorder)
         self.cost = PeekCost()
-        self._recorder = recorder
         self._carry_out = carry_out
         self._found: dict[str, tuple[Any, ...]] = {}
         self._looks: list[_Look] = []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nnsight_lab.errors import GraphError, LabError, NotSupported, OpNotAllowed, SourceLine
-from nnsight_lab.ir import RESULT, Address, ModuleTree, Read, Write
+from nnsight_lab.ir import RESULT, Address, ModuleSource, ModuleTree, Read, Write
 from nnsight_lab.kernels import Unknown
 from nnsight_lab.passes.check import check_fits
 from nnsight_lab.passes.invokes import check_separable
@@ -146,6 +146,10 @@ class Places(Part):
             )
 
     # Reading and editing
+
+    def look_into(self, source: ModuleSource) -> None:
+        """From here on, the operations inside a module's forward are places as well."""
+        self.steps.look_into(source)
 
     def read(self, address: Address) -> Proxy:
         """The value at an address; the same cell each time, so that edits are seen."""

@@ -24,6 +24,7 @@ from nnsight_lab.passes.shapes import describe
 from nnsight_lab.tracing.calls import cast
 from nnsight_lab.tracing.cells import Cell, Step, Value, same_key
 from nnsight_lab.tracing.conversions import contains, converted, shape_of, text_of
+from nnsight_lab.tracing.fields import field_named
 from nnsight_lab.tracing.operators import (
     CONCRETE,
     METHODS_OF_NUMBERS,
@@ -243,7 +244,7 @@ class Proxy:
         ).at(user_line())
 
     def __getitem__(self, key: Any) -> Any:
-        return self._call("operator.getitem", self, key)
+        return self._call("operator.getitem", self, field_named(self.now().meta, key))
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if self.came_back:
@@ -252,6 +253,7 @@ class Proxy:
         self.unpin()
         if isinstance(value, Proxy) and value.views(self, key):
             return  # `h[k] += v` has already edited h through its view
+        key = field_named(self.now().meta, key)
         base = Proxy(self.recorder, self._cell)
         new = self.recorder.call("lab.set_item", (base, self._steps, key, value), {})
         self.recorder.places.edit(self._cell, new)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from nnsight_lab.contract import Inputs
 from nnsight_lab.errors import GraphError, NotSaved, OpNotAllowed
 from nnsight_lab.ir import (
     Apply,
@@ -80,6 +81,7 @@ class Recorder:
         self.skips = Skips(self)
         self.open = True
         self.session: Any = None
+        self.inputs: Inputs | None = None
         self.results: dict[NodeId, Any] = {}
         self.missing: set[NodeId] = set()
         self.outputs: dict[torch.nn.Module, Any] = {}
@@ -361,6 +363,10 @@ class Recorder:
         self.open = False
         self._saved.clear()
         self._constants.clear()
+        self._by_data.clear()
+        self.outputs.clear()
+        self.at_end.clear()
+        self.preludes, self.session = (), None
 
     def so_far(self) -> Graph:
         """What has been recorded up to now, without names for what it saves."""

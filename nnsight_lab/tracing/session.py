@@ -74,6 +74,7 @@ class Session(Tracer[RunT]):
         self._carry_out_parts = carry_out
         self._parts: list[PartPlan] = []
         self._inside = False
+        self._asked_before = 0
 
     def part(self, plan: PartPlan, *, execute: bool = True) -> PartTracer[RunT]:
         """One more trace of this session. Raises `GraphError` for one that must not run."""
@@ -91,6 +92,7 @@ class Session(Tracer[RunT]):
                 user_line()
             )
         self._inside = True
+        self._asked_before = len(self._recorder.at_end)
         self._parts.append(plan)
         self._recorder.places.enter_part(plan.tree, plan.batch, plan.pos, plan.decode, plan.passes)
 
@@ -100,10 +102,15 @@ class Session(Tracer[RunT]):
         self._recorder.places.leave_invoke()
 
     def end_part(self) -> None:
-        """The block of a part has ended without an error: what it caches is read now."""
-        for more in self._recorder.at_end:
+        """The block of a part has ended without an error: what it caches is read now.
+
+        What the session's own block asked for waits for the end of that.
+        """
+        asked = self._recorder.at_end
+        of_this_part = asked[self._asked_before :]
+        del asked[self._asked_before :]
+        for more in of_this_part:
             self._named |= more()
-        self._recorder.at_end.clear()
 
     def _run_parts(self, graph: Graph) -> RunT:
         if not self._parts:
@@ -135,6 +142,7 @@ class PartTracer(Tracer[RunT]):
         """Open this part. `end` must follow."""
         self._begun_at = user_line()
         self._session.enter(self._plan)
+        self._recorder.inputs = self._plan.inputs() if self._plan.batch else None
         try:
             if self._plan.batch:
                 self._recorder.start_rows()

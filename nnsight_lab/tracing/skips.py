@@ -15,6 +15,7 @@ from nnsight_lab.passes.skips import (
     skipped_twice,
 )
 from nnsight_lab.tracing.cells import Cell, Value, place_and_line
+from nnsight_lab.tracing.parts import Part
 from nnsight_lab.tracing.peeks import Visit
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.source import at_line, user_line
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["Skips"]
 
 
-class Skips:
+class Skips(Part):
     """The modules that do not run in one recording."""
 
     def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+        super().__init__(recorder)
         self._skips: list[tuple[Skip, int, int]] = []
 
     def skip(self, path: str, call: int, value: Any) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from nnsight_lab.errors import BadInput, GraphError
-from nnsight_lab.ir import RESULT, STEP, Address, ModuleTree
+from nnsight_lab.errors import BadInput, GraphError, NotSupported
+from nnsight_lab.ir import RESULT, STEP, Address, ModuleSource, ModuleTree, with_sources
 from nnsight_lab.passes.generation import no_gradient, refused_edit
 from nnsight_lab.passes.schedule import find_moment
 from nnsight_lab.tracing.again import Body
@@ -43,6 +43,19 @@ class Steps:
     def tree(self) -> ModuleTree:
         """The tree of the step that is recorded now."""
         return self._decode if self.now else self._first
+
+    def look_into(self, source: ModuleSource) -> None:
+        """Know the operations inside a module's forward as well, in the prompt's pass.
+
+        Raises:
+            NotSupported: another step is recorded; there the module's code goes another way.
+        """
+        if self.now:
+            raise NotSupported(
+                "Operations inside a module are known for the prompt's forward pass, step 0.",
+                hint="Read the module's input or output at this step.",
+            ).at(user_line())
+        self._first = with_sources(self._first, (source,))
 
     def step_of(self, address: Address) -> int:
         """The step a place belongs to; a generation has one result, whatever step names it."""

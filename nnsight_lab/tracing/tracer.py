@@ -23,6 +23,7 @@ from nnsight_lab.ir import RESULT, Address, Graph, NodeId
 from nnsight_lab.passes.live import drop_dead_nodes
 from nnsight_lab.tracing.caches import Cache, Modules, declare_cache
 from nnsight_lab.tracing.einops_values import teach_einops
+from nnsight_lab.tracing.fields import Fields
 from nnsight_lab.tracing.local_calls import remember
 from nnsight_lab.tracing.names import (
     assign_in_frame,
@@ -343,6 +344,10 @@ class Tracer(Generic[RunT]):
         self._frame = sys._getframe(1)  # the frame that holds the `with`, ours or not
         return self
 
+    def hand_back_to(self, frame: FrameType) -> None:
+        """Give saved values to the variables of this frame, where the `with` is another's."""
+        self._frame = frame
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -385,6 +390,6 @@ class Tracer(Generic[RunT]):
             if name in missing:
                 self._recorder.missing.add(node)
             else:
-                self._recorder.results[node] = run[name]
+                self._recorder.results[node] = Fields.of(run[name])
         if self._peeks is not None:
             run.peeks = self._peeks.cost

@@ -49,6 +49,8 @@ def _changed(
         there = held[key]
         if isinstance(item, Proxy) and item.views(whole, key):
             continue
+        if _is_empty(item) and _is_empty(there):
+            continue
         if is_written_by_items(item, there):
             yield from _changed(recorder, whole[key], item)
         elif item is not None:
@@ -58,6 +60,10 @@ def _changed(
                 f"None cannot replace {describe(there)}, which is what [{key!r}] holds.",
                 hint="Give the value that was there, or a new one.",
             ).at(user_line())
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, tuple | list | dict) and not value
 
 
 def _check_keys(whole: Proxy, items: Any, held: Any) -> None:

@@ -7,6 +7,7 @@
     uploads    what a client is sending a server         uploads.py, sending.py
     blobs      large constants a server keeps            blobs.py
     trees      model cards to JSON bytes and back        trees.py
+    sources    what a forward calls, as plain data       sources.py
     client     the protocol as a client speaks it        client.py
     server     the protocol as a server speaks it        server.py
 

@@ -47,6 +47,9 @@ def _check_size(what: str, size: int, *most: int) -> None:
         )
 
 
+_Ask: TypeAlias = m.ListModels | m.GetCard | m.GetSource
+
+
 @dataclass(slots=True)
 class _Arriving:
     """A saved value of which some bytes are still to come."""
@@ -81,7 +84,7 @@ class ClientConnection:
         self.limits = limits
         self._server: m.Welcome | None = None
         self._last = 0
-        self._asks: dict[int, type[m.ListModels | m.GetCard]] = {}
+        self._asks: dict[int, type[_Ask]] = {}
         self._cards: dict[int, Stream] = {}
         self._jobs: dict[int, _Job] = {}
 
@@ -102,6 +105,12 @@ class ClientConnection:
         ask = self._next()
         self._asks[ask] = m.GetCard
         return ask, [encode_message(m.GetCard(ask, model))]
+
+    def get_source(self, model: str, path: str) -> tuple[int, list[Outgoing]]:
+        """Ask what a module's forward calls; the answer is `SourceArrived` of the returned ask."""
+        ask = self._next()
+        self._asks[ask] = m.GetSource
+        return ask, [encode_message(m.GetSource(ask, model, path))]
 
     def submit(
         self,
@@ -165,10 +174,13 @@ class ClientConnection:
                     raise LimitExceeded(f"The server announces a model card of {size} bytes.")
                 self._cards[ask] = Stream(size)
                 return []
+            case m.Source(ask=ask, source=source):
+                self._answered(ask, m.GetSource)
+                return [e.SourceArrived(ask, source)]
             case m.Error(ask=None, error=error):
                 return [e.Complaint(LabError.from_plain(dict(error)))]
             case m.Error(ask=int() as ask, error=error):
-                self._answered(ask, m.ListModels, m.GetCard)
+                self._answered(ask, m.ListModels, m.GetCard, m.GetSource)
                 return [e.AskFailed(ask, LabError.from_plain(dict(error)))]
             case m.Missing(job=job, digests=digests):
                 self._job(job).blobs.asked(digests)
@@ -202,7 +214,7 @@ class ClientConnection:
         self._server = message
         return e.Welcomed(message.versions, message.models)
 
-    def _answered(self, ask: int, *kinds: type[m.ListModels | m.GetCard]) -> None:
+    def _answered(self, ask: int, *kinds: type[_Ask]) -> None:
         if self._asks.pop(ask, None) not in kinds:
             raise RemoteProtocolError("The server answered what was not asked.")
 

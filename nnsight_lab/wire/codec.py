@@ -34,6 +34,7 @@ from nnsight_lab.wire.plain import (
     tuple_of,
     write,
 )
+from nnsight_lab.wire.sources import read_source, source_to_plain
 
 __all__ = ["decode_generation", "decode_message", "encode_message"]
 
@@ -149,6 +150,7 @@ _FIELDS: dict[type[m.Message], dict[str, Reader]] = {
     m.Hello: {"protocol": read_whole, "versions": read_texts},
     m.ListModels: {"ask": _number},
     m.GetCard: {"ask": _number, "model": read_text},
+    m.GetSource: {"ask": _number, "model": read_text, "path": read_text},
     m.Submit: {
         "job": _number,
         "model": read_text,
@@ -168,6 +170,7 @@ _FIELDS: dict[type[m.Message], dict[str, Reader]] = {
     m.Missing: {"job": _number, "digests": tuple_of(_digest, _BLOBS)},
     m.Models: {"ask": _number, "models": _MODEL_LIST},
     m.Card: {"ask": _number, "size": read_whole},
+    m.Source: {"ask": _number, "source": read_source},
     m.Accepted: _EVENT,
     m.Queued: {**_EVENT, "place": read_whole},
     m.Started: _EVENT,
@@ -202,6 +205,8 @@ def encode_message(message: m.Message) -> str:
 def _to_plain(name: str, value: Any) -> Any:
     if name == "structure":
         return to_plain_arg(value)
+    if name == "source":
+        return source_to_plain(value)
     if name in {"models", "tensors", "blobs"}:
         return [{field.name: getattr(item, field.name) for field in fields(item)} for item in value]
     if name in {"versions", "seconds", "error"}:

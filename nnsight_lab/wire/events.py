@@ -1,7 +1,9 @@
 """What a connection makes of received bytes: events, for whoever holds the socket to act on.
 
-    a client gets    Welcomed  ModelsListed  CardArrived  AskFailed  BlobsAsked  JobTold  Complaint
-    a server gets    Greeted  ModelsAsked  CardAsked  BlobsMissing  JobSubmitted  CancelAsked  Mistake
+    a client gets    Welcomed  ModelsListed  CardArrived  SourceArrived  AskFailed  BlobsAsked
+                     JobTold  Complaint
+    a server gets    Greeted  ModelsAsked  CardAsked  SourceAsked  BlobsMissing  JobSubmitted
+                     CancelAsked  Mistake
 
 `JobTold` wraps the events of `contract.py`, with a saved value as `wire.values.Value`.
 """
@@ -14,7 +16,7 @@ from typing import TypeAlias
 
 from nnsight_lab.contract import ModelCard, RunEvent, TokenRows
 from nnsight_lab.errors import LabError
-from nnsight_lab.ir import TensorData
+from nnsight_lab.ir import ModuleSource, TensorData
 from nnsight_lab.wire.messages import ModelSummary
 
 __all__ = [
@@ -33,6 +35,8 @@ __all__ = [
     "ModelsAsked",
     "ModelsListed",
     "ServerEvent",
+    "SourceArrived",
+    "SourceAsked",
     "Welcomed",
 ]
 
@@ -59,6 +63,14 @@ class CardArrived:
 
     ask: int
     card: ModelCard
+
+
+@dataclass(frozen=True, slots=True)
+class SourceArrived:
+    """The answer to an ask for the source of a module."""
+
+    ask: int
+    source: ModuleSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +105,14 @@ class Complaint:
 
 
 ClientEvent: TypeAlias = (
-    Welcomed | ModelsListed | CardArrived | AskFailed | BlobsAsked | JobTold | Complaint
+    Welcomed
+    | ModelsListed
+    | CardArrived
+    | SourceArrived
+    | AskFailed
+    | BlobsAsked
+    | JobTold
+    | Complaint
 )
 
 
@@ -125,6 +144,15 @@ class BlobsMissing:
 
     job: int
     digests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAsked:
+    """Answer with `ServerConnection.source`, or with `refuse`."""
+
+    ask: int
+    model: str
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,5 +190,12 @@ class Mistake:
 
 
 ServerEvent: TypeAlias = (
-    Greeted | ModelsAsked | CardAsked | BlobsMissing | JobSubmitted | CancelAsked | Mistake
+    Greeted
+    | ModelsAsked
+    | CardAsked
+    | SourceAsked
+    | BlobsMissing
+    | JobSubmitted
+    | CancelAsked
+    | Mistake
 )

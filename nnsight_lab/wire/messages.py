@@ -1,7 +1,7 @@
 """The control messages: one frozen dataclass each, and the union of what each side may say.
 
-    client → server    Hello  ListModels  GetCard  Submit  Cancel
-    server → client    Welcome  Models  Card  Error  Missing
+    client → server    Hello  ListModels  GetCard  GetSource  Submit  Cancel
+    server → client    Welcome  Models  Card  Source  Error  Missing
                        Accepted  Queued  Started  Saved  Token  Failed  Done
 
 Plain data only: how they are written is in `codec.py`, when they may be said in
@@ -17,6 +17,7 @@ from math import prod
 from typing import Any, ClassVar, TypeAlias
 
 from nnsight_lab.contract import TokenRows
+from nnsight_lab.ir import ModuleSource
 from nnsight_lab.ir.literals import DTYPE_SIZES, Arg
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Error",
     "Failed",
     "GetCard",
+    "GetSource",
     "Hello",
     "ListModels",
     "Message",
@@ -39,6 +41,7 @@ __all__ = [
     "Queued",
     "Saved",
     "ServerMessage",
+    "Source",
     "Started",
     "Submit",
     "TensorHead",
@@ -113,6 +116,16 @@ class GetCard:
 
 
 @dataclass(frozen=True, slots=True)
+class GetSource:
+    """Say what the forward of one module of a model calls."""
+
+    kind: ClassVar[str] = "get_source"
+    ask: int
+    model: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Submit:
     """Run a graph, whose `graph_bytes` bytes follow.
 
@@ -179,6 +192,15 @@ class Missing:
     kind: ClassVar[str] = "missing"
     job: int
     digests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The answer to `GetSource`."""
+
+    kind: ClassVar[str] = "source"
+    ask: int
+    source: ModuleSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,11 +289,12 @@ class Error:
     error: Mapping[str, Any]
 
 
-ClientMessage: TypeAlias = Hello | ListModels | GetCard | Submit | Cancel
+ClientMessage: TypeAlias = Hello | ListModels | GetCard | GetSource | Submit | Cancel
 ServerMessage: TypeAlias = (
     Welcome
     | Models
     | Card
+    | Source
     | Missing
     | Accepted
     | Queued

@@ -17,6 +17,7 @@ from collections.abc import Hashable, Mapping
 
 from nnsight_lab import contract
 from nnsight_lab.errors import LabError, LimitExceeded
+from nnsight_lab.ir import ModuleSource
 from nnsight_lab.wire import events as e
 from nnsight_lab.wire import messages as m
 from nnsight_lab.wire.blobs import BlobStore
@@ -82,6 +83,8 @@ class ServerConnection:
                 return [e.ModelsAsked(ask)]
             case m.GetCard(ask=ask, model=model):
                 return [e.CardAsked(ask, model)]
+            case m.GetSource(ask=ask, model=model, path=path):
+                return [e.SourceAsked(ask, model, path)]
             case m.Submit():
                 return self._submit(message)
             case m.Cancel(job=job):
@@ -170,6 +173,16 @@ class ServerConnection:
         """Answer a `CardAsked` with the bytes that `encode_card` made."""
         frames = frames_of(FrameKind.CARD, ask, card, self.limits.chunk_bytes)
         return [encode_message(m.Card(ask, len(card))), *frames]
+
+    def source(self, ask: int, source: ModuleSource) -> list[Outgoing]:
+        """Answer a `SourceAsked`."""
+        text = encode_message(m.Source(ask, source))
+        if len(text) > self.limits.text_bytes:
+            hint = "Look into one of its submodules."
+            return self.refuse(
+                ask, LimitExceeded("That forward calls too much to list.", hint=hint)
+            )
+        return [text]
 
     def refuse(self, ask: int, error: LabError) -> list[Outgoing]:
         """Answer an ask with an error."""

@@ -39,7 +39,7 @@ from nnsight_lab.wire.plain import (
     write,
 )
 
-__all__ = ["decode_card", "encode_card"]
+__all__ = ["decode_card", "encode_card", "read_site", "site_to_plain"]
 
 _MANY = 10_000_000
 _DEPTH = 16
@@ -101,12 +101,14 @@ def _tree_to_plain(tree: ModuleTree) -> dict[str, Any]:
 def _sites_to_plain(tree: ModuleTree) -> dict[str, Any]:
     """What differs between the forward passes of one model."""
     return {
-        "sites": [
-            [_address_to_plain(site.address), site.moment, _spec_to_plain(site.spec)]
-            for site in tree.sites
-        ],
+        "sites": [site_to_plain(site) for site in tree.sites],
         "same_as": [[_address_to_plain(one), _address_to_plain(two)] for one, two in tree.same_as],
     }
+
+
+def site_to_plain(site: Site) -> list[Any]:
+    """A site as plain data."""
+    return [_address_to_plain(site.address), site.moment, _spec_to_plain(site.spec)]
 
 
 def _address_to_plain(address: Address) -> list[Any]:
@@ -186,7 +188,8 @@ def _address(plain: Any) -> Address:
     return Address(read_text(path), read_text(port), read_whole(call))
 
 
-def _site(plain: Any) -> Site:
+def read_site(plain: Any) -> Site:
+    """The site that plain data holds. Raises `Malformed`."""
     address, moment, spec = _few(plain, 3)
     return Site(_address(address), read_whole(moment), _spec(spec))
 
@@ -217,7 +220,7 @@ def _features(plain: Any) -> frozenset[str]:
     return frozenset(map(read_text, read_list(plain)))
 
 
-_SITES = {"sites": tuple_of(_site, _MANY), "same_as": tuple_of(_twins, _MANY)}
+_SITES = {"sites": tuple_of(read_site, _MANY), "same_as": tuple_of(_twins, _MANY)}
 _TREE = {
     "modules": tuple_of(_module, _MANY),
     **_SITES,

@@ -7,17 +7,26 @@ op table, or ask for more than the limits. Runs in a thread beside the event loo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from nnsight_lab.contract import ModelCard, Several, TokenRows
 from nnsight_lab.errors import BadBytes, BadInput, LimitExceeded
-from nnsight_lab.ir import Graph, TensorData
-from nnsight_lab.passes import Part, Stages, check_features, check_graph, check_inputs
+from nnsight_lab.ir import Graph, ModuleSource, TensorData
+from nnsight_lab.passes import (
+    Part,
+    Stages,
+    check_features,
+    check_graph,
+    check_inputs,
+    paths_with_source,
+    tree_for_graph,
+)
 from nnsight_lab_server.config import ServerLimits
 
 __all__ = ["admit"]
 
 _NAME = 1_024
+_SOURCES = 1_024
 
 
 def admit(
@@ -25,11 +34,13 @@ def admit(
     parts: tuple[TokenRows, ...],
     card: ModelCard,
     limits: ServerLimits,
+    source_of: Callable[[str], ModuleSource],
     blobs: Mapping[str, TensorData] | None = None,
 ) -> tuple[Graph, TokenRows | Several]:
     """The graph and inputs of a job that may be queued.
 
     parts: what its traces are given, one after another. blobs: constants that came beside it.
+    source_of: gives the operations inside a module, for graphs that name some.
 
     Raises:
         LabError: it may not; each reason has its own class.
@@ -38,8 +49,12 @@ def admit(
     read = Graph.from_bytes(graph, limits=limits.graph, blobs=blobs)
     _check_names(read)
     check_features(read, card)
-    stages = Stages(tuple(Part(part, card.tree, card.decode) for part in parts))
-    cost = check_graph(read, stages, inputs)
+    if len(paths_with_source(read)) > _SOURCES:
+        raise LimitExceeded(
+            f"A graph may look inside {_SOURCES} modules.", hint="Look inside fewer at a time."
+        )
+    tree = tree_for_graph(read, card.tree, source_of)
+    cost = check_graph(read, Stages(tuple(Part(part, tree, card.decode) for part in parts)), inputs)
     if cost.saved_bytes > limits.saved_bytes:
         raise LimitExceeded(
             f"The run would save {cost.saved_bytes} bytes; {limits.saved_bytes} may be sent back.",

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import chain, zip_longest
@@ -33,6 +34,7 @@ from nnsight_lab.contract import (
     Token,
 )
 from nnsight_lab.errors import Cancelled, EngineFailed, LabError, LimitExceeded
+from nnsight_lab.ir import ModuleSource
 from nnsight_lab_server.engines.base import Engine
 
 __all__ = ["Job", "ModelState", "ModelWorker"]
@@ -71,7 +73,8 @@ class Job:
 class ModelWorker:
     """Runs the jobs of one model, one after another, fairly among clients.
 
-    settled: set once the model is loaded, or could not be.
+    settled: set once the model is loaded, or could not be. looking: a thread to ask `source_of` on,
+        so that whoever waits for a run to end keeps nobody else waiting.
     """
 
     def __init__(self, name: str, load: Callable[[], Engine], *, queued: int) -> None:
@@ -86,6 +89,7 @@ class ModelWorker:
         self._running: Job | None = None
         self._stopping = False
         self._changed = threading.Condition()
+        self.looking = ThreadPoolExecutor(1, thread_name_prefix=f"look-{name}")
         self._thread = threading.Thread(target=self._work, name=f"model-{name}", daemon=True)
 
     def start(self) -> None:
@@ -103,6 +107,7 @@ class ModelWorker:
             self._changed.notify_all()
         if running is not None:
             self._stop_run(running)
+        self.looking.shutdown(wait=False, cancel_futures=True)
         if self._thread.is_alive():
             self._thread.join()
 
@@ -140,6 +145,14 @@ class ModelWorker:
             running = self._running is job
         if running:
             self._stop_run(job)
+
+    def source_of(self, path: str) -> ModuleSource:
+        """What the forward of one module of the model calls; waits for a run to end."""
+        if self.engine is None:
+            raise EngineFailed(
+                f"The model {self.name!r} is not running on this server.", hint=_SEE_THE_LOG
+            )
+        return self.engine.source_of(path)
 
     def wake(self) -> None:
         """Look again whether a job may start; called when a client has caught up."""

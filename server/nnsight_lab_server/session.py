@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
+from functools import partial
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
@@ -28,6 +29,7 @@ from nnsight_lab.wire.events import (
     Mistake,
     ModelsAsked,
     ServerEvent,
+    SourceAsked,
 )
 from nnsight_lab_server.admission import admit
 from nnsight_lab_server.catalogue import Catalogue
@@ -53,7 +55,7 @@ class Session:
         self._id = uuid.uuid4().hex
         self._connection = ServerConnection(limits.wire, blobs, owner=self._id)
         self._outbox = Outbox(limits.backlog_bytes)
-        self._submitted: asyncio.Queue[JobSubmitted] = asyncio.Queue()
+        self._submitted: asyncio.Queue[JobSubmitted | SourceAsked] = asyncio.Queue()
         self._jobs: dict[int, tuple[ModelWorker, Job]] = {}
         self._loop = asyncio.get_running_loop()
 
@@ -110,7 +112,10 @@ class Session:
                 self._outbox.put(self._card(ask, model))
             case BlobsMissing(job=job, digests=digests):
                 self._outbox.put(connection.ask_for(job, digests))
-            case JobSubmitted():
+            case SourceAsked(ask=ask) if self._submitted.qsize() >= self._limits.queued:
+                error = LimitExceeded("Too many asks wait for an answer.", hint="Ask one by one.")
+                self._outbox.put(connection.refuse(ask, error))
+            case JobSubmitted() | SourceAsked():
                 self._submitted.put_nowait(event)
             case CancelAsked(job=job):
                 self._cancel(job)
@@ -151,6 +156,9 @@ class Session:
     async def _check(self) -> None:
         while True:
             submitted = await self._submitted.get()
+            if isinstance(submitted, SourceAsked):
+                self._outbox.put(await self._source(submitted))
+                continue
             if submitted.job not in self._connection.jobs:
                 continue  # cancelled meanwhile
             try:
@@ -163,6 +171,20 @@ class Session:
                 error = ServerError("The server could not check this graph.", hint=hint)
                 self._tell(submitted.job, Failed(error))
 
+    async def _source(self, asked: SourceAsked) -> list[Outgoing]:
+        try:
+            worker, _ = self._catalogue.find(asked.model)
+            find = partial(worker.source_of, asked.path)
+            source = await self._loop.run_in_executor(worker.looking, find)
+            return self._connection.source(asked.ask, source)
+        except LabError as exc:
+            return self._connection.refuse(asked.ask, exc)
+        except Exception:  # noqa: BLE001 - a seam: measuring a module runs the model's own code
+            _log.exception("The source of a module could not be found.")
+            hint = "This is a fault of the server; its log says more."
+            error = ServerError("The server could not look into this module.", hint=hint)
+            return self._connection.refuse(asked.ask, error)
+
     async def _queue(self, submitted: JobSubmitted) -> None:
         number = submitted.job
         worker, card = self._catalogue.find(submitted.model)
@@ -172,6 +194,7 @@ class Session:
             submitted.parts,
             card,
             self._limits,
+            worker.source_of,
             submitted.blobs,
         )
         if number not in self._connection.jobs:

@@ -22,7 +22,17 @@ from nnsight_lab.errors import (
     ShapeMismatch,
     WriteTooEarly,
 )
-from nnsight_lab.ir import Address, Constant, Gradient, Graph, Output, Read, TensorData, Write
+from nnsight_lab.ir import (
+    Address,
+    Constant,
+    Gradient,
+    Graph,
+    ModuleSource,
+    Output,
+    Read,
+    TensorData,
+    Write,
+)
 from nnsight_lab.passes import check_inputs
 from nnsight_lab_server.admission import admit
 from nnsight_lab_server.config import ServerLimits
@@ -211,6 +221,10 @@ STREAM, LOGITS = Address("layers.0", "output"), Address("", "logits")
 ROWS = ((1, 2, 3),)
 
 
+def _no_source(path: str) -> ModuleSource:
+    raise AssertionError(f"nobody names an operation inside {path}")
+
+
 @pytest.mark.parametrize(
     ("graph", "kind"),
     [
@@ -247,7 +261,9 @@ def test_a_graph_from_elsewhere_is_held_to_the_same(
     with pytest.raises(kind):
         lm.run_inputs(graph, TokenRows(ROWS, Generation(4)))
     with pytest.raises(LabError):
-        admit(graph.to_bytes(), (TokenRows(ROWS, Generation(4)),), lm.card, ServerLimits())
+        admit(
+            graph.to_bytes(), (TokenRows(ROWS, Generation(4)),), lm.card, ServerLimits(), _no_source
+        )
 
 
 def test_a_trace_has_no_second_step(lm: nl.LanguageModel) -> None:
@@ -262,8 +278,8 @@ def test_a_server_bounds_what_it_makes(lm: nl.LanguageModel) -> None:
         tuple(Output(f"h{step}", step) for step in range(8)),
     )
     few = ServerLimits(new_tokens=7)
-    with pytest.raises(LimitExceeded, match="8 new tokens"):
-        admit(graph.to_bytes(), (TokenRows(ROWS, Generation(8)),), lm.card, few)
+    with pytest.raises(LimitExceeded, match="8 forward passes"):
+        admit(graph.to_bytes(), (TokenRows(ROWS, Generation(8)),), lm.card, few, _no_source)
     of_the_prompt, of_a_step = 3 * 32 * 4, 32 * 4
     exact = of_the_prompt + 7 * of_a_step
     admit(
@@ -271,6 +287,7 @@ def test_a_server_bounds_what_it_makes(lm: nl.LanguageModel) -> None:
         (TokenRows(ROWS, Generation(8)),),
         lm.card,
         ServerLimits(saved_bytes=exact),
+        _no_source,
     )
     with pytest.raises(LimitExceeded, match=f"save {exact} bytes"):
         admit(
@@ -278,6 +295,7 @@ def test_a_server_bounds_what_it_makes(lm: nl.LanguageModel) -> None:
             (TokenRows(ROWS, Generation(8)),),
             lm.card,
             ServerLimits(saved_bytes=exact - 1),
+            _no_source,
         )
     with pytest.raises(LimitExceeded, match="10 tokens"):
         admit(
@@ -285,6 +303,7 @@ def test_a_server_bounds_what_it_makes(lm: nl.LanguageModel) -> None:
             (TokenRows(ROWS, Generation(8)),),
             lm.card,
             ServerLimits(batch_tokens=9),
+            _no_source,
         )
 
 

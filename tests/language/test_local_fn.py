@@ -14,7 +14,7 @@ import nnsight_lab as nl
 from nnsight_lab.contract import TokenRows
 from nnsight_lab.errors import BadInput, NotSupported, OpFailed
 from nnsight_lab.executors.local import LocalExecutor
-from nnsight_lab.ir import Address, Cond, Graph, LocalCall, Output, Param, Read, Ref
+from nnsight_lab.ir import Address, Cond, Graph, LocalCall, ModuleSource, Output, Param, Read, Ref
 from nnsight_lab.ir.nodes import Block
 from nnsight_lab.passes import check_features
 from nnsight_lab_server.admission import admit
@@ -262,6 +262,10 @@ def test_a_served_model_refuses_it_at_the_users_line_before_anything_is_sent(
     assert "local_fn" not in served.card.capabilities.features
 
 
+def _no_source(path: str) -> ModuleSource:
+    raise AssertionError(f"nobody names an operation inside {path}")
+
+
 def test_the_server_refuses_such_a_graph_when_it_comes_as_bytes(tiny: nl.LanguageModel) -> None:
     assert isinstance(tiny.executor, LocalExecutor)
     card = TransformersEngine("tiny", tiny.executor).card()
@@ -273,6 +277,6 @@ def test_the_server_refuses_such_a_graph_when_it_comes_as_bytes(tiny: nl.Languag
     hidden = Graph((read, cond), (Output("x", 1),))
 
     with pytest.raises(NotSupported, match="runs no code of yours"):
-        admit(plain.to_bytes(), (TokenRows(((3, 4, 5),)),), card, ServerLimits())
+        admit(plain.to_bytes(), (TokenRows(((3, 4, 5),)),), card, ServerLimits(), _no_source)
     with pytest.raises(NotSupported, match="runs no code of yours"):
         check_features(hidden, card)

@@ -171,3 +171,17 @@ def test_an_empty_prompt_is_refused_at_its_line_and_the_model_stays_usable(lm: A
 @pytest.fixture(scope="module")
 def lm() -> Any:
     return nl.LanguageModel("tiny")
+
+
+def test_a_list_saved_in_the_session_comes_back_with_what_every_trace_put_in(lm: Any) -> None:
+    with lm.session():
+        logits = nl.save([])
+        for prompt in ("a b", "c d"):
+            with lm.trace(prompt):
+                logits.append(lm.logits)
+
+    with lm.trace("c d"):
+        last = lm.logits.save()
+
+    assert len(logits) == 2
+    torch.testing.assert_close(logits[1], last)

@@ -31,12 +31,14 @@ RUNNABLE = (
     "docs/reference/generation.md",
     "docs/reference/control-flow.md",
     "docs/reference/peeks.md",
+    "docs/reference/compat.md",
     "docs/reference/cache.md",
     "docs/reference/rename.md",
     "docs/reference/scan.md",
     "docs/reference/show-save-stop.md",
     "docs/reference/stored-edits.md",
     "docs/reference/local-functions.md",
+    "docs/reference/module-source.md",
 )
 
 #: Error pages whose example needs no server and no interruption.

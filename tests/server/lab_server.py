@@ -30,7 +30,7 @@ from nnsight_lab.contract import (
 )
 from nnsight_lab.executors.remote import RemoteExecutor
 from nnsight_lab.executors.remote_client import LabClient
-from nnsight_lab.ir import Address, Graph, Output, Read
+from nnsight_lab.ir import Address, Graph, ModuleSource, Output, Read
 from nnsight_lab.settings import Settings
 from nnsight_lab_server.app import create_app
 from nnsight_lab_server.auth import TokenAuth
@@ -105,17 +105,20 @@ class GatedEngine:
     def card(self) -> ModelCard:
         return self.engine.card()
 
+    def source_of(self, path: str) -> ModuleSource:
+        return self.engine.source_of(path)
+
     def run(self, request: RunRequest, emit: Emit) -> None:
         self.running.set()
         assert self.before.wait(WAIT_S)
 
         def gated(event: RunEvent) -> None:
+            if isinstance(event, Done | Failed):
+                self.finished.append(event)  # before whoever waits for the end can look
             emit(event)
             if isinstance(event, Saved):
                 self.saved.set()
                 assert self.within.wait(WAIT_S)
-            if isinstance(event, Done | Failed):
-                self.finished.append(event)
 
         self.engine.run(request, gated)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 from hypothesis import HealthCheck, given, settings
@@ -10,12 +11,29 @@ from hypothesis import strategies as st
 from nnsight_lab.contract import TokenRows
 from nnsight_lab.errors import LabError
 from nnsight_lab.executors.local import LocalExecutor
-from nnsight_lab.ir import Address, Call, Graph, ListArg, Name, Output, Read, Ref, Special, Weight
+from nnsight_lab.ir import (
+    Address,
+    Call,
+    Graph,
+    ListArg,
+    ModuleSource,
+    Name,
+    Output,
+    Read,
+    Ref,
+    Special,
+    Weight,
+)
 from nnsight_lab.ir.literals import Arg
 from nnsight_lab.ir.ops import op_names
 from nnsight_lab_server.admission import admit
 from nnsight_lab_server.config import ServerLimits
 from tests.server.lab_server import ROWS, reads
+
+
+def sources_of(local: LocalExecutor) -> Callable[[str], ModuleSource]:
+    return lambda path: local.source_of(path, TokenRows(ROWS))
+
 
 LEAF: st.SearchStrategy[Arg] = st.one_of(
     st.integers(0, 1).map(Ref),
@@ -57,7 +75,7 @@ def test_any_operation_on_anything_is_admitted_or_refused_with_a_type(
         (Output("x", 2),),
     )
     with suppress(LabError):
-        admit(graph.to_bytes(), (TokenRows(ROWS),), local.card(), ServerLimits())
+        admit(graph.to_bytes(), (TokenRows(ROWS),), local.card(), ServerLimits(), sources_of(local))
 
 
 @settings(deadline=None, max_examples=300)
@@ -70,13 +88,15 @@ def test_a_graph_with_bytes_changed_is_admitted_or_refused_with_a_type(
     spoiled = good[:place] + data.draw(st.binary(max_size=3)) + good[place + 1 :]
 
     with suppress(LabError):
-        admit(spoiled, (TokenRows(ROWS),), local.card(), ServerLimits())
+        admit(spoiled, (TokenRows(ROWS),), local.card(), ServerLimits(), sources_of(local))
 
 
 def test_a_good_graph_is_admitted_as_it_is(local: LocalExecutor) -> None:
     graph = reads("layers.0.output", "logits")
 
-    admitted, inputs = admit(graph.to_bytes(), (TokenRows(ROWS),), local.card(), ServerLimits())
+    admitted, inputs = admit(
+        graph.to_bytes(), (TokenRows(ROWS),), local.card(), ServerLimits(), sources_of(local)
+    )
 
     assert admitted == graph
     assert inputs == TokenRows(ROWS)

@@ -321,6 +321,7 @@ class Fragile:
         self.engine = engine
         self.how = how
         self.card, self.cancel, self.close = engine.card, engine.cancel, engine.close
+        self.source_of = engine.source_of
 
     def run(self, request: RunRequest, emit: Emit) -> None:
         if request.inputs.rows == ((13,),):  # type: ignore[union-attr]
@@ -363,10 +364,9 @@ def submitted(socket: Socket, graph: bytes, job: int = 1, until: str = "failed")
         socket.send(frame.to_bytes())
     while True:
         message = socket.recv(timeout=30)
-        if isinstance(message, str):
-            told: dict[str, Any] = json.loads(message)
-            if told["type"] in {until, "failed"}:
-                return told
+        told: dict[str, Any] = json.loads(message) if isinstance(message, str) else {}
+        if told.get("type") in {until, "failed"}:
+            return told
 
 
 @pytest.mark.parametrize("theirs", [m.PROTOCOL - 1, m.PROTOCOL + 1])

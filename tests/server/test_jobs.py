@@ -23,7 +23,7 @@ from nnsight_lab.contract import (
     TokenRows,
 )
 from nnsight_lab.errors import Cancelled, EngineFailed, LimitExceeded, ModelNotFound, OpFailed
-from nnsight_lab.ir import Graph, Ref, TensorData
+from nnsight_lab.ir import Graph, ModuleSource, Ref, TensorData
 from nnsight_lab.wire import Value
 from nnsight_lab_server.engines.base import Engine
 from nnsight_lab_server.jobs import Job, ModelState, ModelWorker
@@ -44,6 +44,9 @@ class StepEngine:
         self.closed = False
 
     def card(self) -> ModelCard:
+        raise NotImplementedError
+
+    def source_of(self, path: str) -> ModuleSource:
         raise NotImplementedError
 
     def run(self, request: RunRequest, emit: Emit) -> None:

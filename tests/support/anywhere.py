@@ -10,7 +10,7 @@ import pytest
 import nnsight_lab as nl
 from nnsight_lab.contract import Emit, Executor, Inputs, ModelCard, RunRequest
 from nnsight_lab.executors.local import load_local
-from nnsight_lab.ir import Graph, ModuleTree
+from nnsight_lab.ir import Graph, ModuleSource, ModuleTree
 from tests.server.lab_server import TOKEN, Serving
 
 __all__ = ["ThroughBytes", "anywhere"]
@@ -27,6 +27,9 @@ class ThroughBytes:
 
     def tree_for(self, inputs: Inputs) -> ModuleTree:
         return self.inner.tree_for(inputs)
+
+    def source_of(self, path: str, inputs: Inputs) -> ModuleSource:
+        return self.inner.source_of(path, inputs)
 
     def run(self, request: RunRequest, emit: Emit) -> None:
         again = Graph.from_bytes(request.graph.to_bytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +11,24 @@ from hypothesis import strategies as st
 
 from nnsight_lab import contract
 from nnsight_lab.contract import TokenRows
-from nnsight_lab.errors import LabError, LimitExceeded, ModelNotFound, OpFailed
-from nnsight_lab.ir import DictArg, ListArg, Ref, TensorData
+from nnsight_lab.errors import (
+    AddressNotFound,
+    LabError,
+    LimitExceeded,
+    ModelNotFound,
+    OpFailed,
+)
+from nnsight_lab.ir import (
+    Address,
+    DictArg,
+    ListArg,
+    ModuleSource,
+    OpaqueSpec,
+    Ref,
+    Site,
+    SourceCall,
+    TensorData,
+)
 from nnsight_lab.wire import (
     ClientConnection,
     LocalProtocolError,
@@ -21,7 +38,15 @@ from nnsight_lab.wire import (
 )
 from nnsight_lab.wire import messages as m
 from nnsight_lab.wire.codec import encode_message
-from nnsight_lab.wire.events import AskFailed, CardArrived, Complaint, JobTold, ModelsListed
+from nnsight_lab.wire.events import (
+    AskFailed,
+    CardArrived,
+    Complaint,
+    JobTold,
+    ModelsListed,
+    SourceArrived,
+    SourceAsked,
+)
 from nnsight_lab.wire.frames import FrameKind, frames_of
 from tests.wire.talk import LIMITS, SUMMARY, Talk, card, tensor, value
 
@@ -102,6 +127,36 @@ def test_asks_are_answered_in_any_order() -> None:
     assert isinstance(refused.error, ModelNotFound)
     assert arrived == CardArrived(found, card())
     assert listed == ModelsListed(models, (SUMMARY,))
+
+
+def test_an_ask_for_a_source_is_answered_or_refused() -> None:
+    talk = Talk()
+    site = Site(Address("mlp", "source.mul_0.output"), 3, OpaqueSpec("varies"))
+    source = ModuleSource(
+        "mlp",
+        "MLP",
+        "mlp.py",
+        (SourceCall("mul_0", False, "mlp.py", "forward", 7, "a * b"),),
+        (site,),
+    )
+    found, asked = talk.client.get_source("tiny", "mlp")
+    missing, _ = talk.client.get_source("tiny", "nowhere")
+    large, _ = talk.client.get_source("tiny", "large")
+
+    assert talk.asks(asked) == [SourceAsked(found, "tiny", "mlp")]
+    arrived, refused, cut = talk.tells(
+        [
+            *talk.server.source(found, source),
+            *talk.server.refuse(missing, AddressNotFound("no", hint="look")),
+            *talk.server.source(large, replace(source, sites=(site,) * 1_000)),
+        ]
+    )
+
+    assert arrived == SourceArrived(found, source)
+    assert isinstance(refused, AskFailed)
+    assert isinstance(refused.error, AddressNotFound)
+    assert isinstance(cut, AskFailed)
+    assert isinstance(cut.error, LimitExceeded)
 
 
 def test_a_complaint_is_told() -> None:

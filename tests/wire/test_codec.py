@@ -11,7 +11,20 @@ from hypothesis import strategies as st
 
 from nnsight_lab.contract import Generation, TokenRows
 from nnsight_lab.errors import LabError, LimitExceeded, ProtocolError
-from nnsight_lab.ir import DictArg, ListArg, Ref, Special
+from nnsight_lab.ir import (
+    Address,
+    DictArg,
+    Dim,
+    ListArg,
+    ModuleSource,
+    OpaqueSpec,
+    Ref,
+    Site,
+    SizeForm,
+    SourceCall,
+    Special,
+    TensorSpec,
+)
 from nnsight_lab.wire import RemoteProtocolError
 from nnsight_lab.wire import messages as m
 from nnsight_lab.wire.codec import decode_message, encode_message
@@ -68,10 +81,29 @@ BLOB = st.builds(
     m.BlobHead, DIGEST, st.sampled_from(["float32", "bool"]), st.lists(WHOLE, max_size=4).map(tuple)
 )
 BLOBS = st.lists(BLOB, max_size=3, unique_by=lambda head: head.digest).map(tuple)
+SPEC = st.builds(
+    TensorSpec,
+    TEXT,
+    st.lists(st.builds(Dim, st.sampled_from(SizeForm), WHOLE), max_size=3).map(tuple),
+)
+SITE = st.builds(
+    Site, st.builds(Address, TEXT, TEXT, WHOLE), WHOLE, SPEC | st.builds(OpaqueSpec, TEXT)
+)
+CALL = st.builds(SourceCall, TEXT, st.booleans(), TEXT, TEXT, WHOLE, TEXT, WHOLE)
+SOURCE = st.builds(
+    ModuleSource,
+    TEXT,
+    TEXT,
+    TEXT,
+    st.lists(CALL, max_size=2).map(tuple),
+    st.lists(SITE, max_size=2).map(tuple),
+)
 MESSAGES: st.SearchStrategy[m.Message] = st.one_of(
     st.builds(m.Hello, WHOLE, TEXTS),
     st.builds(m.ListModels, U32),
     st.builds(m.GetCard, U32, TEXT),
+    st.builds(m.GetSource, U32, TEXT, TEXT),
+    st.builds(m.Source, U32, SOURCE),
     st.builds(m.Submit, U32, TEXT, WHOLE, PARTS, TEXT, BLOBS),
     st.builds(m.Cancel, U32),
     st.builds(m.Welcome, WHOLE, TEXTS, MODELS, WHOLE, WHOLE),

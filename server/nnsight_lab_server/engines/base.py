@@ -1,7 +1,7 @@
 """What the server asks of an engine. The seam between jobs and the libraries that run models.
 
 An engine is loaded, run and closed on one thread of its own (`nnsight_lab_server.jobs`); only
-`cancel` and `card` may be called from another. Saved values leave it as `wire.Value`: dense bytes
+`cancel`, `card` and `source_of` may be called from another. Saved values leave it as `wire.Value`: dense bytes
 in the model's own dtype, so nothing beyond this seam touches tensors.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 from nnsight_lab.contract import Emit, ModelCard, RunRequest
+from nnsight_lab.ir import ModuleSource
 
 __all__ = ["Engine"]
 
@@ -20,6 +21,14 @@ class Engine(Protocol):
 
     def card(self) -> ModelCard:
         """The model, described."""
+        ...
+
+    def source_of(self, path: str) -> ModuleSource:
+        """What the forward of one module calls, from any thread; may wait for a run to end.
+
+        Raises:
+            LabError: there is no such module, or nothing to see in it.
+        """
         ...
 
     def run(self, request: RunRequest, emit: Emit) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from nnsight_lab.contract import Emit, ModelCard, RunEvent, RunRequest, Saved
+from nnsight_lab.contract import Emit, ModelCard, RunEvent, RunRequest, Saved, TokenRows
+from nnsight_lab.ir import ModuleSource
 from nnsight_lab.settings import Settings
 from nnsight_lab_server.engines.base import Engine
 from nnsight_lab_server.values import to_wire
@@ -44,6 +45,11 @@ class TransformersEngine:
     def card(self) -> ModelCard:
         """The model, under the name it is served by."""
         return self._card
+
+    def source_of(self, path: str) -> ModuleSource:
+        """What the forward of one module calls. Waits for the run that is under way."""
+        source: ModuleSource = self._executor.source_of(path, TokenRows(((0,),)))
+        return source
 
     def run(self, request: RunRequest, emit: Emit) -> None:
         """Run to the end, sending saved values on as bytes."""
