@@ -300,6 +300,7 @@ class LocalExecutor:
             stop_ids=stop_ids_of(self.module),
             vocab=self._config_number("vocab_size"),
             takes_positions=self._takes_positions,
+            picks_logits=self._picks_logits,
         )
 
     def _evaluating(self) -> AbstractContextManager[None]:
