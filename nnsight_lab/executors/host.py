@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from itertools import count
 from typing import Any
@@ -99,7 +99,7 @@ class TorchHost:
     @contextmanager
     def skipping(self, skips: Sequence[Skip], instead: Callable[[Skip], Any]) -> Iterator[None]:
         """Some calls of modules give `instead(skip)` while the block runs, and do not run."""
-        with skipping(self._module, skips, instead, self.deaf):
+        with skipping(self._module, skips, instead, self.deaf) if skips else nullcontext():
             yield
 
     def deaf(self) -> bool:

@@ -239,7 +239,8 @@ class LocalExecutor:
         return Part(inputs, measured.tree, decode)
 
     def _plan(self, request: RunRequest, bases: list[Measured], stages: Stages) -> Schedule:
-        shapes = tuple(shape_key(part.inputs) for part in stages.parts)
+        prompts = (part.inputs for part in stages.parts if isinstance(part.inputs, TokenRows))
+        shapes = tuple(map(shape_key, prompts))  # of tensors, what was measured tells them
         # The operations a plan needs follow from its graph, so what they were added to tells plans apart.
         key = (request.graph.key, tuple(map(id, bases)), shapes)
         with self._planning:
