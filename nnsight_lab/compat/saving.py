@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+from torch.overrides import get_overridable_functions
 
 from nnsight_lab.compat.settings import CONFIG
 from nnsight_lab.tracing.proxy import Proxy
@@ -67,6 +68,7 @@ def plain_values_save() -> Iterator[None]:
 
 
 def _mount() -> None:
+    get_overridable_functions()  # torch keeps the list of its methods: let it be made without ours
     for kind in _PLAIN:
         _names_of(kind)["save"] = save
         _forget_lookups(kind)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -190,3 +192,17 @@ def test_a_call_outside_a_block_is_torchs(model: Any) -> None:
     hidden = torch.ones(1, 2, 32)
 
     assert_same(model.lm_head(hidden), gpt2().lm_head(hidden))
+
+
+def test_a_block_adds_nothing_to_what_torch_says_it_can_do() -> None:
+    """torch remembers its methods from when it is first asked, which may be in a block."""
+    program = (
+        "import torch, nnsight_lab.compat as nnsight\n"
+        "model = nnsight.NNsight(torch.nn.Linear(2, 2))\n"
+        "with model.trace(torch.zeros(1, 2)):\n"
+        "    out = (model.output * 2).save()\n"
+        "    known = torch.overrides.get_overridable_functions()\n"
+        "names = {f.__name__ for group in known.values() for f in group}\n"
+        "assert 'mul' in names and 'save' not in names, sorted(names)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -135,13 +135,16 @@ def test_a_hundred_blocks_leave_memory_as_it_was(
 ) -> None:
     for _ in range(20):
         block(lm)
-    before = _in_use()
-    for _ in range(100):
-        block(lm)
-    blocks, tensors = _in_use()
+    grown = []
+    for _ in range(3):  # other threads of the process allocate too, but not always
+        before = _in_use()
+        for _ in range(100):
+            block(lm)
+        blocks, tensors = _in_use()
+        assert tensors == before[1]
+        grown.append(blocks - before[0])
 
-    assert tensors == before[1]
-    assert blocks - before[0] < 300  # a trace that leaves three objects behind would show
+    assert min(grown) < 300  # a trace that leaves three objects behind would show
 
 
 def _in_use() -> tuple[int, int]:
