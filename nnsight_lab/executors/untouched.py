@@ -18,7 +18,7 @@ from nnsight_lab.contract import ModuleInputs
 from nnsight_lab.kernels.infer import meta_like
 from nnsight_lab.runtime.values import copied
 
-__all__ = ["silent_run", "untouched", "without_data", "without_traces"]
+__all__ = ["evaluating", "silent_run", "untouched", "without_data", "without_traces"]
 
 _CONTAINERS = frozenset({dict, OrderedDict, defaultdict, Counter, list, set, deque})
 """Python's own; what another class does when it is emptied and filled is not known."""
