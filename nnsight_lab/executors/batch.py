@@ -46,6 +46,9 @@ class Padded:
     @cached_property
     def _places(self) -> torch.Tensor:
         """The position of every id, counted from its own prompt's first."""
+        if self._even:
+            count = torch.arange(self.width + self._more, device=self._device)
+            return count.repeat(len(self._lengths), 1)
         return (self._mask.cumsum(-1) - 1).clamp(min=0)
 
     def prompt(self) -> dict[str, torch.Tensor]:

@@ -19,6 +19,7 @@ from nnsight_lab.executors.listen import Enough, Listener
 from nnsight_lab.executors.measure import Measured
 from nnsight_lab.executors.sampling import Sampler
 from nnsight_lab.ir import RESULT, STEP, TOKENS, ModuleTree
+from nnsight_lab.passes.positions import asks_for_logits
 from nnsight_lab.passes.schedule import Schedule
 from nnsight_lab.passes.stages import Part, Stages
 from nnsight_lab.runtime import Interleaver
@@ -43,6 +44,7 @@ class Decoder:
     stop_ids: tuple[int, ...]
     vocab: int
     takes_positions: bool
+    picks_logits: bool
 
 
 @dataclass
@@ -113,9 +115,18 @@ class Decoding:
             ended=self._ended_invokes(),
             to_the_end=self._whole,
         ):
-            output = model.module(**given, past_key_values=cache, use_cache=True)
+            output = model.module(
+                **given, **self._logits_of(step), past_key_values=cache, use_cache=True
+            )
         logits: torch.Tensor = output.logits[:, -1]
         return logits
+
+    def _logits_of(self, step: int) -> dict[str, int]:
+        """The prompt's logits are made for its last position only, as `generate` of the model does."""
+        graph, tree = self.plan.graph, self.model.first.tree
+        if step or not self.model.picks_logits or asks_for_logits(graph, tree, self.begins):
+            return {}
+        return {"logits_to_keep": 1}
 
     def _choose(self, step: int, logits: torch.Tensor) -> None:
         ids = self._sampler.choose(logits)

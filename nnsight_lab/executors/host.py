@@ -10,9 +10,10 @@ however it ends. Calls of a module that a graph makes itself (`apply`) are silen
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -80,9 +81,10 @@ class TorchHost:
             if point.stage in ("before", "after"):
                 by_path.setdefault(point.path, set()).add(point.stage)
         with ExitStack() as stack:
+            handles: list[Any] = []
+            stack.callback(_remove, handles)
             for path, stages in by_path.items():
-                for handle in self._hooks(path, stages, points, on_point):
-                    stack.callback(handle.remove)
+                handles.extend(self._hooks(path, stages, points, on_point))
             inside = {point for point in points if point.stage in ("attention", "pattern")}
             if inside:
                 stack.enter_context(listening(self._module, inside, self._unless_deaf(on_point)))
@@ -97,7 +99,7 @@ class TorchHost:
     @contextmanager
     def skipping(self, skips: Sequence[Skip], instead: Callable[[Skip], Any]) -> Iterator[None]:
         """Some calls of modules give `instead(skip)` while the block runs, and do not run."""
-        with skipping(self._module, skips, instead, self.deaf):
+        with skipping(self._module, skips, instead, self.deaf) if skips else nullcontext():
             yield
 
     def deaf(self) -> bool:
@@ -111,25 +113,28 @@ class TorchHost:
         self, path: str, stages: set[str], points: set[HookPoint], on_point: OnPoint
     ) -> Iterator[Any]:
         module = self._module.get_submodule(path)
-        calls: Counter[str] = Counter()
-
+        entered = map(partial(HookPoint, "before", path), count())
+        left = map(partial(HookPoint, "after", path), count())
         deaf = self.deaf
 
         def before(_: Any, args: Any, kwargs: Any) -> Any:
-            point = HookPoint("before", path, calls["before"])
             if deaf():
                 return None
-            calls["before"] += 1
+            point = next(entered)
             return on_point(point, (args, kwargs)) if point in points else None
 
         def after(_: Any, args: Any, output: Any) -> Any:
-            point = HookPoint("after", path, calls["after"])
             if deaf():
                 return None
-            calls["after"] += 1
+            point = next(left)
             return on_point(point, output) if point in points else None
 
         if "before" in stages:
             yield module.register_forward_pre_hook(before, with_kwargs=True)
         if "after" in stages:
             yield module.register_forward_hook(after)
+
+
+def _remove(handles: list[Any]) -> None:
+    for handle in handles:
+        handle.remove()

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -44,7 +44,13 @@ from nnsight_lab.executors.listen import Enough, Listener
 from nnsight_lab.executors.loading import load_model, tokenizer_files
 from nnsight_lab.executors.measure import Measured, measure
 from nnsight_lab.executors.source_measure import Passes, SourceBook
-from nnsight_lab.executors.untouched import silent_run, untouched, without_data, without_traces
+from nnsight_lab.executors.untouched import (
+    evaluating,
+    silent_run,
+    untouched,
+    without_data,
+    without_traces,
+)
 from nnsight_lab.ir import Graph, ModuleSource, ModuleTree
 from nnsight_lab.kernels.tensors import dtype_name
 from nnsight_lab.passes import (
@@ -234,7 +240,8 @@ class LocalExecutor:
         return Part(inputs, measured.tree, decode)
 
     def _plan(self, request: RunRequest, bases: list[Measured], stages: Stages) -> Schedule:
-        shapes = tuple(shape_key(part.inputs) for part in stages.parts)
+        prompts = (part.inputs for part in stages.parts if isinstance(part.inputs, TokenRows))
+        shapes = tuple(map(shape_key, prompts))  # of tensors, what was measured tells them
         # The operations a plan needs follow from its graph, so what they were added to tells plans apart.
         key = (request.graph.key, tuple(map(id, bases)), shapes)
         with self._planning:
@@ -297,19 +304,12 @@ class LocalExecutor:
             stop_ids=stop_ids_of(self.module),
             vocab=self._config_number("vocab_size"),
             takes_positions=self._takes_positions,
+            picks_logits=self._picks_logits,
         )
 
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
+    def _evaluating(self) -> AbstractContextManager[None]:
         """A language model runs without dropout; one that is being trained goes on training."""
-        training = [part for part in self.module.modules() if part.training and self._language]
-        for part in training:
-            part.training = False
-        try:
-            yield
-        finally:
-            for part in training:
-                part.training = True
+        return evaluating(self.module) if self._language else nullcontext()
 
     def _logits_needed(self, graph: Graph, stages: Stages) -> dict[str, int]:
         """Tell the model of how many last positions the logits are needed, where it takes that."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 
@@ -59,8 +59,7 @@ class OpCall:
     turn: int
 
 
-@dataclass(frozen=True, slots=True)
-class HookPoint:
+class HookPoint(NamedTuple):
     """Before or after the `call`-th call of a module, or inside its attention.
 
     op: which of the torch functions its forward calls, at the stages `op-before` and `op-after`.

@@ -16,7 +16,7 @@ import linecache
 import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -156,7 +156,7 @@ def _put_together(
                 calls += [] if call else [_listed(what.removeprefix(f"{path}."), lines, True)]
                 continue
             assert what.op is not None
-            after = replace(what, stage="op-after")
+            after = what._replace(stage="op-after")
             if not _holds_tensor(forward.specs.get(after)):
                 continue
             name = f"{what.op.function}_{counts[what.op.function]}"

@@ -18,11 +18,29 @@ from nnsight_lab.contract import ModuleInputs
 from nnsight_lab.kernels.infer import meta_like
 from nnsight_lab.runtime.values import copied
 
-__all__ = ["silent_run", "untouched", "without_data", "without_traces"]
+__all__ = ["evaluating", "silent_run", "untouched", "without_data", "without_traces"]
 
 _CONTAINERS = frozenset({dict, OrderedDict, defaultdict, Counter, list, set, deque})
 """Python's own; what another class does when it is emptied and filled is not known."""
 _WEIGHTS = frozenset({"_parameters", "_buffers", "_modules"})
+
+
+@contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """No part of the module is in training mode; those that were are again afterwards."""
+    training, left = [], [module]
+    while left:  # `.modules()` would take longer than a small run
+        part = left.pop()
+        if part.training:
+            training.append(part)
+        left += filter(None, part._modules.values())  # noqa: SLF001 - as torch's own walks
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 @contextmanager

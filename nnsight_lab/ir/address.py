@@ -6,14 +6,13 @@ A path is either the model's own module path (`model.layers.0.self_attn`) or a s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Address"]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Address:
-    """A place in a model.
+class Address(NamedTuple):
+    """A place in a model. A named tuple, because tables of places are asked all the time.
 
     path: module path or standard name; `""` is the model itself.
     port: `input`, `output`, or a standard port such as `q`, `z`, `pattern`, `neurons`.

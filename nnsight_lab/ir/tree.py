@@ -239,6 +239,23 @@ class ModuleTree:
         return {path: tuple(ports) for path, ports in found.items()}
 
     @cached_property
+    def ports_of(self) -> Mapping[str, tuple[str, ...]]:
+        """The ports that can be asked for at each path; a standard name has its module's too."""
+        found: dict[str, tuple[str, ...]] = {}
+        for path in self.paths:
+            below = self.module_of.get(path, path)
+            own = {Address(path, port): port for port in self.ports.get(below, ())}
+            there = (port for at, port in own.items() if self.reaches(at))
+            ports = dict.fromkeys((*self.ports.get(path, ()), *there))
+            if ports:
+                found[path] = tuple(ports)
+        return found
+
+    def reaches(self, address: Address) -> bool:
+        """Whether a graph may name an address, under whichever of its names."""
+        return address in self.by_address or self.one_name.get(address) in self.by_address
+
+    @cached_property
     def paths(self) -> tuple[str, ...]:
         """Every path a graph may name: modules, then standard names."""
         names = dict.fromkeys(card.path for card in self.modules)
@@ -263,3 +280,9 @@ class ModuleTree:
     def children(self, path: str) -> tuple[str, ...]:
         """The names directly below `path`, in order."""
         return self._children.get(path, ())
+
+    @cached_property
+    def lengths(self) -> Mapping[str, int]:
+        """How many modules the lists among the paths hold."""
+        found = {path: sum(map(str.isdigit, names)) for path, names in self._children.items()}
+        return {path: length for path, length in found.items() if length}

@@ -21,7 +21,7 @@ from nnsight_lab.passes.combine import then
 from nnsight_lab.passes.features import check_features
 from nnsight_lab.passes.followed import followed_parts
 from nnsight_lab.passes.live import drop_dead_nodes
-from nnsight_lab.passes.positions import last_positions
+from nnsight_lab.passes.positions import asks_for_logits, last_positions
 from nnsight_lab.passes.schedule import Moment, Schedule, schedule
 from nnsight_lab.passes.shapes import meta_of_spec
 from nnsight_lab.passes.sources import check_as_measured, paths_with_source, tree_for_graph
@@ -39,6 +39,7 @@ __all__ = [
     "check_inputs",
     "followed_parts",
     "drop_dead_nodes",
+    "asks_for_logits",
     "last_positions",
     "meta_of_spec",
     "paths_with_source",

@@ -16,9 +16,10 @@ def check_features(graph: Graph, card: ModelCard) -> None:
     Raises:
         NotSupported: the graph calls a local function, and the model is not in this process.
     """
-    features = card.capabilities.features
+    if "local_fn" in card.capabilities.features:
+        return
     for node in graph.nodes:
-        call = None if "local_fn" in features else _local_call(node)
+        call = _local_call(node)
         if call is not None:
             raise NotSupported(
                 f"{call.function} is a local function (local_fn); {card.name} is on a server, "

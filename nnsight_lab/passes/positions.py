@@ -9,11 +9,23 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nnsight_lab.ir import Address, Call, Graph, ModuleTree, Node, NodeId, Read, Skip, Write
+from nnsight_lab.ir import (
+    RESULT,
+    TOKENS,
+    Address,
+    Call,
+    Graph,
+    ModuleTree,
+    Node,
+    NodeId,
+    Read,
+    Skip,
+    Write,
+)
 from nnsight_lab.ir.literals import Arg, Ref, SliceArg
 from nnsight_lab.ir.nodes import dependencies
 
-__all__ = ["last_positions"]
+__all__ = ["asks_for_logits", "last_positions"]
 
 _HEAD = Address("lm_head", "input")
 _AT_THE_END = {_HEAD, Address("lm_head", "output"), Address("", "logits")}
@@ -55,6 +67,26 @@ def last_positions(graph: Graph, tree: ModuleTree) -> int | None:
             else:
                 most = max(most, found)
     return most or None
+
+
+def asks_for_logits(graph: Graph, tree: ModuleTree, step: int) -> bool:
+    """Whether a graph comes by the head in a forward pass of a generation.
+
+    Where it does not, the last position's logits are enough to sample from.
+    """
+    head = tree.by_address.get(_HEAD)
+    if head is None:
+        return True
+    for node in graph.nodes:
+        if not isinstance(node, Read | Write | Skip) or node.step != step:
+            continue
+        site = tree.by_address.get(node.address)
+        if node.address in (TOKENS, RESULT):
+            continue
+        # The whole model's own path: in its forward the head is given the positions to look at.
+        if site is None or not node.address.path or site.moment >= head.moment:
+            return True
+    return False
 
 
 def _reads(graph: Graph, tree: ModuleTree) -> list[_View]:

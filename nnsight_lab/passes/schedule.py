@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nnsight_lab.errors import AddressNotFound, BadInput, NotSupported, WriteTooEarly
@@ -52,6 +53,7 @@ class Moment:
     reads: taken first. steps: computed then, in id order. writes: handed back to the model.
     outputs: names of saved values that are ready now. drops: values nobody needs afterwards.
     skips: modules that are due now and do not run; they are given their values first.
+    kept: what is read now, and saved or needed later. lasting: the same of what is computed now.
     """
 
     reads: tuple[Read, ...] = ()
@@ -60,6 +62,8 @@ class Moment:
     outputs: tuple[tuple[str, NodeId], ...] = ()
     drops: tuple[NodeId, ...] = ()
     skips: tuple[Skip, ...] = ()
+    kept: tuple[NodeId, ...] = ()
+    lasting: tuple[NodeId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +231,12 @@ def _grouped(
     for output in graph.outputs:
         outputs[when[output.node]].append((output.name, output.node))
     used = sorted({*reads, *steps, *writes, *outputs, *skips})
+
+    saved = {output.node for output in graph.outputs}
+
+    def outliving(moment: int, made: Iterable[NodeId]) -> tuple[NodeId, ...]:
+        return tuple(id for id in made if id in saved or last_use[id] != moment)
+
     return {
         moment: Moment(
             tuple(reads[moment]),
@@ -235,6 +245,8 @@ def _grouped(
             tuple(outputs[moment]),
             tuple(drops[moment]),
             tuple(skips[moment]),
+            outliving(moment, (node.id for node in reads[moment])),
+            outliving(moment, steps[moment]),
         )
         for moment in used
     }

@@ -28,8 +28,8 @@ class Gradients:
 
     def __init__(self, graph: Graph) -> None:
         self._nodes = [node for node in graph.nodes if isinstance(node, Gradient)]
-        edits = [node for node in graph.nodes if isinstance(node, GradientWrite)]
-        self._edits = edits if self._nodes else []
+        edits = (node for node in graph.nodes if isinstance(node, GradientWrite))
+        self._edits = list(edits) if self._nodes else []
         self._places = {node.at for node in self._nodes} | {node.at for node in self._edits}
         self._sources = {_source(graph, at) for at in self._places}
         self._sweeps: dict[_Key, Sweep] = {}

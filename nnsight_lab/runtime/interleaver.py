@@ -90,8 +90,9 @@ class Interleaver:
             self._values[node.id] = value
         self._compute(here)
         # The model may change what it is handed (an in-place activation), so it gets a copy.
-        writes += [(node, copied(self._values[node.value])) for node in here.writes]
-        self._skipped |= {node.id: copied(self._values[node.value]) for node in here.skips}
+        writes.extend((node, copied(self._values[node.value])) for node in here.writes)
+        for skip in here.skips:
+            self._skipped[skip.id] = copied(self._values[skip.value])
         self._values.forget(here.drops)
         self._pending.discard(moment)
         return writes
@@ -135,11 +136,8 @@ class Interleaver:
     def _compute(self, here: Moment) -> None:
         for id in here.steps:
             self._step(id)
-        reads = [node.id for node in here.reads]
-        dropped = set(here.drops)
-        saved = [node for _, node in here.outputs]
-        lasting = [id for id in (*reads, *here.steps) if id not in dropped]
-        self._values.keep(saved, lasting, reads, self._gradients.active)
+        if not self._gradients.active:  # values must stay the ones autograd has seen
+            self._values.keep(here)
         for name, node in here.outputs:
             if node in self._missing:
                 continue

@@ -13,6 +13,7 @@ import torch
 
 from nnsight_lab.ir import NodeId
 from nnsight_lab.kernels.infer import map_tensors
+from nnsight_lab.passes.schedule import Moment
 
 __all__ = ["Values", "copied", "in_order"]
 
@@ -23,12 +24,12 @@ def in_order(value: Any) -> Any:
     Whether `reshape` is a view or a copy, and so whether a write through it is seen, then does
     not depend on how the model happened to make the value.
     """
-    return map_tensors(value, lambda tensor: tensor.contiguous())
+    return map_tensors(value, torch.Tensor.contiguous)
 
 
 def copied(value: Any) -> Any:
     """A value that shares no memory with anything."""
-    return map_tensors(value, lambda tensor: tensor.clone())
+    return map_tensors(value, torch.Tensor.clone)
 
 
 def _storages(value: Any) -> set[int]:
@@ -70,32 +71,23 @@ class Values:
         """Note a parameter of the model: a saved view of it is copied, a passing use is not."""
         self._weights |= _storages(weight)
 
-    def keep(
-        self,
-        saved: Iterable[NodeId],
-        lasting: Iterable[NodeId],
-        reads: Iterable[NodeId],
-        as_they_are: bool = False,
-    ) -> None:
-        """Copy what shares memory with the model: saved values, and those that outlive reads.
+    def keep(self, here: Moment) -> None:
+        """Copy what shares memory with the model: saved values, and those that outlive reads."""
+        if here.lasting:  # they may be views of what was read
+            read_now = set[int]().union(*(_storages(self._values[node.id]) for node in here.reads))
+            saved = {node for _, node in here.outputs}
+            for node in here.lasting:
+                owned = read_now | self._weights if node in saved else read_now
+                self._values[node] = _apart_from(owned, self._values[node])
+        for node in here.kept:
+            self._values[node] = copied(self._values[node])
 
-        as_they_are: gradients are taken, so values must stay the ones autograd has seen.
-        """
-        if as_they_are:
-            return
-        read_now: set[int] = set()
-        for node in reads:
-            read_now |= _storages(self._values[node])
-        self._copy_shared(lasting, read_now)
-        self._copy_shared(saved, read_now | self._weights)
 
-    def _copy_shared(self, nodes: Iterable[NodeId], owned: set[int]) -> None:
-        if not owned:
-            return
+def _apart_from(owned: set[int], value: Any) -> Any:
+    """A value with a copy of each tensor whose memory is among these."""
 
-        def own(tensor: torch.Tensor) -> torch.Tensor:
-            shared = tensor.untyped_storage()._cdata in owned
-            return tensor.clone() if shared else tensor
+    def own(tensor: torch.Tensor) -> torch.Tensor:
+        shared = tensor.untyped_storage()._cdata in owned
+        return tensor.clone() if shared else tensor
 
-        for node in nodes:
-            self._values[node] = map_tensors(self._values[node], own)
+    return map_tensors(value, own) if owned else value

@@ -45,13 +45,15 @@ class Envoy:
         attached: Attachments | None = None,
         source: Callable[[str], ModuleSource] | None = None,
     ) -> None:
-        object.__setattr__(self, "_path", path)
-        object.__setattr__(self, "_tree", tree)
-        object.__setattr__(self, "_recorder", recorder)
-        object.__setattr__(self, "_aliases", aliases or Aliases())
-        object.__setattr__(self, "_call", call)
-        object.__setattr__(self, "_attached", Attachments() if attached is None else attached)
-        object.__setattr__(self, "_source_of", source)
+        vars(self).update(
+            _path=path,
+            _tree=tree,
+            _recorder=recorder,
+            _aliases=aliases or Aliases(),
+            _call=call,
+            _attached=Attachments() if attached is None else attached,
+            _source_of=source,
+        )
 
     @one_frame
     def __getattr__(self, name: str) -> Any:
@@ -186,11 +188,14 @@ class Envoy:
         return found
 
     def __len__(self) -> int:
-        names = self._tree().children(module_path(self._tree(), self._path))
-        return sum(name.isdigit() for name in names)
+        tree = self._tree()
+        length: int = tree.lengths.get(module_path(tree, self._path), 0)
+        return length
 
     def __iter__(self) -> Iterator[Envoy]:
-        return iter([self[index] for index in range(len(self))])
+        tree = self._tree()
+        found = [self._child(tree, str(index)) for index in range(len(self))]
+        return iter([child for child in found if child is not None])
 
     def __bool__(self) -> bool:
         return True
@@ -252,10 +257,7 @@ class Envoy:
         return SourceEnvoy(self._path, self._source_of(module_path(tree, self._path)), self._open)
 
     def _ports(self, tree: ModuleTree) -> tuple[str, ...]:
-        own = tree.ports.get(self._path, ())
-        below = tree.ports.get(module_path(tree, self._path), ())
-        there = (port for port in below if _is_there(tree, Address(self._path, port)))
-        return tuple(dict.fromkeys((*own, *there)))
+        return tree.ports_of.get(self._path, ())
 
     def _child(self, tree: ModuleTree, name: str) -> Envoy | None:
         for base in (self._path, module_path(tree, self._path)):
@@ -295,13 +297,13 @@ class Envoy:
             hint = _NOT_NEEDED[name]
         if name == TOKENS.port and not self._path:
             hint = "with lm.generate(prompt, max_new_tokens=n): has the sampled ids of each step."
-        if name in _STANDARD and _is_there(tree, Address("", "logits")):
+        if name in _STANDARD and tree.reaches(Address("", "logits")):
             hint += " print(lm.names) says which standard names this model lacks, and why."
         said = f"{here} has no module or value {name!r}."
         if name == "save":
             hint = f"A module has a value to save: {f'{self._path}.output'.strip('.')}.save()."
         path = module_path(tree, self._path)
-        runs = any(_is_there(tree, Address(path, port)) for port in ("input", "output"))
+        runs = any(tree.reaches(Address(path, port)) for port in ("input", "output"))
         if name in ("input", "output") and path in tree.by_path and not runs:
             said = f"The forward pass never reaches {here}, so it has no {name}."
             hint = "On these inputs the model does not call that module; read one that it calls."
@@ -325,10 +327,6 @@ _NOT_NEEDED = {
     "next": "for step in tracer.iter[:]: goes over the forward passes of a generation.",
 }
 """Verbs that users of other libraries try, and what does the same here."""
-
-
-def _is_there(tree: ModuleTree, address: Address) -> bool:
-    return _one(tree, address) in tree.by_address
 
 
 def _one(tree: ModuleTree, address: Address) -> Address:

@@ -28,6 +28,8 @@ _LONGEST = 10_000
 """Containers longer than this are not searched; they are data, not saved values."""
 _MOST_ITEMS = 50_000
 """Items looked at in all containers together, those nearest to a variable first."""
+_HOLDERS = (Proxy, list, tuple, dict, deque)
+"""What may be a saved value, or hold some."""
 _SHELL = re.compile(r"_+|_\d+|_i{1,3}|_i\d+|_oh|_dh|_ih|Out|In")
 """Names an interactive shell keeps for itself."""
 
@@ -82,9 +84,11 @@ class _Slot:
 
 def _slots(variables: dict[str, Any]) -> Iterator[_Slot]:
     """Every recorded value and container within reach, containers before what they hold."""
-    shell = (name for name in variables if _SHELL.fullmatch(name))
-    own = {name: value for name, value in variables.items() if name not in set(shell)}
-    queue = deque(_Slot(name, name, value) for name, value in own.items() if _matters(value))
+    queue = deque(
+        _Slot(name, name, value)
+        for name, value in variables.items()
+        if _matters(value) and not _SHELL.fullmatch(name)
+    )
     seen: set[int] = set()
     left = _MOST_ITEMS
     while queue:
@@ -103,7 +107,7 @@ def _slots(variables: dict[str, Any]) -> Iterator[_Slot]:
 
 
 def _matters(value: Any) -> bool:
-    return isinstance(value, Proxy | list | tuple | dict | deque)
+    return isinstance(value, _HOLDERS)
 
 
 def filled(recorder: Recorder, variables: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nnsight_lab.errors import GraphError, NotSupported, OpNotAllowed, SourceLine
+from nnsight_lab.errors import GraphError, LabError, NotSupported, OpNotAllowed, SourceLine
 from nnsight_lab.ir import RESULT, Address, ModuleSource, ModuleTree, Read, Write
 from nnsight_lab.kernels import Unknown
 from nnsight_lab.passes.check import check_fits
@@ -138,7 +138,7 @@ class Places(Part):
         self._stopped = user_line()
         self.steps.stop()
 
-    def check_going(self, place: str) -> None:
+    def check_going(self, place: Address | str) -> None:
         if self._stopped is not None:
             raise GraphError(
                 f"{place} is used after tracer.stop() ({self._stopped}).",
@@ -165,21 +165,27 @@ class Places(Part):
         address = self.tree.one_name.get(address, address)
         step = self.steps.step_of(address)
         key = (address, self._invoke, step)
-        where = user_line()
-        at_line(where, self.check_rows, address, step)
-        if key not in self._cells:
-            at_line(where, self.check_going, str(address))
-            moment = at_line(where, self.steps.moment, address)
-            at_line(where, self._recorder.skips.check_reached, address, moment)
-            spec = self.tree.by_address[address].spec
-            meta = meta_of_spec(spec, self.batch, self.pos)
-            if self._invoke is not None and address != RESULT:
-                at_line(where, check_separable, spec, str(address))
-            id = self._recorder.next_id
-            node = Read(id=id, address=address, invoke=self._invoke, step=step, where=where)
-            value = self._recorder.add(node, meta, moment, f"{address} ({where})")
-            self._cells[key] = Cell(value, address)
-        return self._cells[key]
+        try:
+            self.check_rows(address, step)
+            cell = self._cells.get(key)
+            if cell is None:
+                cell = self._cells[key] = Cell(self._read(address, step), address)
+        except LabError as exc:
+            raise exc.at(user_line())
+        return cell
+
+    def _read(self, address: Address, step: int) -> Value:
+        """A node that reads a place."""
+        recorder, where, invoke = self._recorder, user_line(), self._invoke
+        self.check_going(address)
+        moment = self.steps.moment(address)
+        recorder.skips.check_reached(address, moment)
+        spec = self.tree.by_address[address].spec
+        if invoke is not None and address != RESULT:
+            check_separable(spec, str(address))
+        meta = meta_of_spec(spec, self.batch, self.pos)
+        node = Read(id=recorder.next_id, address=address, invoke=invoke, step=step, where=where)
+        return recorder.add(node, meta, moment, f"{address} ({where})")
 
     def check_rows(self, address: Address, step: int) -> None:
         """Once a place is edited, it is used by invokes or by all rows, never by both.
@@ -228,7 +234,7 @@ class Places(Part):
             raise OpNotAllowed(cell.fixed, hint=hint).at(where)
         if cell.address is not None:
             at_line(where, self.steps.check_edit, cell.address)
-            at_line(where, self.check_going, str(cell.address))
+            at_line(where, self.check_going, cell.address)
             at_line(where, check_fits, str(cell.address), cell.value.meta, new.meta)
             if new.moment > cell.value.moment:
                 raise too_early(cell.address, *place_and_line(new.read)).at(where)

@@ -36,7 +36,7 @@ from nnsight_lab.ir import (
 )
 from nnsight_lab.ir.nodes import dependencies
 from nnsight_lab.kernels import Unknown, from_python, infer_call, tensor_to_data
-from nnsight_lab.kernels.arguments import without_numpy
+from nnsight_lab.kernels.arguments import to_python, without_numpy
 from nnsight_lab.passes.live import drop_dead_nodes
 from nnsight_lab.passes.schedule import BEFORE
 from nnsight_lab.passes.shapes import infer_apply, weight_meta
@@ -177,8 +177,8 @@ class Recorder:
         where = user_line()
         args, kwargs = without_numpy(args), without_numpy(kwargs)
         plain_args, plain_kwargs, needs = at_line(where, self._prepared, args, kwargs)
-        metas = [_meta_argument(arg, self) for arg in args]
-        named = {key: _meta_argument(value, self) for key, value in kwargs.items()}
+        metas = [to_python(arg, self._meta_of) for arg in plain_args]
+        named = {key: to_python(arg, self._meta_of) for key, arg in plain_kwargs.items()}
         meta = at_line(where, infer_call, op, metas, named)
         if not holds_tensor(meta):
             return meta
@@ -190,6 +190,9 @@ class Recorder:
             where=where,
         )
         return self.add(node, meta, *self._latest(needs))
+
+    def _meta_of(self, node: NodeId) -> Any:
+        return self._values[node].meta
 
     def wrapped(self, value: Any) -> Proxy:
         """A recorded value by itself, which is no view of another."""
@@ -374,18 +377,3 @@ class Recorder:
         ids = dict.fromkeys(value.node for value in saved if value is not None)
         outputs = tuple(Output(f"saved_{place}", node) for place, node in enumerate(ids))
         return drop_dead_nodes(without_holes(self._nodes, outputs, self.places.invokes))
-
-
-def _meta_argument(arg: Any, recorder: Recorder) -> Any:
-    """An argument with every value in it replaced by its shape."""
-    if isinstance(arg, Proxy | torch.Tensor):
-        return recorder.value_of(arg).meta
-    if isinstance(arg, tuple) and hasattr(arg, "_fields"):
-        return type(arg)(*(_meta_argument(item, recorder) for item in arg))
-    if isinstance(arg, tuple | list):
-        return type(arg)(_meta_argument(item, recorder) for item in arg)
-    if isinstance(arg, dict):
-        return {key: _meta_argument(item, recorder) for key, item in arg.items()}
-    if isinstance(arg, slice):
-        return slice(*(_meta_argument(p, recorder) for p in (arg.start, arg.stop, arg.step)))
-    return arg

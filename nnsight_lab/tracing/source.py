@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import ParamSpec, TypeVar
@@ -62,6 +62,7 @@ def user_frame() -> FrameType | None:
     return frame
 
 
+@lru_cache(1024)
 def _is_skipped(file: str) -> bool:
     """Ours, torch's, or the notebook's own machinery between a magic and its cell."""
     return file.startswith(_SKIPPED) or "/IPython/core/" in file

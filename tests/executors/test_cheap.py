@@ -128,3 +128,39 @@ def test_a_model_that_cannot_pick_rows_computes_them_all(lm: nl.LanguageModel) -
 
     assert given == [{"use_cache"}]
     assert_same(last, forward(lm.module, IDS)[:, -1])
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_a_generation_computes_what_it_samples_from(name: str) -> None:
+    """The tokens are those of a generation that computes, and saves, the logits of the prompt."""
+    module = family_model(name).module
+    lm = nl.LanguageModel(module)
+    found = []
+    for whole in (False, True):
+        with counted(lm) as rows, lm.generate(PROMPTS, max_new_tokens=3) as tracer:
+            lm.layers[0].output[:, -1] *= 3.0
+            for _ in tracer.iter[1:]:
+                last = lm.logits.save()
+            if whole:
+                prompt = lm.logits.save()
+            found.append((tracer.result.save(), last))
+        assert rows == [6 if whole else 1, 1, 1]
+
+    assert prompt.shape[1] == 6
+    assert torch.equal(found[0][0], found[1][0])
+    assert_same(found[0][1], found[1][1], atol=1e-5)
+
+
+def test_a_generation_computes_all_rows_that_are_asked_for(lm: nl.LanguageModel) -> None:
+    """Under whichever name: of the head, of the model's own module, or of the model's output."""
+    for place in ("lm_head.output", "lm_head.input", "output"):
+        with counted(lm) as rows, lm.generate(IDS, max_new_tokens=2) as tracer:
+            value: Any = lm
+            for name in place.split("."):
+                value = getattr(value, name)
+            value = value["logits"] if isinstance(value.now().meta, dict) else value
+            seen = value.save()
+            tracer.result.save()
+
+        assert rows == [6, 1]
+        assert seen.shape[1] == 6
