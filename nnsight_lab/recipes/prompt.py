@@ -35,7 +35,7 @@ def prompt_of(source: LanguageModel | Run, prompt: Any, row: int) -> TokenRows:
     """
     given = source.inputs if isinstance(source, Run) else source.tokenize(prompt)
     if not isinstance(given, TokenRows):
-        raise BadInput(
+        raise NotSupported(
             "This run is a session of several traces; a view shows one.",
             hint="Trace that prompt by itself, and take the view of its run.",
         )

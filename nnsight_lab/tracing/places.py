@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -206,7 +207,11 @@ class Places(Part):
                 raise _mixed(address, invoke, self._invoke)
 
     def write(self, address: Address, value: Any) -> None:
-        """Replace what is at an address: `module.output = value`."""
+        """Replace what is at an address: `module.output = value`.
+
+        As with any attribute, a variable that was read from it before keeps the value it has. In
+        a branch, whose edits may not happen, it goes on naming the place.
+        """
         cell = self.cell(address)
         if isinstance(value, Proxy) and value.is_whole(cell):
             return
@@ -215,8 +220,22 @@ class Places(Part):
             value = self._recorder.record("torch.full_like", (self.read(address), value), {})
         if is_written_by_items(value, held):
             write_items(self._recorder, Proxy(self._recorder, cell), value)
-        else:
+        elif self._recorder.in_region:
             self.edit(cell, self._recorder.value_of(value, like=held))
+        else:
+            self._replace(cell, self._recorder.value_of(value, like=held))
+
+    def _replace(self, old: Cell, new: Value) -> None:
+        """Another cell takes the place of one, which lives on in the variables that hold it."""
+        keys = [key for key, cell in self._cells.items() if cell is old]
+        cell = replace(old)
+        self._cells.update(dict.fromkeys(keys, cell))
+        try:
+            self.edit(cell, new)
+        except LabError:
+            self._cells.update(dict.fromkeys(keys, old))
+            raise
+        old.address = None
 
     def edit(self, cell: Cell, new: Value, where: SourceLine | None = None) -> None:
         """Give a cell a new value, checking that a place in the model can take it.

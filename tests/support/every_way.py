@@ -123,7 +123,7 @@ def _assert_alike(one: list[RunEvent], other: list[RunEvent]) -> None:
 
 
 def _assert_same(one: Any, other: Any) -> None:
-    assert type(one) is type(other)
+    assert _kind(one) is _kind(other)
     if isinstance(one, torch.Tensor):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, equal_nan=True)
     elif isinstance(one, dict):
@@ -135,6 +135,10 @@ def _assert_same(one: Any, other: Any) -> None:
             _assert_same(item, again)
     else:
         assert one == other
+
+
+def _kind(value: Any) -> type:
+    return tuple if isinstance(value, torch.Size) else type(value)  # a size travels as a tuple
 
 
 def _saved(events: list[RunEvent]) -> dict[str, Any]:

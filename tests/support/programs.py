@@ -193,9 +193,14 @@ class Hooked:
         return self._cells[place]
 
     def replace(self, place: str, value: torch.Tensor) -> None:
-        cell = self.read(place)
-        cell.copy_(value.clone())
-        self.wrote(cell, value)
+        if value is self.read(place):
+            return
+        cell = value.clone()
+        self._keep.append(cell)
+        origin = self._origins[cell.untyped_storage().data_ptr()] = _Origin(PLACES.index(place))
+        if self._origin(value).latest > origin.latest:
+            raise Impossible
+        self._cells[place] = cell
 
     def new(self, value: torch.Tensor, *made_from: torch.Tensor) -> torch.Tensor:
         self._keep.append(value)
