@@ -9,7 +9,7 @@ import nnsight_lab as nl
 from nnsight_lab import errors
 from nnsight_lab.contract import TokenRows
 from nnsight_lab.ir import Address, Apply, Call, Graph, Node, Output, Read, Ref, Weight, Write
-from nnsight_lab.passes import check_graph, check_inputs, meta_of_spec, then
+from nnsight_lab.passes import check_graph, check_inputs, meta_of_spec
 from tests.support.fixtures import IDS
 from tests.support.small_models import SmallModel
 from tests.support.tensors import assert_exactly
@@ -115,5 +115,3 @@ def test_then_adds_a_look_at_what_an_experiment_edited(
     assert_exactly(run["here"], edited)
     assert_exactly(run["further"], logits)
     assert set(run) == {"here", "further", "before"}
-    both = then(tracer.graph, looking.graph, keep_outputs=True)
-    assert {output.name for output in both.outputs} == {*tracer.run, *run}
