@@ -307,7 +307,8 @@ class NodeReader:
                 id=id, over=over, carry=carry, inputs=inputs, body=body, where=where
             )
         else:
-            body, test_of = (self._block(plain[part], given, depth) for part in ("body", "test"))
+            # In the order they are written: their constants lie behind the header one by one.
+            test_of, body = (self._block(plain[part], given, depth) for part in ("test", "body"))
             limit = whole_number(plain["limit"], 1)
             kept = len(body.results) == len(carry) and len(test_of.results) == 1
             node = While(

@@ -15,6 +15,7 @@ from nnsight_lab.ir import (
     Block,
     Call,
     Cond,
+    Constant,
     Foreach,
     Gradient,
     GradientWrite,
@@ -26,6 +27,7 @@ from nnsight_lab.ir import (
     Read,
     Ref,
     Skip,
+    TensorData,
     While,
 )
 
@@ -51,6 +53,25 @@ def _graph() -> Graph:
         ),
         (Output("out", 2),),
     )
+
+
+def test_constants_of_all_blocks_keep_their_places() -> None:
+    """Their bytes lie one after another behind the header, in the order of the blocks."""
+
+    def block(number: int, params: int) -> Block:
+        given = tuple(Param(id=place, index=place) for place in range(params))
+        constant = Constant(id=params, value=TensorData("uint8", (1,), bytes([number])))
+        return Block(params, (*given, constant), (params,))
+
+    graph = Graph(
+        (
+            Read(id=0, address=_H),
+            Cond(id=1, test=0, inputs=(0,), then=block(1, 1), otherwise=block(2, 1)),
+            Foreach(id=2, over=0, carry=(0,), inputs=(), body=block(3, 2)),
+            While(id=3, carry=(0,), inputs=(), test=block(4, 1), body=block(5, 1), limit=7),
+        )
+    )
+    assert Graph.from_bytes(graph.to_bytes()).nodes == graph.nodes
 
 
 def test_every_kind_of_node_reads_as_a_line_and_blocks_are_indented() -> None:
