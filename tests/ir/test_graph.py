@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nnsight_lab.errors import SourceLine
 from nnsight_lab.ir import Address, Call, Constant, Graph, ListArg, Output, Read, Ref, TensorData
@@ -107,6 +108,38 @@ def test_dependencies_are_found_wherever_they_stand() -> None:
 @given(graphs())
 def test_renumbering_all_nodes_changes_nothing(graph: Graph) -> None:
     assert graph.renumbered(range(len(graph))) == graph
+
+
+@settings(max_examples=100, deadline=None)
+@given(graphs(), st.data())
+def test_renumbering_keeps_what_nodes_say_of_each_other(graph: Graph, data: st.DataObject) -> None:
+    """Whatever is kept with all it needs refers to the same nodes, under their new ids."""
+    keep = set(
+        data.draw(st.sets(st.sampled_from(range(len(graph)))) if len(graph) else st.just(()))
+    )
+    keep |= {output.node for output in graph.outputs}
+    for id in sorted(keep, reverse=True):
+        keep |= set(_all_needed(graph, id))
+    kept = sorted(keep)
+    smaller = graph.renumbered(kept)
+    assert [node.id for node in smaller] == list(range(len(kept)))
+    for node in smaller:
+        old = graph[kept[node.id]]
+        assert type(node) is type(old)
+        assert [kept[id] for id in dependencies(node)] == list(dependencies(old))
+        assert with_new_ids(node, dict(enumerate(kept))) == old
+    assert [kept[output.node] for output in smaller.outputs] == [out.node for out in graph.outputs]
+    assert smaller.invokes == graph.invokes
+    assert Graph.from_bytes(smaller.to_bytes()) == smaller
+
+
+def _all_needed(graph: Graph, id: int) -> set[int]:
+    stack, found = [id], set[int]()
+    while stack:
+        needed = set(dependencies(graph[stack.pop()])) - found
+        found |= needed
+        stack += needed
+    return found
 
 
 def test_special_numbers_written_by_hand_travel_too() -> None:
