@@ -5,6 +5,7 @@
     child.py       a server in a process of its own, for `lab` and `demo`
     lab.py         a server and JupyterLab at the quickstart
     demo.py        the quickstart here and on a server, and how far apart they are
+    version.py     the versions of what is installed
     notebooks.py   where the notebooks are
 
 The only room that prints. Errors of ours end a command with one message and status 1.

@@ -9,6 +9,9 @@
     models.py     NNsight, LanguageModel, TransformersModel: one model, here and on a lab's server
     envoy.py      modules by the model's own paths, with nnsight's verbs on each
     tracers.py    the blocks: trace, generate, session, edit, and their invokes and steps
+    edits.py      model.edit()
+    shared.py     what a model, its modules and its edited copies have in common
+    prompts.py    what trace, generate and invoke are given
     caches.py     tracer.cache(): keys that begin with `model.`
     sources.py    module.source: the calls inside a forward
     saving.py     save, and `.save()` on plain Python values inside a block

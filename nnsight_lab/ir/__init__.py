@@ -1,8 +1,8 @@
 """The intervention graph: an experiment as data.
 
     Address   a place in a model             address.py
-    Node      one step of the experiment     nodes.py
-    Graph     nodes, named outputs, version  graph.py
+    Node      one step of the experiment     nodes.py; its arguments: literals.py
+    Graph     nodes, named outputs, version  graph.py; its tensors: constants.py
     text      the numbered text form         text.py
     codec     bytes and back, bounded        codec.py, plain_nodes.py, plain_args.py, limits.py
     files     the layout of saved experiments  files.py

@@ -1,11 +1,14 @@
 """The notebook: magics, figures, and how a run is shown. Imported only inside one.
 
-    magics.py   %%trace and %nnl
-    line.py     the line of a magic, read
-    body.py     the cell below it, run as the body of a trace
-    figures.py  run.fig: Plotly figures
-    axes.py     how large they are, and which labels fit
-    static.py   the same pictures without JavaScript, for saved notebooks
+    magics.py     %%trace and %nnl
+    line.py       the line of a magic, read
+    body.py       the cell below it, run as the body of a trace
+    lowering.py   `if`, `for` and `while` of a cell, for recorded values
+    flow.py       what a lowered cell asks while it runs
+    variables.py  its variables around a branch; carried.py, those that a loop carries
+    figures.py    run.fig: Plotly figures
+    axes.py       how large they are, and which labels fit
+    static.py     the same pictures without JavaScript, for saved notebooks
 
 Notebook code draws and calls back; it holds no model and knows no server.
 """

@@ -7,7 +7,11 @@
     edit_recorder.py   records them for prompts of any size
     scans.py           a block that is recorded and not run
     run.py             Run: saved names to tensors, and its views
+    experiment.py      Experiment: a graph with its inputs, as a file and back
+    stored_inputs.py   inputs as plain data and bytes
+    trusted.py         local functions as bytes: the one place where bytes become code
     prompts.py         text, ids and tensors to rows of token ids
+    generation.py      the options of `lm.generate`
     at_the_line.py     errors as they leave the package
     lab.py             connect: the models of a lab's server
     tiny/              the bundled model, and how it was trained

@@ -1,8 +1,11 @@
 """Graph to graph, graph to schedule, graph to cost: pure functions, named by what holds after.
 
-    live.py       drop_dead_nodes: every node left serves an output or a write
-    schedule.py   schedule: which nodes run at which moment of the forward pass
+    live.py       drop_dead_nodes: every node left serves an output or does something
     stages.py     Stages: the forward passes of a run, and what each can be asked
+    schedule.py   schedule: which nodes run at which moment of a run
+    skips.py      modules that do not run: that nothing inside is named
+    sweeps.py     backward passes: in which order gradients arrive
+    invokes.py    which rows of a batch are an invoke's
     generation.py what a generation may be asked
     positions.py  last_positions: of how many last positions the logits are needed
     shapes.py     specs of a module tree as tensors without data

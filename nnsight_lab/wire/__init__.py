@@ -8,6 +8,10 @@
     blobs      large constants a server keeps            blobs.py
     trees      model cards to JSON bytes and back        trees.py
     sources    what a forward calls, as plain data       sources.py
+    values     a saved value: structure and tensors      values.py
+    plain      plain data that may come from anybody     plain.py
+    faults     who broke the protocol                    faults.py
+    events     what received bytes mean                  events.py
     client     the protocol as a client speaks it        client.py
     server     the protocol as a server speaks it        server.py
 

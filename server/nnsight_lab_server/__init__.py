@@ -7,6 +7,7 @@
     admission  what is checked before a job is queued             admission.py
     jobs       one worker and one fair queue per model            jobs.py
     catalogue  the models that are served, and their state        catalogue.py
+    values     saved values from torch to the wire                values.py
     engines/   what runs a graph                                  engines/base.py
     auth       who may come in                                    auth.py
     config     limits and settings, frozen                        config.py

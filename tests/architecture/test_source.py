@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 import pytest
 
@@ -52,6 +53,34 @@ def test_every_module_opens_with_a_docstring() -> None:
 @pytest.mark.parametrize("source", ["", "import os\n", "# only a comment\nx = 1\n", '"""  """\n'])
 def test_a_silent_module_is_seen(source: str) -> None:
     assert not opens_with_a_docstring(source)
+
+
+def unlisted(sign: str, files: set[str]) -> set[str]:
+    """Files that the sign of a room forgets; one that names less than half of them lists none."""
+    named = files & set(re.findall(r"\b([a-z_]+\.py)\b", sign))
+    return files - named if 2 * len(named) >= len(files) else set()
+
+
+def test_a_room_that_lists_its_files_lists_them_all() -> None:
+    wrong: dict[str, set[str]] = {}
+    for path in python_files():
+        if path.name != "__init__.py" or "tests" in path.parts:
+            continue
+        sign = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        files = {each.name for each in path.parent.glob("*.py") if not each.name.startswith("__")}
+        found = unlisted(sign, files)
+        if found:
+            wrong[str(path.relative_to(ROOT))] = found
+
+    assert wrong == {}
+
+
+@pytest.mark.parametrize(
+    ("sign", "found"),
+    [("one.py and two.py", set()), ("one.py, gone.py", {"two.py"}), ("a room", set())],
+)
+def test_a_forgotten_file_is_seen(sign: str, found: set[str]) -> None:
+    assert unlisted(sign, {"one.py", "two.py"}) == found
 
 
 def test_no_file_is_longer_than_a_head_can_hold() -> None:

@@ -1,6 +1,7 @@
 """An experiment as plain PyTorch with hooks: a Python program that runs without this package.
 
     program.py        the whole program, put together
+    moments.py        what each hook does, and what no hook can
     places.py         an address as a hook: which module, how its value is taken and put back
     statements.py     a node as lines of Python
     control.py        conditions and loops as `if`, `for` and `while`
