@@ -81,24 +81,25 @@ def _inputs(
             f"{passes} forward passes; this server makes {limits.new_tokens} in one run.",
             hint="Ask for fewer with max_new_tokens, or for fewer traces in a session.",
         )
-    for part in parts:
-        _check_size(part, limits)
+    _check_size(parts, limits)
     return inputs
 
 
-def _check_size(inputs: TokenRows, limits: ServerLimits) -> None:
-    if inputs.batch > limits.prompts or inputs.pos > limits.prompt_tokens:
+def _check_size(parts: tuple[TokenRows, ...], limits: ServerLimits) -> None:
+    """Whether all traces of a job together are of a size that is served."""
+    prompts, longest = sum(part.batch for part in parts), max(part.pos for part in parts)
+    if prompts > limits.prompts or longest > limits.prompt_tokens:
         raise LimitExceeded(
-            f"{inputs.batch} prompts of up to {inputs.pos} tokens; this server takes"
+            f"{prompts} prompts of up to {longest} tokens; this server takes"
             f" {limits.prompts} prompts of up to {limits.prompt_tokens}.",
             hint="Send fewer or shorter prompts at a time.",
         )
-    tokens = inputs.batch * (inputs.pos + inputs.passes - 1)
+    tokens = sum(part.batch * (part.pos + part.passes - 1) for part in parts)
     if tokens > limits.batch_tokens:
         raise LimitExceeded(
             f"{tokens} tokens, padding and new ones included;"
             f" this server takes {limits.batch_tokens}.",
-            hint="Send fewer or shorter prompts at a time.",
+            hint="Send fewer or shorter prompts at a time, or fewer traces in a session.",
         )
 
 

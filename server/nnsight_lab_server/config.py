@@ -24,7 +24,8 @@ class ServerLimits:
     """How much one server will do for its clients.
 
     graph: how large a graph may be; checked while it is read.
-    prompt_tokens, prompts, batch_tokens: of one job; the last counts padding.
+    prompt_tokens, prompts, batch_tokens: of one job, all traces of a session together; the last
+        counts padding and new tokens.
     new_tokens: how far one job may go on from its prompts.
     saved_bytes: what one job may send back. working_bytes: all its values together.
     queued: jobs that may wait for one model.

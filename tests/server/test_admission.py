@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nnsight_lab.contract import TokenRows
-from nnsight_lab.errors import LabError
+from nnsight_lab.contract import Generation, TokenRows
+from nnsight_lab.errors import LabError, LimitExceeded
 from nnsight_lab.executors.local import LocalExecutor
 from nnsight_lab.ir import (
     Address,
@@ -100,3 +101,28 @@ def test_a_good_graph_is_admitted_as_it_is(local: LocalExecutor) -> None:
 
     assert admitted == graph
     assert inputs == TokenRows(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (ServerLimits(prompts=5), "6 prompts of up to 3 tokens"),
+        (ServerLimits(batch_tokens=19), "20 tokens, padding and new ones included"),
+        (ServerLimits(new_tokens=3), "4 forward passes"),
+    ],
+)
+def test_the_traces_of_a_session_count_together(
+    local: LocalExecutor, limits: ServerLimits, words: str
+) -> None:
+    """Two traces and a generation of two prompts each: none of them is too large by itself."""
+    rows = ((3, 10, 40), (5,))
+    parts = (TokenRows(rows), TokenRows(rows), TokenRows(rows, Generation(2)))
+    graph = Graph((Read(id=0, address=Address("layers.0")),), (Output("h", 0),), (2, 2, 2))
+    with pytest.raises(LimitExceeded, match=words):
+        admit(graph.to_bytes(), parts, local.card(), limits, sources_of(local))
+    for part in parts:
+        alone = Graph(graph.nodes, graph.outputs)
+        small = ServerLimits(
+            prompts=min(limits.prompts, 5), batch_tokens=min(limits.batch_tokens, 19), new_tokens=3
+        )
+        admit(alone.to_bytes(), (part,), local.card(), small, sources_of(local))
