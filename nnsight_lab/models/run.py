@@ -18,8 +18,8 @@ from nnsight_lab.contract import Inputs, PeekCost, RunResult, Several
 from nnsight_lab.errors import NotSaved
 from nnsight_lab.ir import Graph
 from nnsight_lab.models.experiment import Experiment, experiment_of
-from nnsight_lab.passes import then
-from nnsight_lab.tracing.local_calls import functions_of, remember
+from nnsight_lab.passes import then, with_functions_named
+from nnsight_lab.tracing.local_calls import functions_of, names_beside, remember
 from nnsight_lab.tracing.source import for_the_user
 
 if TYPE_CHECKING:
@@ -77,9 +77,11 @@ class Run(Mapping[str, Any]):
 
         A read in `graph` of a place this run edits sees the edit. Views are made this way.
         """
-        both = functions_of(graph) | functions_of(self.graph)
-        joined = remember(then(self.graph, graph), both)
-        return self.model.run_inputs(joined, self.inputs, self.prompt)
+        ours, theirs = functions_of(self.graph), functions_of(graph)
+        names = names_beside(ours, theirs)
+        both = ours | {names[name]: function for name, function in theirs.items()}
+        joined = then(self.graph, with_functions_named(graph, names) if theirs else graph)
+        return self.model.run_inputs(remember(joined, both), self.inputs, self.prompt)
 
     @property
     def experiment(self) -> Experiment:

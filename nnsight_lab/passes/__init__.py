@@ -20,7 +20,7 @@ No pass looks at the values of tensors, opens a socket, or knows an executor.
 """
 
 from nnsight_lab.passes.check import GraphCost, check_graph, check_inputs
-from nnsight_lab.passes.combine import then
+from nnsight_lab.passes.combine import then, with_functions_named
 from nnsight_lab.passes.features import check_features
 from nnsight_lab.passes.followed import followed_parts
 from nnsight_lab.passes.live import drop_dead_nodes
@@ -49,4 +49,5 @@ __all__ = [
     "schedule",
     "then",
     "tree_for_graph",
+    "with_functions_named",
 ]

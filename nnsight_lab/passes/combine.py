@@ -7,16 +7,30 @@ experiment's edits, and nothing is recorded twice.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
 from nnsight_lab.errors import NotSupported
-from nnsight_lab.ir import Address, Gradient, GradientWrite, Graph, Node, NodeId, Read, Write
+from nnsight_lab.ir import (
+    Address,
+    Block,
+    Cond,
+    Foreach,
+    Gradient,
+    GradientWrite,
+    Graph,
+    LocalCall,
+    Node,
+    NodeId,
+    Read,
+    While,
+    Write,
+)
 from nnsight_lab.ir.nodes import with_new_ids
 from nnsight_lab.passes.live import drop_dead_nodes
 
-__all__ = ["then"]
+__all__ = ["then", "with_functions_named"]
 
 _Place: TypeAlias = tuple[Address, int | None, int]
 """Where a read or a write is: an address, whose rows, and in which step."""
@@ -49,6 +63,28 @@ def then(first: Graph, second: Graph) -> Graph:
     joined = Graph(tuple(nodes), outputs, first.invokes or second.invokes)
     # A view of a run does not do again what its local functions did.
     return drop_dead_nodes(joined, calls=False)
+
+
+def with_functions_named(graph: Graph, names: Mapping[str, str]) -> Graph:
+    """The same graph, its local functions under other names; those not in `names` keep theirs."""
+    return replace(graph, nodes=tuple(_renamed(node, names) for node in graph.nodes))
+
+
+def _renamed(node: Node, names: Mapping[str, str]) -> Node:
+    def within(block: Block) -> Block:
+        return replace(block, nodes=tuple(_renamed(inner, names) for inner in block.nodes))
+
+    match node:
+        case LocalCall(function=function):
+            return replace(node, function=names.get(function, function))
+        case Cond(then=one, otherwise=other):
+            return replace(node, then=within(one), otherwise=within(other))
+        case Foreach(body=body):
+            return replace(node, body=within(body))
+        case While(test=test, body=body):
+            return replace(node, test=within(test), body=within(body))
+        case _:
+            return node
 
 
 def _place(node: Read | Write) -> _Place:

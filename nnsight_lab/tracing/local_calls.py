@@ -20,7 +20,7 @@ from nnsight_lab.tracing.proxy import Proxy, after
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.source import one_frame, user_line
 
-__all__ = ["LocalFunction", "functions_of", "local_fn", "remember"]
+__all__ = ["LocalFunction", "functions_of", "local_fn", "names_beside", "remember"]
 
 
 class LocalFunction:
@@ -89,7 +89,7 @@ def _recorded_call(
     kwargs: dict[str, Any],
     like: Any,
 ) -> Proxy:
-    key = _key(recorder.functions, function)
+    key = _key(recorder.functions, function, _name_of(function))
     plain, named, moment = recorder.prepared(args, kwargs)
     node = LocalCall(
         id=recorder.next_id,
@@ -106,9 +106,20 @@ def _recorded_call(
     return shaped
 
 
-def _key(known: Mapping[str, Callable[..., Any]], function: Callable[..., Any]) -> str:
-    """The function's own name, with a number where another function of this trace has it."""
-    name = key = _name_of(function)
+def names_beside(
+    known: Mapping[str, Callable[..., Any]], more: Mapping[str, Callable[..., Any]]
+) -> dict[str, str]:
+    """New names for functions of another graph, which may be called like those of this one."""
+    taken, found = dict(known), dict[str, str]()
+    for name, function in more.items():
+        found[name] = _key(taken, function, name)
+        taken[found[name]] = function
+    return found
+
+
+def _key(known: Mapping[str, Callable[..., Any]], function: Callable[..., Any], name: str) -> str:
+    """The function's name, with a number where another function of this trace has it."""
+    key = name
     count = 1
     while key in known and known[key] is not function:
         count += 1

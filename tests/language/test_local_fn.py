@@ -169,6 +169,22 @@ def test_a_view_of_a_run_does_not_call_them_again(tiny: nl.LanguageModel) -> Non
     assert calls == [1]
 
 
+def test_functions_of_a_view_and_of_its_run_may_have_one_name(tiny: nl.LanguageModel) -> None:
+    """A function without a name of its own is called by that of any other such function."""
+    with tiny.trace(PROMPT) as tracer:
+        h = tiny.layers[1].output
+        tiny.layers[1].output = nl.local_fn(lambda value: value * 2, like=h)(h)
+        logits = tiny.logits.save()
+    with tiny.trace(PROMPT, execute=False) as view:
+        more = nl.local_fn(lambda value: value + 1)(tiny.logits).save()
+        h = tiny.layers[1].output
+        chosen = nl.cond(h.norm() > 0, lambda: nl.local_fn(lambda v: v - 1)(h), lambda: h).save()
+    assert more is not chosen
+    run = tracer.run.then(view.graph)
+    assert_exactly(run["more"], logits + 1)
+    assert_same(run["chosen"], tiny.run(view.graph, PROMPT)["chosen"] * 2 + 1, atol=1e-4)
+
+
 def test_outside_a_trace_it_is_the_function_itself(tiny: nl.LanguageModel) -> None:
     with tiny.trace(PROMPT):
         h = tiny.layers[1].output.save()
