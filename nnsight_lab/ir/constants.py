@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from nnsight_lab.ir.literals import TensorData
-from nnsight_lab.ir.nodes import Constant, Node, blocks_of
+from nnsight_lab.ir.nodes import Constant, Node, nodes_within
 
 __all__ = ["LARGE", "ConstantWriter", "constants_of"]
 
@@ -40,7 +40,6 @@ class ConstantWriter:
 def constants_of(nodes: Iterable[Node]) -> Iterator[TensorData]:
     """The tensors of all constants, those in blocks too."""
     for node in nodes:
-        if isinstance(node, Constant):
-            yield node.value
-        for block in blocks_of(node):
-            yield from constants_of(block.nodes)
+        for found in nodes_within(node):
+            if isinstance(found, Constant):
+                yield found.value

@@ -37,6 +37,7 @@ __all__ = [
     "blocks_of",
     "dependencies",
     "has_value",
+    "nodes_within",
     "with_new_ids",
 ]
 
@@ -261,6 +262,15 @@ def blocks_of(node: Node) -> tuple[Block, ...]:
             return test, body
         case _:
             return ()
+
+
+def nodes_within(node: Node) -> Iterator[Node]:
+    """The node, and all nodes in its blocks and theirs, without recursion."""
+    stack = [node]
+    while stack:
+        found = stack.pop()
+        yield found
+        stack.extend(inner for block in blocks_of(found) for inner in block.nodes)
 
 
 def argument_refs(arg: Arg) -> Iterator[NodeId]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nnsight_lab.contract import ModelCard
 from nnsight_lab.errors import NotSupported
 from nnsight_lab.ir import Graph, LocalCall
-from nnsight_lab.ir.nodes import Node, blocks_of
+from nnsight_lab.ir.nodes import nodes_within
 
 __all__ = ["check_features"]
 
@@ -19,23 +19,12 @@ def check_features(graph: Graph, card: ModelCard) -> None:
     if "local_fn" in card.capabilities.features:
         return
     for node in graph.nodes:
-        call = _local_call(node)
-        if call is not None:
-            raise NotSupported(
-                f"{call.function} is a local function (local_fn); {card.name} is on a server, "
-                "which runs no code of yours.",
-                hint="Load the model in this process, or save the value and call the function "
-                "after the block.",
-                node=node.id,
-            ).at(call.where or node.where)
-
-
-def _local_call(node: Node) -> LocalCall | None:
-    """A local call, here or in a block of this node."""
-    stack = [node]
-    while stack:
-        found = stack.pop()
-        if isinstance(found, LocalCall):
-            return found
-        stack.extend(inner for block in blocks_of(found) for inner in block.nodes)
-    return None
+        for call in nodes_within(node):
+            if isinstance(call, LocalCall):
+                raise NotSupported(
+                    f"{call.function} is a local function (local_fn); {card.name} is on a server, "
+                    "which runs no code of yours.",
+                    hint="Load the model in this process, or save the value and call the function "
+                    "after the block.",
+                    node=node.id,
+                ).at(call.where or node.where)

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from nnsight_lab.ir import Gradient, GradientWrite, Graph, LocalCall, NodeId
-from nnsight_lab.ir.nodes import dependencies, has_value
+from nnsight_lab.ir import (
+    Cond,
+    Foreach,
+    Gradient,
+    GradientWrite,
+    Graph,
+    LocalCall,
+    Node,
+    NodeId,
+    While,
+)
+from nnsight_lab.ir.nodes import dependencies, has_value, nodes_within
 
 __all__ = ["drop_dead_nodes", "live_ids"]
 
@@ -21,7 +31,7 @@ def live_ids(graph: Graph, *, calls: bool = True) -> set[NodeId]:
     for node in graph.nodes:
         if isinstance(node, GradientWrite):
             edits[node.sweep].append(node.id)
-        elif not has_value(node) or (calls and isinstance(node, LocalCall)):
+        elif not has_value(node) or (calls and _calls(node)):
             stack.append(node.id)
     live: set[NodeId] = set()
     while stack:
@@ -33,6 +43,13 @@ def live_ids(graph: Graph, *, calls: bool = True) -> set[NodeId]:
             if isinstance(node, Gradient):
                 stack.extend(edits.pop(node.sweep, ()))
     return live
+
+
+def _calls(node: Node) -> bool:
+    """Whether a local function is called here, or in a block of this node."""
+    if not isinstance(node, Cond | Foreach | While):
+        return isinstance(node, LocalCall)
+    return any(isinstance(found, LocalCall) for found in nodes_within(node))
 
 
 def drop_dead_nodes(graph: Graph, *, calls: bool = True) -> Graph:

@@ -20,6 +20,7 @@ from nnsight_lab.tracing.regions import (
     Tape,
     block_of,
     captures_of,
+    check_called,
     latest,
     part_of,
 )
@@ -43,12 +44,16 @@ def choice(
 
     Raises:
         Differ: the results are not alike.
+        GraphError: a branch calls a local function for what it does only.
     """
     pairing = Pairing(recorder)
     nest = pairing.put(*results)
     changes = _changes(sides)
     pairs = [(one.value, other.value) for one, other in pairing.pairs]
-    values = _chosen(recorder, test, sides, [*pairs, *(pair for _, pair in changes)], where)
+    ends = [*pairs, *(pair for _, pair in changes)]
+    for place, side in enumerate(sides):
+        check_called(side.moved, [pair[place].node for pair in ends])
+    values = _chosen(recorder, test, sides, ends, where)
     for (change, _), value in zip(changes, values[len(pairs) :], strict=True):
         recorder.places.edit(change.cell, value, change.edited)
     found = zip(pairing.pairs, values, strict=False)

@@ -20,6 +20,7 @@ from nnsight_lab.passes.shapes import describe, module_path
 from nnsight_lab.tracing.envoy import Envoy, path_of
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.recorder import Recorder
+from nnsight_lab.tracing.regions import refuse_inside
 from nnsight_lab.tracing.source import for_the_user, standing_at, user_line
 
 __all__ = ["Cache", "CachedModule", "Modules", "declare_cache"]
@@ -192,6 +193,7 @@ def declare_cache(
         raise BadInput(f"{dtype!r} is not a dtype.", hint="dtype=torch.float16")
     where, tree, places = user_line(), recorder.tree, recorder.places
     places.check_going("A cache")
+    refuse_inside(recorder, "A cache cannot be asked for", "It is filled in any case; ask outside.")
     root = Envoy("", lambda: tree, lambda: recorder, recorder.aliases)
     ports = (*(("input",) if include_inputs else ()), *(("output",) if include_output else ()))
     asked = modules is not None and not (callable(modules) and not isinstance(modules, Envoy))

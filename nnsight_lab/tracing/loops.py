@@ -22,6 +22,7 @@ from nnsight_lab.tracing.regions import (
     Tape,
     block_of,
     captures_of,
+    check_called,
     latest,
     part_of,
     taped,
@@ -154,6 +155,7 @@ class Loop:
     def _captures(self, turns: list[Turn], results: list[list[NodeId]]) -> list[NodeId]:
         found: dict[NodeId, None] = {}
         for turn, ids in zip(turns, results, strict=True):
+            check_called(turn.tape.moved, ids)
             found.update(dict.fromkeys(captures_of(turn.tape.moved, ids)))
         return list(found)
 

@@ -24,6 +24,7 @@ from nnsight_lab.tracing.cells import Cell, Value, place_and_line
 from nnsight_lab.tracing.parts import Part
 from nnsight_lab.tracing.peeks import Visit
 from nnsight_lab.tracing.proxy import Proxy
+from nnsight_lab.tracing.regions import refuse_inside
 from nnsight_lab.tracing.source import at_line, user_line
 from nnsight_lab.tracing.steps import Steps
 from nnsight_lab.tracing.whole_writes import is_written_by_items, write_items
@@ -135,7 +136,13 @@ class Places(Part):
         return self._invoke
 
     def stop(self) -> None:
-        """From here on nothing further of the model is read or edited."""
+        """From here on nothing further of the model is read or edited.
+
+        Raises:
+            GraphError: a branch is recorded; whether it is taken is not known.
+        """
+        hint = "Let Python decide: if bool(test): tracer.stop()."
+        refuse_inside(self._recorder, "A trace cannot be stopped", hint)
         self._stopped = user_line()
         self.steps.stop()
 

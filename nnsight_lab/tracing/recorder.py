@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from nnsight_lab.contract import Inputs
-from nnsight_lab.errors import GraphError, NotSaved, OpNotAllowed
+from nnsight_lab.errors import NotSaved, OpNotAllowed
 from nnsight_lab.ir import (
     Apply,
     Call,
@@ -47,7 +47,7 @@ from nnsight_lab.tracing.peeks import Peeks
 from nnsight_lab.tracing.places import Places
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.record import record
-from nnsight_lab.tracing.regions import Tape, gone, without_holes
+from nnsight_lab.tracing.regions import Tape, gone, refuse_inside, without_holes
 from nnsight_lab.tracing.skips import Skips
 from nnsight_lab.tracing.source import at_line, user_line
 
@@ -335,11 +335,8 @@ class Recorder:
     def check_saving(self, value: Value) -> None:
         """Refuse to save what may never be made, or is made many times."""
         self._still_here(value)
-        if self.in_region:
-            raise GraphError(
-                "Nothing can be saved inside a branch or a loop of the graph.",
-                hint="Give the value back from it, and save the result: nl.cond(...).save().",
-            ).at(user_line())
+        hint = "Give the value back from it, and save the result: nl.cond(...).save()."
+        refuse_inside(self, "Nothing can be saved", hint)
 
     def note_saved(self, proxy: Proxy) -> None:
         """A value was saved; it must come back whatever name it has."""

@@ -25,6 +25,7 @@ from nnsight_lab.ir import (
     Gradient,
     GradientWrite,
     Graph,
+    LocalCall,
     Node,
     NodeId,
     Output,
@@ -35,7 +36,7 @@ from nnsight_lab.ir import (
     Weight,
     Write,
 )
-from nnsight_lab.ir.nodes import dependencies, with_new_ids
+from nnsight_lab.ir.nodes import dependencies, nodes_within, with_new_ids
 from nnsight_lab.passes.schedule import BEFORE
 from nnsight_lab.tracing.cells import Cell, Value
 from nnsight_lab.tracing.source import user_line
@@ -48,9 +49,11 @@ __all__ = [
     "Tape",
     "block_of",
     "captures_of",
+    "check_called",
     "gone",
     "latest",
     "part_of",
+    "refuse_inside",
     "taped",
     "without_holes",
 ]
@@ -135,6 +138,34 @@ def gone() -> GraphError:
         "This value was made inside a branch or a loop, and is used outside of it.",
         hint="Give it back from there: the result of nl.cond, nl.foreach or nl.while_ may be used.",
     ).at(user_line())
+
+
+def refuse_inside(recorder: Recorder, what: str, hint: str) -> None:
+    """Refuse what is done once, whichever branch is taken. Raises `GraphError`."""
+    if recorder.in_region:
+        raise GraphError(f"{what} inside a branch or a loop of the graph.", hint=hint).at(
+            user_line()
+        )
+
+
+def check_called(moved: Mapping[NodeId, Node], results: Iterable[NodeId]) -> None:
+    """Whether every local function a branch calls is there for what the branch gives.
+
+    A block gives values and does nothing else, so any other call would be lost.
+
+    Raises:
+        GraphError: nothing that the branch gives needs it.
+    """
+    needed = _needed(moved, results)
+    for node in moved.values():
+        calls = (call for call in nodes_within(node) if isinstance(call, LocalCall))
+        call = next(calls, None)
+        if call is not None and node.id not in needed:
+            raise GraphError(
+                f"Nothing that this branch or loop gives needs {call.function},"
+                " so it would not be called.",
+                hint="Give back what it makes, or call it outside.",
+            ).at(call.where)
 
 
 def latest(values: Iterable[Value]) -> tuple[int, str]:

@@ -10,9 +10,10 @@ import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nnsight_lab.errors import BadInput, GraphError, NotSaved
+from nnsight_lab.errors import BadInput, NotSaved
 from nnsight_lab.ir import NodeId
 from nnsight_lab.tracing.proxy import Proxy
+from nnsight_lab.tracing.regions import refuse_inside
 from nnsight_lab.tracing.source import one_frame, user_line
 
 __all__ = ["is_shown", "label_of", "note_shown", "print_shown", "show"]
@@ -50,11 +51,8 @@ def show(value: ValueT, label: str | None = None) -> ValueT:
                 "This value belongs to a block that has ended, and was not saved.",
                 hint="Show it inside the block, or save it there.",
             )
-        if recorder.in_region:
-            raise GraphError(
-                "Nothing can be shown inside a branch or a loop of the graph.",
-                hint="Give the value back from it, and show the result: nl.show(nl.cond(...)).",
-            )
+        hint = "Give the value back from it, and show the result: nl.show(nl.cond(...))."
+        refuse_inside(recorder, "Nothing can be shown", hint)
         note_shown(recorder, part[:_LONGEST], proxy.now().node)
     return value
 

@@ -18,6 +18,16 @@ from tests.support.hooks import hooked
 __all__ = ["far", "run", "tiny"]
 
 
+@nl.local_fn
+def noted(value: torch.Tensor) -> torch.Tensor:
+    return value
+
+
+def _called(value: Any) -> Any:
+    noted(value)  # nl.local_fn, for what it does only
+    return value
+
+
 @pytest.mark.parametrize(
     ("program", "error", "words"),
     [
@@ -26,6 +36,10 @@ __all__ = ["far", "run", "tiny"]
         (lambda h: nl.cond(h.sum() > 0, lambda: "a", lambda: "b"), GraphError, "'a' and 'b'"),
         (lambda h: nl.cond(h.sum() > 0, lambda: h), GraphError, "None"),
         (lambda h: nl.cond(h.sum() > 0, h.save, lambda: h), GraphError, "saved inside"),
+        (lambda h: nl.cond(h.sum() > 0, lambda: nl.show(h * 2), lambda: h), GraphError, "shown in"),
+        (lambda h: nl.foreach(h, nl.show), GraphError, "shown inside a branch"),
+        (lambda h: nl.cond(h.sum() > 0, lambda: [_called(h), h][1], lambda: h), GraphError, "needs noted, so"),
+        (lambda h: nl.foreach(h, _called), GraphError, "would not be called"),
         (lambda h: nl.foreach(h.sum(), lambda x: x), ShapeMismatch, "no items"),
         (lambda h: nl.foreach(h, lambda x, c: x, 0), GraphError, "carry and a value"),
         (lambda h: nl.foreach(h, lambda x, c: ((c, c), x), 0), GraphError, "its structure"),
@@ -43,6 +57,21 @@ def test_a_misuse_is_refused_at_its_line(
     found: Any = caught.value
     assert "program(tiny" in found.where.text or "nl." in found.where.text
     assert found.hint
+
+
+@pytest.mark.parametrize("verb", ["stop", "cache"])
+def test_what_is_for_the_whole_block_is_not_asked_for_in_a_branch(
+    tiny: nl.LanguageModel, verb: str
+) -> None:
+    """It would be done whether the branch is taken or not."""
+
+    def ask() -> None:
+        getattr(tracer, verb)()  # this line
+
+    with pytest.raises(GraphError, match="inside a branch") as caught, tiny.trace(SHORT) as tracer:
+        nl.cond(tiny.layers[0].output.sum() > 0, ask)
+    assert caught.value.where is not None
+    assert caught.value.where.text.endswith("# this line")
 
 
 def test_a_value_of_a_branch_cannot_leave_it_by_the_back_door(tiny: nl.LanguageModel) -> None:

@@ -83,6 +83,22 @@ def test_a_function_is_called_for_what_it_does_in_the_order_of_the_model(
     assert seen == [float(early), float(late)]
 
 
+def test_in_a_branch_it_is_called_when_the_branch_is_taken(tiny: nl.LanguageModel) -> None:
+    """Also where nobody uses what the branch gives."""
+    seen: list[float] = []
+
+    def note(value: torch.Tensor) -> torch.Tensor:
+        seen.append(float(value.norm()))
+        return value
+
+    with tiny.trace(PROMPT):
+        h = tiny.layers[1].output
+        nl.cond(h.norm() > 0, lambda: nl.local_fn(note)(h), lambda: h)
+        nl.cond(h.norm() < 0, lambda: nl.local_fn(note)(h), lambda: h)
+        norm = h.norm().save()
+    assert seen == [pytest.approx(float(norm))]
+
+
 def test_a_function_that_writes_into_what_it_is_given_changes_nobodys_value(
     tiny: nl.LanguageModel,
 ) -> None:
