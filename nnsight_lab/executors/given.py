@@ -22,10 +22,14 @@ def not_a_language_model(module: torch.nn.Module, exc: Exception) -> BadInput:
     )
 
 
-def shape_key(inputs: TokenRows | ModuleInputs) -> Any:
-    """Inputs of the same key reach the same sites with the same shapes."""
+def shape_key(inputs: TokenRows | ModuleInputs, *, each_row: bool = False) -> Any:
+    """Inputs of the same key reach the same sites with the same shapes.
+
+    each_row: so do the rows of each prompt, told apart from the others.
+    """
     if isinstance(inputs, TokenRows):
-        return inputs.batch, inputs.pos, inputs.passes, inputs.generation is not None
+        sizes = tuple(map(len, inputs.rows)) if each_row else (inputs.batch, inputs.pos)
+        return sizes, inputs.passes, inputs.generation is not None
 
     def shape(tensor: torch.Tensor) -> str:
         return f"{tensor.dtype}{tuple(tensor.shape)}"

@@ -241,7 +241,9 @@ class LocalExecutor:
 
     def _plan(self, request: RunRequest, bases: list[Measured], stages: Stages) -> Schedule:
         prompts = (part.inputs for part in stages.parts if isinstance(part.inputs, TokenRows))
-        shapes = tuple(map(shape_key, prompts))  # of tensors, what was measured tells them
+        apart = bool(request.graph.invokes)
+        # Of tensors, what was measured tells them.
+        shapes = tuple(shape_key(rows, each_row=apart) for rows in prompts)
         # The operations a plan needs follow from its graph, so what they were added to tells plans apart.
         key = (request.graph.key, tuple(map(id, bases)), shapes)
         with self._planning:
