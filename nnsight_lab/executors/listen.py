@@ -129,13 +129,17 @@ class Listener:
             held = take(place, value)
             return held if place.invoke is None else narrowed(held, *part_of(place))
 
-        for place, new in self._run.reach(moment, read):
+        def write(place: Place, new: Any) -> None:
+            nonlocal value
             if place.invoke in ended:
-                continue
+                return
             if new is MISSING:
                 assert isinstance(place, Write), "what is read is never put back as missing"
                 raise did_not_happen(place)
             if place.invoke is not None:
-                new = widened(take(place, value), new, *part_of(place))  # noqa: PLW2901
+                new = widened(take(place, value), new, *part_of(place))
             value = put(place, value, new)
+
+        for place, new in self._run.reach(moment, read, write):
+            write(place, new)
         return value

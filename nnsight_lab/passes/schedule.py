@@ -35,7 +35,7 @@ from nnsight_lab.passes.skips import (
     skipped_too_early,
 )
 from nnsight_lab.passes.stages import Stages, after
-from nnsight_lab.passes.sweeps import check_sweeps
+from nnsight_lab.passes.sweeps import check_rows_of_gradients, check_sweeps
 
 __all__ = ["AFTER", "BEFORE", "Moment", "Schedule", "find_moment", "schedule", "too_early"]
 
@@ -121,13 +121,15 @@ def schedule(graph: Graph, stages: ModuleTree | Stages) -> Schedule:
         AddressNotFound: a read or write names a place the model does not reach.
         WriteTooEarly: a write needs a value the model makes after that place.
         BadInput: a read or write is of a step that the run does not have.
-        NotSupported: a place is edited under one name and used under another.
+        NotSupported: a place is edited under one name and used under another, or gradients are
+            taken at it for all rows and for an invoke.
     """
     stages = Stages.of(stages)
     when = _moments_of_nodes(graph, stages)
     _check_one_name_a_place(graph, stages, when)
     check_skips(graph, stages, when)
     check_sweeps(graph.nodes, when)
+    check_rows_of_gradients(graph.nodes)
     last_use = dict(when)
     for node in graph.nodes:
         for other in dependencies(node):

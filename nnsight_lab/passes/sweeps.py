@@ -9,11 +9,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from nnsight_lab.errors import WriteTooEarly
-from nnsight_lab.ir import Gradient, GradientWrite, Node, NodeId, Weight, Write
+from nnsight_lab.errors import NotSupported, WriteTooEarly
+from nnsight_lab.ir import (
+    Address,
+    Call,
+    Gradient,
+    GradientWrite,
+    Node,
+    NodeId,
+    Read,
+    Ref,
+    Weight,
+    Write,
+)
 from nnsight_lab.ir.nodes import dependencies
 
-__all__ = ["check_sweeps", "circle", "gradient_needed_first", "place_moments"]
+__all__ = [
+    "check_rows_of_gradients",
+    "check_sweeps",
+    "circle",
+    "gradient_needed_first",
+    "place_moments",
+    "source_of",
+]
 
 _At: TypeAlias = tuple[int, NodeId]
 """A backward pass, and the value a gradient is taken at."""
@@ -26,6 +44,41 @@ def circle(late: Gradient) -> WriteTooEarly:
         f"This gradient goes on before the one it is replaced by has arrived{line}.",
         hint="Gradients of later places arrive first. Save that one in a run, and use the tensor.",
     )
+
+
+def check_rows_of_gradients(nodes: Sequence[Node]) -> None:
+    """Whether gradients at each place are taken for all rows or for invokes, never for both.
+
+    Raises:
+        NotSupported: they are for both, of which each is a part of the other.
+    """
+    rows: dict[tuple[Address, int], set[bool]] = {}
+    for node in nodes:
+        if not isinstance(node, Gradient | GradientWrite):
+            continue
+        at = nodes[source_of(nodes, node.at)]
+        if not isinstance(at, Read):
+            continue
+        found = rows.setdefault((at.address, at.step), set())
+        found.add(at.invoke is None)
+        if len(found) > 1:
+            raise NotSupported(
+                f"Gradients at {at.address} are taken for all rows and for one invoke.",
+                hint="Take the one for all rows, and pick rows of it by index.",
+                node=node.id,
+            ).at(node.where)
+
+
+def source_of(nodes: Sequence[Node], at: NodeId) -> NodeId:
+    """The value that `at` is an item of: a module's tuple, for one of its tensors."""
+    node = nodes[at]
+    while isinstance(node, Call) and node.op == "operator.getitem":
+        match node.args:
+            case (Ref(id=id), int() | str()):
+                node = nodes[id]
+            case _:
+                return at
+    return node.id
 
 
 def place_moments(nodes: Sequence[Node], when: Mapping[NodeId, int]) -> dict[NodeId, int]:

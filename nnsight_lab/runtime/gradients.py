@@ -7,14 +7,15 @@ on their way back is in `sweep.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
 
 from nnsight_lab.errors import OpFailed
-from nnsight_lab.ir import Call, Gradient, GradientWrite, Graph, NodeId, Ref
+from nnsight_lab.ir import Gradient, GradientWrite, Graph, NodeId, Read
 from nnsight_lab.kernels.infer import map_tensors
+from nnsight_lab.passes.sweeps import source_of
 from nnsight_lab.runtime.sweep import Sweep
 from nnsight_lab.runtime.values import Values
 
@@ -31,7 +32,7 @@ class Gradients:
         edits = (node for node in graph.nodes if isinstance(node, GradientWrite))
         self._edits = list(edits) if self._nodes else []
         self._places = {node.at for node in self._nodes} | {node.at for node in self._edits}
-        self._sources = {_source(graph, at) for at in self._places}
+        self._sources = {source_of(graph.nodes, at) for at in self._places}
         self._sweeps: dict[_Key, Sweep] = {}
         self._under_way: list[object] = []
 
@@ -43,6 +44,20 @@ class Gradients:
     def wanted_at(self, node: NodeId) -> bool:
         """Whether a gradient is taken with respect to this node's value, or to a part of it."""
         return node in self._places or node in self._sources
+
+    def in_order(self, reads: Sequence[Read]) -> Sequence[Read]:
+        """Reads of one moment, so that each sees those that gradients go back to.
+
+        All rows whose gradient is taken come before the rows of one invoke, which are parts of
+        them; all rows that are only read come last, and hold the invokes' rows.
+        """
+        if not self._nodes or len(reads) < 2:
+            return reads
+
+        def place(read: Read) -> int:
+            return 1 if read.invoke is not None else 0 if self.wanted_at(read.id) else 2
+
+        return sorted(reads, key=place)
 
     def followed(self, node: NodeId, value: Any) -> Any:
         """A value that autograd follows, even where nothing before it asks for that."""
@@ -80,15 +95,3 @@ class Gradients:
                 hint="Take it at the value the loss was computed from, not at a copy or a slice.",
             )
         return gradient
-
-
-def _source(graph: Graph, at: NodeId) -> NodeId:
-    """The value that `at` is an item of: a module's tuple, for one of its tensors."""
-    node = graph[at]
-    while isinstance(node, Call) and node.op == "operator.getitem":
-        match node.args:
-            case (Ref(id=id), int() | str()):
-                node = graph[id]
-            case _:
-                return at
-    return node.id

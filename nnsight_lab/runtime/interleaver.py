@@ -72,13 +72,23 @@ class Interleaver:
             self._compute(before)
             self._values.forget(before.drops)
 
-    def reach(self, moment: int, read: Callable[[Place], Any]) -> list[tuple[Place, Any]]:
-        """The model is at `moment`: take reads, compute, send saves, give back writes."""
+    def reach(
+        self,
+        moment: int,
+        read: Callable[[Place], Any],
+        write: Callable[[Place, Any], None] | None = None,
+    ) -> list[tuple[Place, Any]]:
+        """The model is at `moment`: take reads, compute, send saves, give back writes.
+
+        write: puts back at once what gradients are taken at, so that rows of it which are read
+            after it are parts of it. Without one, it is given back with the rest.
+        """
         here = self._schedule.moments.get(moment)
         if here is None or moment not in self._pending:
             return []
         writes: list[tuple[Place, Any]] = []
-        for node in here.reads:
+        put_back = write or (lambda place, new: writes.append((place, new)))
+        for node in self._gradients.in_order(here.reads):
             value = in_order(read(node))
             if value is MISSING:
                 self._missing.add(node.id)
@@ -86,7 +96,7 @@ class Interleaver:
                 # What a gradient is taken at must be what the model goes on from; the model may
                 # then change its copy in place.
                 value = self._gradients.followed(node.id, copied(value))
-                writes.append((node, copied(value)))
+                put_back(node, copied(value))
             self._values[node.id] = value
         self._compute(here)
         # The model may change what it is handed (an in-place activation), so it gets a copy.

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import nnsight_lab as nl
-from nnsight_lab.errors import BadInput, GraphError, NotSupported, WriteTooEarly
+from nnsight_lab.errors import (
+    BadInput,
+    GraphError,
+    NotSupported,
+    ShapeMismatch,
+    WriteTooEarly,
+)
 from tests.support.hooks import eager_patterns, forward, hooked, outputs_seen, tensor_of
 from tests.support.lines import assert_at, frames_of_ours
 from tests.support.small_models import SmallModel
@@ -151,6 +159,47 @@ def test_gradients_of_one_prompt_do_not_reach_another(
     assert_same(others, gradient_alone(family, LONG), atol=1e-5)
 
 
+@pytest.mark.parametrize("at", ["all rows", "an invoke"])
+def test_gradients_of_all_rows_and_of_an_invoke_are_those_of_one_value(
+    lm: nl.LanguageModel, family: SmallModel, at: str
+) -> None:
+    """The rows are used as all rows and as an invoke's, beside what the model makes of them."""
+    path, ids = family.at(family.block, 0), [[3, 10, 40, 7, 21], [3, 11, 41, 7, 22]]
+    with lm.trace() as tracer:
+        with tracer.invoke(ids[0]):
+            own = lm.layers[0].output
+        with tracer.invoke(ids[1]):
+            lm.logits  # noqa: B018 - the second prompt
+        with tracer.invoke():
+            whole = lm.layers[0].output
+            loss = lm.logits[0, -1, 5] + (own * own).sum() + (3 * whole).sum()
+            with loss.backward():
+                gradient = (whole if at == "all rows" else own).grad.save()
+
+    leaf: list[torch.Tensor] = []
+
+    def follow(_: Any, __: Any, output: Any) -> Any:
+        leaf.append(tensor_of(output).detach().requires_grad_())
+        return (leaf[0], *output[1:]) if isinstance(output, tuple) else leaf[0]
+
+    handle = family.module.get_submodule(path).register_forward_hook(follow)
+    logits = family.module(torch.tensor(ids), use_cache=False).logits
+    handle.remove()
+    loss = logits[0, -1, 5] + (leaf[0][:1] * leaf[0][:1]).sum() + (3 * leaf[0]).sum()
+    (expected,) = torch.autograd.grad(loss, leaf[0])
+    assert_same(gradient, expected if at == "all rows" else expected[:1], atol=1e-5)
+
+
+def test_gradients_are_taken_for_all_rows_or_for_invokes(tiny: nl.LanguageModel) -> None:
+    with pytest.raises(NotSupported, match="for all rows and for one") as caught, tiny.trace() as t:
+        with t.invoke(LONG):
+            own = tiny.layers[0].output
+        with t.invoke(), tiny.logits[0, -1, 5].backward():
+            tiny.layers[0].output.grad.save()
+            own.grad.save()  # the second
+    assert_at(caught.value, "the second")
+
+
 def test_a_graph_with_invokes_runs_again_on_other_prompts(
     lm: nl.LanguageModel, family: SmallModel
 ) -> None:
@@ -170,6 +219,18 @@ def test_a_graph_with_invokes_runs_again_on_other_prompts(
     assert_same(lm.run(again, [*LONG, *SHORT])["logits"], logits)
     with pytest.raises(BadInput, match="invokes of 1, 1 rows"):
         lm.run(again, LONG)
+
+
+def test_other_lengths_are_checked_again(lm: nl.LanguageModel) -> None:
+    """The batch is as large as before, and the second prompt longer than what is put there."""
+    with lm.trace() as tracer:
+        with tracer.invoke([3, 10, 40, 7]):
+            lm.logits.save()
+        with tracer.invoke([5]):
+            lm.layers[1].output = torch.ones(1, 1, 32)
+    lm.run(tracer.graph, [[3, 10, 40, 7], [6]])
+    with pytest.raises(ShapeMismatch, match=r"holds float32\[1, 3, 32\]"):
+        lm.run(tracer.graph, [[3, 10, 40, 7], [5, 6, 7]])
 
 
 def test_a_place_before_any_invoke_is_refused(lm: nl.LanguageModel) -> None:
