@@ -6,7 +6,8 @@ token. Steps count the passes of all parts. Moments of step `i` lie from `i * ST
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from nnsight_lab.contract import ModuleInputs, TokenRows
@@ -71,6 +72,9 @@ class Stages:
     """The forward passes of a run."""
 
     parts: tuple[Part, ...]
+    _rows: dict[tuple[int, ...], _Rows] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @staticmethod
     def of(tree: ModuleTree | Stages) -> Stages:
@@ -108,21 +112,15 @@ class Stages:
         stage = self.at(step)
         return stage.last if address == RESULT else step
 
-    def spans(self, graph: Graph, step: int) -> dict[int, Span]:
+    def spans(self, graph: Graph, step: int) -> Mapping[int, Span]:
         """The span of each invoke that has rows in one forward pass.
+
+        It is asked for every node of an invoke, and found once for each step.
 
         Raises:
             BadInput: the inputs have not the rows the graph was recorded for.
         """
-        stage = self.at(step)
-        own = self._invokes(graph)[stage.part]
-        rows = graph.invokes[own.start : own.stop]
-        spans = spans_of(rows, self.parts[stage.part].inputs)
-        more = step - stage.first
-        return {
-            invoke: Span(span.start, span.rows, span.pos + more)
-            for invoke, span in zip(own, spans, strict=True)
-        }
+        return self._rows_of(graph).at(step, self.at(step))
 
     def check_parts(self, graph: Graph) -> None:
         """Whether the graph of a session was recorded with as many traces.
@@ -130,7 +128,7 @@ class Stages:
         Raises:
             BadInput: some of these would have no part in it.
         """
-        idle = [own for own in self._invokes(graph) if not own] if graph.invokes else []
+        idle = [own for own in self._rows_of(graph).of_parts if not own] if graph.invokes else []
         if idle and len(self.parts) > 1:
             raise BadInput(
                 f"{len(self.parts)} prompts were given to a graph that has"
@@ -138,16 +136,44 @@ class Stages:
                 hint="Give a session's graph a list of prompts, one for each of its traces.",
             )
 
-    def _invokes(self, graph: Graph) -> tuple[range, ...]:
+    def _rows_of(self, graph: Graph) -> _Rows:
+        rows = self._rows.get(graph.invokes)
+        if rows is None:
+            rows = self._rows[graph.invokes] = _Rows(self.parts, graph.invokes)
+        return rows
+
+
+class _Rows:
+    """Which of a graph's invokes have rows in which forward pass."""
+
+    def __init__(self, parts: tuple[Part, ...], invokes: tuple[int, ...]) -> None:
+        self._invokes = invokes
+        self._parts = parts
+        self._spans: dict[int, dict[int, Span]] = {}
+
+    def at(self, step: int, stage: Stage) -> Mapping[int, Span]:
+        if step not in self._spans:
+            own = self.of_parts[stage.part]
+            rows = self._invokes[own.start : own.stop]
+            spans = spans_of(rows, self._parts[stage.part].inputs)
+            more = step - stage.first
+            self._spans[step] = {
+                invoke: Span(span.start, span.rows, span.pos + more)
+                for invoke, span in zip(own, spans, strict=True)
+            }
+        return self._spans[step]
+
+    @cached_property
+    def of_parts(self) -> tuple[range, ...]:
         """The invokes of each part. Where there are several parts, each lists all its rows."""
-        if len(self.parts) == 1:
-            return (range(len(graph.invokes)),)
+        if len(self._parts) == 1:
+            return (range(len(self._invokes)),)
         found: list[range] = []
         end = 0
-        for part in self.parts:
+        for part in self._parts:
             start, left = end, _rows_of(part.inputs)
-            while end < len(graph.invokes) and left > 0:
-                left -= graph.invokes[end]
+            while end < len(self._invokes) and left > 0:
+                left -= self._invokes[end]
                 end += 1
             found.append(range(start, end))
         return tuple(found)
