@@ -38,7 +38,11 @@ def _called(value: Any) -> Any:
         (lambda h: nl.cond(h.sum() > 0, h.save, lambda: h), GraphError, "saved inside"),
         (lambda h: nl.cond(h.sum() > 0, lambda: nl.show(h * 2), lambda: h), GraphError, "shown in"),
         (lambda h: nl.foreach(h, nl.show), GraphError, "shown inside a branch"),
-        (lambda h: nl.cond(h.sum() > 0, lambda: [_called(h), h][1], lambda: h), GraphError, "needs noted, so"),
+        (
+            lambda h: nl.cond(h.sum() > 0, lambda: [_called(h), h][1], lambda: h),
+            GraphError,
+            "needs noted, so",
+        ),
         (lambda h: nl.foreach(h, _called), GraphError, "would not be called"),
         (lambda h: nl.foreach(h.sum(), lambda x: x), ShapeMismatch, "no items"),
         (lambda h: nl.foreach(h, lambda x, c: x, 0), GraphError, "carry and a value"),
