@@ -217,6 +217,7 @@ def _heard(
                     return original(*args, **kwargs)
             finally:
                 hearing.inside.pop()
+                del frame  # a frame that names itself keeps whatever its callers hold
 
         return forward
 
