@@ -18,6 +18,7 @@ from nnsight_lab.models.at_the_line import at_the_line
 from nnsight_lab.models.edits import edits_noted
 from nnsight_lab.models.experiment import experiment_of
 from nnsight_lab.models.generation import generation_of
+from nnsight_lab.models.options import check_no_more
 from nnsight_lab.models.prompts import rows_of, tokenizer_from_files, visible_token
 from nnsight_lab.models.run import Run
 from nnsight_lab.models.scans import Shapes, scanned
@@ -142,7 +143,7 @@ class LanguageModel(TracedModel):
 
     @one_frame
     def trace(
-        self, prompt: Any = _NO_PROMPT, *, execute: bool = True, peek: bool = True
+        self, prompt: Any = _NO_PROMPT, *, execute: bool = True, peek: bool = True, **unknown: Any
     ) -> Tracer[Run]:
         """Record what follows in the `with` block, and run it on `prompt` when the block ends.
 
@@ -153,8 +154,9 @@ class LanguageModel(TracedModel):
             otherwise runs what is recorded so far.
 
         Raises:
-            BadInput: the prompt is empty or not a prompt.
+            BadInput: the prompt is empty or not a prompt, or an option is unknown.
         """
+        check_no_more("lm.trace", unknown, ("execute", "peek"))
         return self._block(prompt, None, execute=execute, peek=peek)
 
     @one_frame

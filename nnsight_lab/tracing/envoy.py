@@ -287,7 +287,7 @@ class Envoy:
         return list(dict.fromkeys((*self._ports(tree), *below, *aliases, *own)))
 
     def _unknown(self, tree: ModuleTree, name: str) -> AddressNotFound:
-        near = difflib.get_close_matches(name, self._names(tree), 1, 0.5)
+        near = difflib.get_close_matches(name, self._names(tree), 1, 0.6)
         here = self._path or "the model"
         where: SourceLine | None = user_line()
         hint = f"Did you mean {near[0]!r}?" if near else f"It has {_listed(self._names(tree))}."

@@ -37,6 +37,13 @@ def record(recorder: Recorder, op: str, args: tuple[Any, ...], kwargs: dict[str,
         return number_of(recorder, op, args, kwargs)
     if not recorder.open:
         return kernel(op)(*after(args), **after(kwargs))
+    recorder.modes.check_autocast()
+    if recorder.modes.without_gradient and op != "Tensor.detach" and not is_inplace(op):
+        return recorder.modes.given(_recorded(recorder, op, args, kwargs))
+    return _recorded(recorder, op, args, kwargs)
+
+
+def _recorded(recorder: Recorder, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if is_inplace(op):
         return _record_inplace(recorder, op, args, kwargs)
     if "inplace" in written_arguments(op, args, kwargs):
@@ -61,6 +68,7 @@ def _record_inplace(
             f"{op} would write a recorded value into a real tensor.",
             hint="Use the form without the underscore; it gives a recorded value.",
         ).at(user_line())
+    recorder.modes.note_write()
     target.unpin()
     target.edit_in_place(recorder.call(op, args, kwargs))
     return target

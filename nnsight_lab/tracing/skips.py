@@ -94,6 +94,11 @@ class Skips(Part):
             if before < moment < after:
                 raise inside_skipped(address, user_line(), skip.address, skip.where)
 
+    def is_inside(self, path: str) -> bool:
+        """Whether a module lies inside one that is skipped now."""
+        whole = module_path(self._recorder.tree, path)
+        return any(whole.startswith(f"{skip.address.path}.") for skip, _, _ in self._skips)
+
     def _value(self, value: Any, spec: Spec, held: Any) -> Value:
         """The value as one node, in the form that the module's callers expect."""
         recorder = self._recorder
