@@ -15,6 +15,7 @@ from nnsight_lab.executors.families import NameReport, names_in_tree
 from nnsight_lab.executors.local import LocalExecutor, load_local
 from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.models.at_the_line import at_the_line
+from nnsight_lab.models.compiled import uncompiled
 from nnsight_lab.models.edits import edits_noted
 from nnsight_lab.models.experiment import experiment_of
 from nnsight_lab.models.generation import generation_of
@@ -67,6 +68,7 @@ class LanguageModel(TracedModel):
     ) -> None:
         settings = settings or Settings.from_environment()
         if isinstance(model, torch.nn.Module):
+            model = uncompiled(model)
             executor: Executor = LocalExecutor(model, tokenizer, name=_name_of(model))
         elif isinstance(model, str | Path):
             try:

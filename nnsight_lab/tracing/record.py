@@ -36,11 +36,18 @@ def record(recorder: Recorder, op: str, args: tuple[Any, ...], kwargs: dict[str,
     if not is_op(op):
         return number_of(recorder, op, args, kwargs)
     if not recorder.open:
-        return kernel(op)(*after(args), **after(kwargs))
+        return _carried_out(op, after(args), after(kwargs))
     recorder.modes.check_autocast()
     if recorder.modes.without_gradient and op != "Tensor.detach" and not is_inplace(op):
         return recorder.modes.given(_recorded(recorder, op, args, kwargs))
     return _recorded(recorder, op, args, kwargs)
+
+
+def _carried_out(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The operation on tensors that came back; in place it writes to the tensor itself."""
+    if is_inplace(op) and op.startswith("Tensor."):
+        return getattr(args[0], op.removeprefix("Tensor."))(*args[1:], **kwargs)
+    return kernel(op)(*args, **kwargs)
 
 
 def _recorded(recorder: Recorder, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import nnsight_lab as nl
-from nnsight_lab.errors import BadInput, GraphError, NotSaved, NotSupported, OpNotAllowed
+from nnsight_lab.errors import (
+    AddressNotFound,
+    BadInput,
+    GraphError,
+    NotSaved,
+    NotSupported,
+    OpFailed,
+    OpNotAllowed,
+    ShapeMismatch,
+)
 from tests.support.lines import assert_at, frames_of_ours
 
 IDS = [[5, 17, 3, 42, 8, 29]]
@@ -105,3 +115,56 @@ def test_a_model_is_neither_copied_nor_pickled(lm: nl.LanguageModel) -> None:
         expected = lm.logits.save()
     assert torch.equal(logits, expected)
     assert copy.copy(lm).module is lm.module
+
+
+def test_a_module_says_its_weights(lm: nl.LanguageModel) -> None:
+    assert "weight" in dir(lm.lm_head)
+    with pytest.raises(AddressNotFound) as caught, lm.trace(IDS):
+        _ = lm.lm_head.wieght
+    assert "'weight'" in (caught.value.hint or "")
+
+
+def test_the_gradient_of_a_frozen_weight(lm: nl.LanguageModel) -> None:
+    frozen = copy.deepcopy(lm.module).requires_grad_(False)
+    model = nl.LanguageModel(frozen)
+    with pytest.raises(OpFailed, match="frozen") as caught, model.trace(IDS):
+        model.logits[0, -1, 7].backward()
+        model.lm_head.weight.grad.save()  # of a frozen weight
+    assert_at(caught.value, "of a frozen weight")
+
+    with model.trace(IDS):
+        h = model.layers[0].output
+        model.logits[0, -1, 7].backward()
+        gradient = h.grad.save()
+    assert gradient.any()
+    frozen.lm_head.weight.requires_grad_(True)  # what the hint says
+    with model.trace(IDS):
+        model.logits[0, -1, 7].backward()
+        weights = model.lm_head.weight.grad.save()
+    assert weights.any()
+    assert frozen.lm_head.weight.grad is None
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(3), torch.zeros(1, 6, 32, dtype=torch.float64)])
+def test_a_local_function_that_gives_what_does_not_fit(
+    lm: nl.LanguageModel, wrong: torch.Tensor
+) -> None:
+    with pytest.raises(ShapeMismatch, match="cannot replace it") as caught, lm.trace(IDS):
+        made = nl.local_fn(lambda _: wrong)(lm.layers[0].output)
+        lm.layers[0].output = made  # of another shape or dtype
+        lm.logits.save()
+    assert_at(caught.value, "of another shape or dtype")
+
+
+def test_a_value_kept_on_an_object_is_its_tensor_in_place_too(lm: nl.LanguageModel) -> None:
+    probe = SimpleNamespace()
+    with lm.trace(IDS):
+        probe.h = lm.layers[0].output.save()
+        stream = lm.layers[0].output.save()
+    plain = stream.clone()
+    same = probe.h
+    probe.h += 1
+    probe.h *= 2
+
+    assert torch.equal(same + 0, (plain + 1) * 2)  # as two names of one tensor do
+    assert torch.equal(probe.h, (plain + 1) * 2)
