@@ -35,6 +35,7 @@ __all__ = ["LanguageModel"]
 
 _NO_PROMPT: Any = object()
 """Told apart from None, which is a mistake where a prompt should be."""
+_GIVE_A_PROMPT = "lm.trace(prompt), or with tracer.invoke(prompt): in the block."
 
 
 class LanguageModel(TracedModel):
@@ -228,6 +229,8 @@ class LanguageModel(TracedModel):
             return found.batch, found.pos
 
         def inputs() -> TokenRows:
+            if not rows:
+                raise BadInput("No prompt was given to this trace.", hint=_GIVE_A_PROMPT)
             given = TokenRows(tuple(rows), generation)
             check_inputs(self.card, given)
             return given

@@ -133,7 +133,10 @@ def test_a_value_in_place_of_a_function_is_refused(lm: nl.LanguageModel) -> None
         "nl.while_(lambda": lambda h: nl.while_(h.sum() > 0, lambda x: x, h),
     }
     for spelled, verb in verbs.items():
-        with pytest.raises(BadInput, match="in place of a function") as caught, lm.trace([[5, 17, 3]]):
+        with (
+            pytest.raises(BadInput, match="in place of a function") as caught,
+            lm.trace([[5, 17, 3]]),
+        ):
             verb(lm.layers[0].output)
         assert spelled in (caught.value.hint or "")
         assert caught.value.where is not None

@@ -168,3 +168,24 @@ def test_a_value_kept_on_an_object_is_its_tensor_in_place_too(lm: nl.LanguageMod
 
     assert torch.equal(same + 0, (plain + 1) * 2)  # as two names of one tensor do
     assert torch.equal(probe.h, (plain + 1) * 2)
+
+
+def test_a_block_called_without_what_it_needs(lm: nl.LanguageModel) -> None:
+    with pytest.raises(OpFailed, match="calling") as caught, lm.trace(IDS):
+        lm.layers[1](lm.layers[0].output[0, 0]).save()  # too little
+    assert "module(h, **kwargs)" in (caught.value.hint or "")
+    assert_at(caught.value, "too little")
+
+    with lm.trace(IDS):
+        args, kwargs = lm.layers[1].inputs
+        again = lm.layers[1](*args, **kwargs).save()  # what the hint says
+        stream = lm.layers[1].output.save()
+    assert torch.equal(again[0] if isinstance(again, tuple) else again, stream)
+
+
+def test_a_trace_without_any_prompt(lm: nl.LanguageModel) -> None:
+    with pytest.raises(BadInput, match="No prompt was given") as caught:
+        with lm.trace():  # of nothing
+            pass
+    assert "tracer.invoke(prompt)" in (caught.value.hint or "")
+    assert_at(caught.value, "of nothing")
