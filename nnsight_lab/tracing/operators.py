@@ -90,10 +90,11 @@ def no_attribute(name: str) -> LabError:
 
 
 NO_LENGTH = (
-    "len() of a 0-d tensor. (torch.tensor does not take recorded values: torch.stack makes one"
-    " value of several, and a recorded value needs no conversion.)"
+    "len() of a 0-d tensor. (Where other code needs the number, give it int(value) or value.item():"
+    " tokenizer.decode(int(id)). Where torch.tensor would make one value of several, use"
+    " torch.stack.)"
 )
-"""What Python is told of a value without axes; `torch.tensor([value])` asks for its length too."""
+"""What Python is told of a value without axes; a tokenizer and `torch.tensor` ask for its length."""
 
 
 _WAYS_IN = (

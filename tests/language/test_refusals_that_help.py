@@ -189,3 +189,16 @@ def test_a_trace_without_any_prompt(lm: nl.LanguageModel) -> None:
             pass
     assert "tracer.invoke(prompt)" in (caught.value.hint or "")
     assert_at(caught.value, "of nothing")
+
+
+def test_ids_for_a_tokenizer(tiny: nl.LanguageModel) -> None:
+    with tiny.trace("The capital of France is"):
+        ids = tiny.logits[0, -1].topk(3).indices
+        with pytest.raises(TypeError, match=r"tokenizer\.decode\(int\(id\)\)"):
+            tiny.tokenizer.decode(ids[0])
+        one = [tiny.tokenizer.decode(int(id)) for id in ids]  # what the hint says
+        text = tiny.tokenizer.decode(ids)
+        ids.save()
+
+    assert one == [tiny.tokenizer.decode(id) for id in ids.tolist()]
+    assert text == tiny.tokenizer.decode(ids)
