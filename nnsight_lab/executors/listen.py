@@ -13,11 +13,14 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from nnsight_lab.errors import Cancelled
+import torch
+
+from nnsight_lab.errors import Cancelled, ShapeMismatch
 from nnsight_lab.executors.host import TorchHost
 from nnsight_lab.executors.measure import Measured
 from nnsight_lab.executors.sites import HookPoint
 from nnsight_lab.ir import STEP, ModuleTree, Skip, Spec, Write
+from nnsight_lab.passes.check import check_fits
 from nnsight_lab.passes.invokes import Span, narrowed, widened
 from nnsight_lab.passes.schedule import Schedule
 from nnsight_lab.passes.sources import check_as_measured
@@ -136,6 +139,8 @@ class Listener:
             if new is MISSING:
                 assert isinstance(place, Write), "what is read is never put back as missing"
                 raise did_not_happen(place)
+            if isinstance(place, Write):
+                _check_new(place, read(place), new)
             if place.invoke is not None:
                 new = widened(take(place, value), new, *part_of(place))
             value = put(place, value, new)
@@ -143,3 +148,13 @@ class Listener:
         for place, new in self._run.reach(moment, read, write):
             write(place, new)
         return value
+
+
+def _check_new(place: Place, held: Any, new: Any) -> None:
+    """A value whose shape was unknown while recording must fit where it is written to."""
+    if isinstance(held, torch.Tensor) and isinstance(new, torch.Tensor):
+        try:
+            check_fits(str(place.address), held, new)
+        except ShapeMismatch as exc:
+            exc.node = place.id
+            raise exc.at(place.where)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-__all__ = ["DENIED", "denied_because"]
+__all__ = ["DENIED", "denied_because", "instead_of"]
 
 DENIED: dict[str, tuple[str, ...]] = {
     "randomness without a seed of its own": (
@@ -205,3 +205,22 @@ def denied_because(name: str) -> str | None:
             if fnmatchcase(name, pattern):
                 return reason
     return None
+
+
+_INSTEAD = {
+    "randomness without a seed of its own": (
+        "Draw before the graph: torch.randn(value.shape, generator=…) is a constant of it."
+    ),
+    "gradients have their own nodes": (
+        "with loss.backward(): value.grad is there for every value; value.detach() has none."
+    ),
+}
+_INSTEAD_OF = {
+    "Tensor.data": "Use the value itself, or value.detach() for one without gradient.",
+    "torch.autograd.grad": _INSTEAD["gradients have their own nodes"],
+}
+
+
+def instead_of(name: str) -> str:
+    """What to write instead of a denied operation; empty where only the nearest can be named."""
+    return _INSTEAD_OF.get(name) or _INSTEAD.get(denied_because(name) or "", "")

@@ -18,6 +18,7 @@ from torch.overrides import get_overridable_functions, resolve_name
 
 from nnsight_lab.errors import OpNotAllowed
 from nnsight_lab.ir.ops import is_op, nearest_ops
+from nnsight_lab.kernels.deny import instead_of
 from nnsight_lab.kernels.guards import guarded
 
 __all__ = [
@@ -129,6 +130,7 @@ def refused(op: str) -> OpNotAllowed:
     """The error for a name that is not in the op table, with the nearest that are."""
     near = nearest_ops(op)
     hint = f"Nearest allowed: {', '.join(near)}." if near else "See docs/errors/op-not-allowed."
+    hint = instead_of(op) or hint
     return OpNotAllowed(f"{op} is not an operation a graph may hold.", hint=hint)
 
 

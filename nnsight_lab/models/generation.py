@@ -65,7 +65,7 @@ def generation_of(options: Mapping[str, Any]) -> Generation:
     return Generation(
         max_new_tokens=given.get("max_new_tokens", _DEFAULT_TOKENS),
         temperature=temperature if sample else 0.0,
-        top_k=given.get("top_k"),
+        top_k=given.get("top_k") or None,  # 0 is no limit, as for `transformers`
         top_p=given.get("top_p"),
         seed=given.get("seed"),
         stop_ids=_ids(given.get("eos_token_id")),

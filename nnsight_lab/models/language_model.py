@@ -15,9 +15,11 @@ from nnsight_lab.executors.families import NameReport, names_in_tree
 from nnsight_lab.executors.local import LocalExecutor, load_local
 from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.models.at_the_line import at_the_line
+from nnsight_lab.models.compiled import uncompiled
 from nnsight_lab.models.edits import edits_noted
 from nnsight_lab.models.experiment import experiment_of
 from nnsight_lab.models.generation import generation_of, with_generation
+from nnsight_lab.models.options import check_no_more
 from nnsight_lab.models.prompts import inputs_of, rows_of, tokenizer_from_files, visible_token
 from nnsight_lab.models.run import Run
 from nnsight_lab.models.scans import Shapes, scanned
@@ -33,6 +35,7 @@ __all__ = ["LanguageModel"]
 
 _NO_PROMPT: Any = object()
 """Told apart from None, which is a mistake where a prompt should be."""
+_GIVE_A_PROMPT = "lm.trace(prompt), or with tracer.invoke(prompt): in the block."
 
 
 class LanguageModel(TracedModel):
@@ -66,6 +69,7 @@ class LanguageModel(TracedModel):
     ) -> None:
         settings = settings or Settings.from_environment()
         if isinstance(model, torch.nn.Module):
+            model = uncompiled(model)
             executor: Executor = LocalExecutor(model, tokenizer, name=_name_of(model))
         elif isinstance(model, str | Path):
             try:
@@ -147,7 +151,7 @@ class LanguageModel(TracedModel):
 
     @one_frame
     def trace(
-        self, prompt: Any = _NO_PROMPT, *, execute: bool = True, peek: bool = True
+        self, prompt: Any = _NO_PROMPT, *, execute: bool = True, peek: bool = True, **unknown: Any
     ) -> Tracer[Run]:
         """Record what follows in the `with` block, and run it on `prompt` when the block ends.
 
@@ -158,8 +162,9 @@ class LanguageModel(TracedModel):
             otherwise runs what is recorded so far.
 
         Raises:
-            BadInput: the prompt is empty or not a prompt.
+            BadInput: the prompt is empty or not a prompt, or an option is unknown.
         """
+        check_no_more("lm.trace", unknown, ("execute", "peek"))
         return self._block(prompt, None, execute=execute, peek=peek)
 
     @one_frame
@@ -229,6 +234,8 @@ class LanguageModel(TracedModel):
             return found.batch, found.pos
 
         def inputs() -> TokenRows:
+            if not rows:
+                raise BadInput("No prompt was given to this trace.", hint=_GIVE_A_PROMPT)
             given = TokenRows(tuple(rows), generation)
             check_inputs(self.card, given)
             return given

@@ -61,6 +61,15 @@ class TracedModel(ABC):
             object.__setattr__(self, name, value)
         self._name_modules(Aliases())
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise _not_copied()
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise _not_copied()
+
+    def __copy__(self) -> Self:
+        return self._with_edits(self.edits)
+
     def _name_modules(self, aliases: Aliases) -> None:
         """Modules are attributes from here on, under their own names and the user's."""
         object.__setattr__(self, "_aliases", aliases)
@@ -323,3 +332,10 @@ class TracedModel(ABC):
 
 def _at_its_line(error: LabError, graph: Graph) -> LabError:
     return error if error.node is None else error.at(graph.line_of(error.node, error.inside))
+
+
+def _not_copied() -> NotSupported:
+    return NotSupported(
+        "A traced model cannot be copied or pickled.",
+        hint="Copy or save lm.module, and make a model of that: nl.LanguageModel(module).",
+    ).at(user_line())

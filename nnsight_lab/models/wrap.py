@@ -13,6 +13,7 @@ from nnsight_lab.errors import BadInput, GraphError, LabError
 from nnsight_lab.executors.local import LocalExecutor
 from nnsight_lab.executors.measure import module_cards
 from nnsight_lab.ir import Graph, ModuleSource, ModuleTree
+from nnsight_lab.models.compiled import uncompiled
 from nnsight_lab.models.edits import edits_noted, without_shapes
 from nnsight_lab.models.run import Run
 from nnsight_lab.models.scans import Shapes, scanned
@@ -139,6 +140,6 @@ def wrap(
             hint="Call it once on an input, then wrap it.",
         ).at(user_line())
     try:
-        return WrappedModule(module, rename=rename)
+        return WrappedModule(uncompiled(module), rename=rename)
     except LabError as exc:
         raise for_the_user(exc) from None

@@ -68,9 +68,15 @@ def failed(node: Node, exc: Exception) -> LabError:
     if isinstance(exc, LabError):
         return exc.at(node.where)
     what = node.op if isinstance(node, Call) else _NAMED.get(type(node), "calling a module")
+    hint = "The shapes were right when recorded; look at the values it was given."
+    if isinstance(node, Apply):
+        what = f"calling {node.path or 'the model'}"
+        hint = (
+            "It may need more than it was given: args, kwargs = module.inputs; module(h, **kwargs)."
+        )
     return OpFailed(
         f"{what} failed while the model ran: {str(exc).splitlines()[0] if str(exc) else ''}",
-        hint="The shapes were right when recorded; look at the values it was given.",
+        hint=hint,
     ).at(node.where)
 
 

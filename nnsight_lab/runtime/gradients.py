@@ -13,13 +13,13 @@ from typing import Any, TypeAlias
 import torch
 
 from nnsight_lab.errors import OpFailed
-from nnsight_lab.ir import Gradient, GradientWrite, Graph, NodeId, Read
+from nnsight_lab.ir import Gradient, GradientWrite, Graph, NodeId, Read, Weight
 from nnsight_lab.kernels.infer import map_tensors
 from nnsight_lab.passes.sweeps import source_of
 from nnsight_lab.runtime.sweep import Sweep
 from nnsight_lab.runtime.values import Values
 
-__all__ = ["Gradients"]
+__all__ = ["Gradients", "followed_by_autograd"]
 
 _Key: TypeAlias = tuple[int, NodeId]
 
@@ -95,3 +95,13 @@ class Gradients:
                 hint="Take it at the value the loss was computed from, not at a copy or a slice.",
             )
         return gradient
+
+
+def followed_by_autograd(node: Weight, weight: torch.Tensor) -> torch.Tensor:
+    """A weight of the model that a gradient is taken at. Raises `OpFailed` where it is frozen."""
+    if not weight.requires_grad:
+        raise OpFailed(
+            f"{node.path}.{node.name} is frozen (requires_grad is False), so it has no gradient.",
+            hint="Unfreeze it on the model itself: parameter.requires_grad_(True).",
+        )
+    return weight

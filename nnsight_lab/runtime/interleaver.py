@@ -24,7 +24,7 @@ from nnsight_lab.ir.tree import RESULT, STEP
 from nnsight_lab.passes.schedule import BEFORE, Moment, Schedule
 from nnsight_lab.passes.stages import after
 from nnsight_lab.runtime.blocks import Functions, compute, failed
-from nnsight_lab.runtime.gradients import Gradients
+from nnsight_lab.runtime.gradients import Gradients, followed_by_autograd
 from nnsight_lab.runtime.host import Host
 from nnsight_lab.runtime.missing import MISSING, did_not_happen, without_missing
 from nnsight_lab.runtime.values import Values, copied, in_order
@@ -183,7 +183,7 @@ class Interleaver:
                 case Gradient():
                     return self._gradients.taken(node, self._values, self._value_of)
                 case Weight(path=path, name=name) if self._gradients.wanted_at(id):
-                    return self._host.weight(path, name)
+                    return followed_by_autograd(node, self._host.weight(path, name))
                 case Weight(path=path, name=name):
                     weight = in_order(self._host.weight(path, name).detach())
                     self._values.own_forever(weight)

@@ -16,7 +16,7 @@ from nnsight_lab.passes.check import check_differentiable, check_fits
 from nnsight_lab.passes.schedule import AFTER
 from nnsight_lab.passes.stages import after
 from nnsight_lab.passes.sweeps import circle, gradient_needed_first
-from nnsight_lab.tracing.cells import Cell, Value
+from nnsight_lab.tracing.cells import Cell, Value, place_and_line
 from nnsight_lab.tracing.parts import Part
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.source import at_line, user_line
@@ -53,6 +53,7 @@ class Backwards(Part):
         """
         where = user_line()
         at_line(where, self._recorder.places.steps.check_backward)
+        self._recorder.modes.note_backward()
         for name, value in options.items():
             if name != "retain_graph" and value:
                 raise NotSupported(
@@ -92,6 +93,7 @@ class Backwards(Part):
                 hint="with loss.backward(): gradient = h.grad.save()",
             ).at(where)
         at_line(where, check_differentiable, loss.meta, at.meta)
+        at_line(where, _check_before, loss, at)
         key = self._sweep, at.node
         if key not in self._cells:
             id = self._recorder.next_id
@@ -140,3 +142,15 @@ class Backwards(Part):
                 moment = max(self._recorder.moment_of(at.id), cell.value.moment)
                 found.append((node, moment))
         return found
+
+
+def _check_before(loss: Value, at: Value) -> None:
+    """Refuse the gradient at a value that is only there after the loss."""
+    if at.moment <= loss.moment:
+        return
+    names = [place_and_line(value.read)[0] for value in (loss, at) if value.read]
+    places = f": it comes from {names[0]}, and this from {names[1]}" if len(names) == 2 else ""
+    raise GraphError(
+        f"The loss is there before this value, so it has no gradient at it{places}.",
+        hint="Go back from something that is computed from it, such as the logits.",
+    )

@@ -73,10 +73,18 @@ class Cache(Mapping[str, CachedModule]):
     A key may be a standard name, a module path, or an alias: each finds what was cached.
     """
 
-    def __init__(self, root: Envoy, tree: ModuleTree, paths: Mapping[str, tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        root: Envoy,
+        tree: ModuleTree,
+        paths: Mapping[str, tuple[str, ...]],
+        *,
+        asked: bool,
+    ) -> None:
         self._root = root
         self._tree = tree
         self._paths = paths
+        self._asked = asked
         self._held: dict[str, dict[str, Proxy]] = {}
         self._device: Any = None
 
@@ -151,6 +159,9 @@ class Cache(Mapping[str, CachedModule]):
         """Read and save every module, as it is now; gives the names to save them under."""
         self._device = device
         names: dict[str, Any] = {}
+        inside = recorder.skips.is_inside
+        if not self._asked:  # nobody named these: those inside a skipped module do not run
+            self._paths = {p: ports for p, ports in self._paths.items() if not inside(p)}
         for path, ports in self._paths.items():
             for port in ports:
                 value = _cast(recorder.places.read(Address(path, port)), dtype)
@@ -208,7 +219,7 @@ def declare_cache(
         raise BadInput("There is nothing to cache.", hint="Name modules that the model runs.").at(
             where
         )
-    cache, invoke, step = Cache(root, tree, found), places.invoke, places.steps.now
+    cache, invoke, step = Cache(root, tree, found, asked=asked), places.invoke, places.steps.now
     head = f"cache{recorder.caches}" if recorder.caches else "cache"
     recorder.caches += 1
 

@@ -17,7 +17,7 @@ from nnsight_lab.kernels.table import refused
 from nnsight_lab.tracing.cells import Step
 from nnsight_lab.tracing.source import user_line
 
-__all__ = ["cast", "is_dropout_off", "is_view", "not_an_op", "plainly"]
+__all__ = ["cast", "is_dropout_off", "is_view", "nameless", "not_an_op", "plainly"]
 
 _DROPOUTS = {
     f"torch.nn.functional.{name}": training
@@ -86,8 +86,14 @@ def _is_basic(key: Any) -> bool:
     return plain and not isinstance(key, bool)
 
 
-def cast(proxy: Any, dtype: Any) -> Any:
+def cast(proxy: Any, dtype: Any = None) -> Any:
     """`h.type(torch.float64)`; the names of old tensor classes say a device too, and are refused."""
     if not isinstance(dtype, torch.dtype):
         raise refused("Tensor.type").at(user_line())
     return proxy.to(dtype)
+
+
+def nameless(function: Any) -> OpNotAllowed:
+    """The refusal of a function that PyTorch lets us see, but that is none of its operations."""
+    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)}"
+    return refused(name.strip("."))

@@ -80,6 +80,7 @@ def cond(
         GraphError: the branches give different things.
     """
     where = user_line()
+    _check_functions("cond", then, otherwise if otherwise is not None else _nothing)
     try:
         return _branched(test, partial(then, *args), partial(otherwise or _nothing, *args))
     except Differ as differ:
@@ -121,6 +122,23 @@ def _unlike(differ: Differ) -> GraphError:
     )
 
 
+def _check_functions(verb: str, *given: Any) -> None:
+    """Refuse values where functions are meant. Raises `BadInput`."""
+    for function in given:
+        if not callable(function):
+            raise BadInput(
+                f"nl.{verb} is given a {type(function).__name__} in place of a function.",
+                hint=_SPELLED[verb],
+            ).at(user_line())
+
+
+_SPELLED = {
+    "cond": "nl.cond(test, lambda: one, lambda: other); of two values torch.where chooses.",
+    "foreach": "nl.foreach(items, lambda item: …)",
+    "while_": "nl.while_(lambda x: x.norm() > 1, lambda x: x / 2, h)",
+}
+
+
 def _nothing(*_: Any) -> None:
     """The branch that is not there."""
 
@@ -142,6 +160,7 @@ def foreach(items: Any, body: Callable[..., Any], carry: Any = _NONE) -> Any:
         ShapeMismatch: the value has no items.
         GraphError: a carry does not keep its structure.
     """
+    _check_functions("foreach", body)
     if not is_recorded(items):
         return _plain_foreach(items, body, carry)
     recorder, where = items.recorder, user_line()
@@ -235,6 +254,7 @@ def while_(test: Callable[..., Any], body: Callable[..., Any], *init: Any, limit
         GraphError: the state does not keep its structure.
         OpFailed: after `limit` turns the test is still true.
     """
+    _check_functions("while_", test, body)
     if limit < 1:
         raise BadInput(
             f"limit={limit!r} is no number of turns.", hint="Give a whole number from 1 on."

@@ -20,6 +20,7 @@ from nnsight_lab.tracing.aliases import Aliases
 from nnsight_lab.tracing.attached import Attached, Attachments
 from nnsight_lab.tracing.module_source import SourceEnvoy
 from nnsight_lab.tracing.recorder import Recorder
+from nnsight_lab.tracing.repeats import Calls
 from nnsight_lab.tracing.source import one_frame, user_line
 
 __all__ = ["Envoy", "path_of"]
@@ -138,7 +139,7 @@ class Envoy:
                 f"{self._path or 'The model'} is not known to run.",
                 hint="Ask inside a trace, and for a module that the forward pass calls.",
             ).at(user_line())
-        return [self._at_call(self._path, call) for call in range(count)]
+        return Calls(self._path, [self._at_call(self._path, call) for call in range(count)])
 
     def _at_call(self, path: str, call: int) -> Envoy:
         return Envoy(
@@ -286,10 +287,12 @@ class Envoy:
         own = self._attached.names(self._key)
         below = (name for name in self._child_names(tree) if not name.isdigit())
         aliases = self._aliases.names_below(tree, self._path)
-        return list(dict.fromkeys((*self._ports(tree), *below, *aliases, *own)))
+        card = tree.by_path.get(module_path(tree, self._path))
+        weights = (name for name, _ in (card.weights if card else ()))
+        return list(dict.fromkeys((*self._ports(tree), *below, *weights, *aliases, *own)))
 
     def _unknown(self, tree: ModuleTree, name: str) -> AddressNotFound:
-        near = difflib.get_close_matches(name, self._names(tree), 1, 0.5)
+        near = difflib.get_close_matches(name, self._names(tree), 1, 0.6)
         here = self._path or "the model"
         where: SourceLine | None = user_line()
         hint = f"Did you mean {near[0]!r}?" if near else f"It has {_listed(self._names(tree))}."

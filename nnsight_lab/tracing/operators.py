@@ -18,6 +18,7 @@ from nnsight_lab.tracing.source import one_frame, user_line
 __all__ = [
     "CONCRETE",
     "METHODS_OF_NUMBERS",
+    "NO_LENGTH",
     "NUMBERS",
     "OPERATORS",
     "TRANSPOSED",
@@ -66,9 +67,11 @@ METHODS_OF_NUMBERS = frozenset({"item", "tolist", "numpy", "allclose", "equal", 
 
 def needs_number(what: str) -> ValueNotKnown:
     """The refusal of something that needs the value at once."""
+    hint = "Choose between values with torch.where or nl.cond, or save it and look after the block."
+    if what == NUMBERS["__reduce_ex__"]:
+        hint = "Save it: after the block it is a tensor, which can be pickled."
     error = ValueNotKnown(
-        f"{what} needs the value itself, which is only there when the model runs.",
-        hint="Choose between values with torch.where or nl.cond, or save it and look after the block.",
+        f"{what} needs the value itself, which is only there when the model runs.", hint=hint
     )
     error.at(user_line())
     return error
@@ -84,6 +87,14 @@ def no_attribute(name: str) -> LabError:
     return AddressNotFound(
         f"A recorded value has no {name!r}.", hint=f"Nearest: {near[0]}." if near else ""
     ).at(user_line())
+
+
+NO_LENGTH = (
+    "len() of a 0-d tensor. (Where other code needs the number, give it int(value) or value.item():"
+    " tokenizer.decode(int(id)). Where torch.tensor would make one value of several, use"
+    " torch.stack.)"
+)
+"""What Python is told of a value without axes; a tokenizer and `torch.tensor` ask for its length."""
 
 
 _WAYS_IN = (

@@ -16,6 +16,7 @@ import torch
 from nnsight_lab.errors import GraphError, LabError, NotSupported, OpNotAllowed, SourceLine
 from nnsight_lab.ir import RESULT, Address, ModuleSource, ModuleTree, Read, Write
 from nnsight_lab.kernels import Unknown
+from nnsight_lab.kernels.arguments import without_numpy
 from nnsight_lab.passes.check import check_fits
 from nnsight_lab.passes.invokes import check_separable
 from nnsight_lab.passes.schedule import too_early
@@ -222,6 +223,7 @@ class Places(Part):
         cell = self.cell(address)
         if isinstance(value, Proxy) and value.is_whole(cell):
             return
+        value = without_numpy(value)
         held = cell.value.meta
         if isinstance(value, int | float | complex) and isinstance(held, torch.Tensor | Unknown):
             value = self._recorder.record("torch.full_like", (self.read(address), value), {})

@@ -21,13 +21,15 @@ from nnsight_lab.kernels.table import (
     op_name,
 )
 from nnsight_lab.passes.shapes import describe
-from nnsight_lab.tracing.calls import cast
+from nnsight_lab.tracing.calls import cast, nameless
 from nnsight_lab.tracing.cells import Cell, Step, Value, same_key
 from nnsight_lab.tracing.conversions import contains, converted, shape_of, text_of
 from nnsight_lab.tracing.fields import field_named
+from nnsight_lab.tracing.numpy_values import numpy_function
 from nnsight_lab.tracing.operators import (
     CONCRETE,
     METHODS_OF_NUMBERS,
+    NO_LENGTH,
     TRANSPOSED,
     give_operators,
     no_attribute,
@@ -49,7 +51,6 @@ class Proxy:
 
     __slots__ = ("_cell", "_pin", "_saved", "_seen", "_steps", "_value", "recorder")
     __hash__ = object.__hash__
-    __array_ufunc__ = None  # `numpy.float32(2) * h` is ours to record
 
     def __init__(self, recorder: Recorder, cell: Cell, steps: tuple[Step, ...] = ()) -> None:
         self.recorder = recorder
@@ -125,7 +126,9 @@ class Proxy:
         results = self.recorder.results
         if self._saved is not None and self._saved.node in self.recorder.missing:
             raise did_not_happen()
-        if self._saved is None or self._saved.node not in results:
+        if self._saved is not None and self._saved.node not in results:
+            raise self._did_not_run()
+        if self._saved is None:
             raise _not_saved("This value was not saved, so it did not come back.")
         return results[self._saved.node]
 
@@ -182,6 +185,11 @@ class Proxy:
             new = self.recorder.call("lab.assign", (base, self._steps, given), {})
         self.recorder.places.edit(self._cell, new)
 
+    @one_frame
+    def __array_ufunc__(self, function: Any, method: str, *args: Any, **options: Any) -> Any:
+        args = args if self.recorder.open else after(args)
+        return numpy_function(function, method, args, options)
+
     @classmethod
     @one_frame
     def __torch_function__(
@@ -192,11 +200,7 @@ class Proxy:
             return function(*after(args), **after(kwargs or {}))
         op = op_name(function)
         if op is None:
-            raise OpNotAllowed(
-                f"{function} has no name a graph could hold.",
-                hint="Write it with operations of torch, or call it with nl.local_fn, which runs here"
-                " only.",
-            ).at(user_line())
+            raise nameless(function).at(user_line())
         if op == "Tensor.__setitem__":
             raise OpNotAllowed(
                 "A real tensor cannot be written to with a value that is not there yet.",
@@ -238,6 +242,17 @@ class Proxy:
         missing = self._saved is not None and self._saved.node in self.recorder.missing
         return did_not_happen() if missing else _not_saved(_ENDED)
 
+    def _did_not_run(self) -> LabError:
+        if self.recorder.open:
+            return NotSaved(
+                "A saved value has no tensor before its block ends.",
+                hint="Look at it after the block; print(value) and float(value) look at once.",
+            ).at(user_line())
+        return NotSaved(
+            "This value was saved, but its block did not run to its end.",
+            hint="See the error of that block; one with execute=False runs by lm.run(graph, …).",
+        ).at(user_line())
+
     def _known(self, asked: str) -> torch.Tensor:
         meta = shape_of(self)
         if isinstance(meta, torch.Tensor):
@@ -257,6 +272,7 @@ class Proxy:
         self.unpin()
         if isinstance(value, Proxy) and value.views(self, key):
             return  # `h[k] += v` has already edited h through its view
+        self.recorder.modes.note_write()
         key = field_named(self.now().meta, key)
         base = Proxy(self.recorder, self._cell)
         new = self.recorder.call("lab.set_item", (base, self._steps, key, value), {})
@@ -297,7 +313,7 @@ class Proxy:
             return len(meta)
         shape = self.recorder.known("shape", self.now(), self._known("The length").shape)
         if not shape:
-            raise TypeError("len() of a 0-d tensor")
+            raise TypeError(NO_LENGTH)
         return int(shape[0])
 
     def __repr__(self) -> str:

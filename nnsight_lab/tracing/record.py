@@ -36,7 +36,21 @@ def record(recorder: Recorder, op: str, args: tuple[Any, ...], kwargs: dict[str,
     if not is_op(op):
         return number_of(recorder, op, args, kwargs)
     if not recorder.open:
-        return kernel(op)(*after(args), **after(kwargs))
+        return _carried_out(op, after(args), after(kwargs))
+    recorder.modes.check_autocast()
+    if recorder.modes.without_gradient and op != "Tensor.detach" and not is_inplace(op):
+        return recorder.modes.given(_recorded(recorder, op, args, kwargs))
+    return _recorded(recorder, op, args, kwargs)
+
+
+def _carried_out(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The operation on tensors that came back; in place it writes to the tensor itself."""
+    if is_inplace(op) and op.startswith("Tensor."):
+        return getattr(args[0], op.removeprefix("Tensor."))(*args[1:], **kwargs)
+    return kernel(op)(*args, **kwargs)
+
+
+def _recorded(recorder: Recorder, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if is_inplace(op):
         return _record_inplace(recorder, op, args, kwargs)
     if "inplace" in written_arguments(op, args, kwargs):
@@ -61,6 +75,7 @@ def _record_inplace(
             f"{op} would write a recorded value into a real tensor.",
             hint="Use the form without the underscore; it gives a recorded value.",
         ).at(user_line())
+    recorder.modes.note_write()
     target.unpin()
     target.edit_in_place(recorder.call(op, args, kwargs))
     return target

@@ -43,6 +43,7 @@ from nnsight_lab.passes.shapes import infer_apply, weight_meta
 from nnsight_lab.tracing.aliases import Aliases
 from nnsight_lab.tracing.backward import Backwards
 from nnsight_lab.tracing.cells import Cell, Value, holds_tensor
+from nnsight_lab.tracing.modes import Modes
 from nnsight_lab.tracing.peeks import Peeks
 from nnsight_lab.tracing.places import Places
 from nnsight_lab.tracing.proxy import Proxy
@@ -79,6 +80,7 @@ class Recorder:
         self.backwards = Backwards(self)
         self.peeks: Peeks | None = None
         self.skips = Skips(self)
+        self.modes = Modes(self)
         self.open = True
         self.session: Any = None
         self.inputs: Inputs | None = None
@@ -161,7 +163,8 @@ class Recorder:
         meta = at_line(where, infer_apply, self.tree, path, given, places.batch, places.pos)
         named = tuple(kwargs.items())
         node = Apply(id=self.next_id, path=path, args=args, kwargs=named, where=where)
-        return Proxy(self, Cell(self.add(node, meta, *self._latest(needs))))
+        result = Proxy(self, Cell(self.add(node, meta, *self._latest(needs))))
+        return self.modes.given(result) if self.modes.without_gradient else result
 
     def record(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One operation as the user wrote it, and what Python expects of it."""
@@ -207,6 +210,7 @@ class Recorder:
                     hint="Save it there, and use the tensor here.",
                 ).at(user_line())
             value = value.value
+        value = without_numpy(value)
         if isinstance(value, Proxy):
             return self._still_here(value.now())
         if isinstance(value, int | float | bool | complex) and isinstance(like, torch.Tensor):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from nnsight_lab.errors import NotSupported, ShapeMismatch
 from nnsight_lab.ir import STEP, Address, OpaqueSpec, Read, Skip, Spec, TupleSpec
 from nnsight_lab.passes.check import check_fits
@@ -94,6 +96,11 @@ class Skips(Part):
             if before < moment < after:
                 raise inside_skipped(address, user_line(), skip.address, skip.where)
 
+    def is_inside(self, path: str) -> bool:
+        """Whether a module lies inside one that is skipped now."""
+        whole = module_path(self._recorder.tree, path)
+        return any(whole.startswith(f"{skip.address.path}.") for skip, _, _ in self._skips)
+
     def _value(self, value: Any, spec: Spec, held: Any) -> Value:
         """The value as one node, in the form that the module's callers expect."""
         recorder = self._recorder
@@ -105,7 +112,7 @@ class Skips(Part):
             if not all(isinstance(item, OpaqueSpec) for item in spec.items[1:]):
                 raise ShapeMismatch(
                     f"The module gives {spec}; one value cannot take its place.",
-                    hint="Skip it with a tuple of that many values.",
+                    hint=f"Skip it with all of them: module.skip((value{_zeros(held[1:])})).",
                 ).at(user_line())
             value = (value, *(None for _ in spec.items[1:]))
         likes = [*held, *(None for _ in value)]
@@ -119,3 +126,9 @@ class Skips(Part):
                 "A module cannot be skipped with nothing.", hint="Give at least one tensor."
             ).at(user_line())
         return found
+
+
+def _zeros(rest: Any) -> str:
+    """What may stand for the other values that a module gives, such as its attention weights."""
+    sizes = (tuple(item.shape) if isinstance(item, torch.Tensor) else None for item in rest)
+    return "".join(", None" if size is None else f", torch.zeros{size}" for size in sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import sys
@@ -35,7 +36,8 @@ _T = TypeVar("_T")
 
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 _TORCH = str(Path(torch.__file__).parent) + os.sep
-_SKIPPED = (_PACKAGE, _TORCH)
+_SKIPPED = (_PACKAGE, _TORCH, copy.__file__)
+_BETWEEN = ("/IPython/core/", "/site-packages/numpy/", "/site-packages/einops/")
 _standing: ContextVar[SourceLine | None] = ContextVar("standing_at", default=None)
 
 
@@ -64,8 +66,8 @@ def user_frame() -> FrameType | None:
 
 @lru_cache(1024)
 def _is_skipped(file: str) -> bool:
-    """Ours, torch's, or the notebook's own machinery between a magic and its cell."""
-    return file.startswith(_SKIPPED) or "/IPython/core/" in file
+    """Ours, torch's, or a library's or notebook's machinery between the user's line and ours."""
+    return file.startswith(_SKIPPED) or any(folder in file for folder in _BETWEEN)
 
 
 def user_line() -> SourceLine | None:

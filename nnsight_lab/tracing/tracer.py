@@ -294,6 +294,7 @@ class Tracer(Generic[RunT]):
             raise GraphError(
                 "This trace has been used.", hint="Each block needs a model.trace(…) of its own."
             ).at(self._begun_at)
+        self._recorder.modes.start()
         try:
             if self._recorder.places.batch:
                 self._recorder.start_rows()

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from nnsight_lab.errors import ShapeMismatch
+import torch
+
+from nnsight_lab.errors import OpNotAllowed, ShapeMismatch
 from nnsight_lab.kernels import Unknown
 from nnsight_lab.passes.shapes import describe
 from nnsight_lab.tracing.cells import Cell
@@ -53,6 +55,11 @@ def _changed(
             continue
         if is_written_by_items(item, there):
             yield from _changed(recorder, whole[key], item)
+        elif isinstance(there, Unknown) and not isinstance(item, Proxy | torch.Tensor | None):
+            raise OpNotAllowed(
+                f"A {type(item).__name__} cannot take the place of what [{key!r}] holds.",
+                hint="Hand on what was there: (new, *module.output[1:]), or None for unchanged.",
+            ).at(user_line())
         elif item is not None:
             yield whole, key, Proxy(recorder, Cell(recorder.value_of(item, like=there)))
         elif not isinstance(there, Unknown):

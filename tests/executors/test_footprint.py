@@ -115,9 +115,9 @@ def _failing_model(lm: nl.LanguageModel) -> None:
 def _failing_backward(lm: nl.LanguageModel) -> None:
     """A loss that does not depend on the place: known when the gradient is taken."""
     with pytest.raises(nl.errors.OpFailed), lm.trace(IDS):
-        h = lm.layers[1].output
-        with lm.layers[0].output.sum().backward():
-            h.grad.save()
+        beside = lm.layers[0].output * 2
+        with lm.logits.sum().backward():
+            beside.grad.save()
 
 
 def _error_of_the_listener(lm: nl.LanguageModel) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import nnsight_lab as nl
-from nnsight_lab.errors import AddressNotFound, BadInput, NotSaved
+from nnsight_lab.errors import AddressNotFound, BadInput, GraphError, NotSaved
 from tests.support.hooks import inputs_seen, outputs_seen, tensor_of
 from tests.support.lines import assert_at, frames_of_ours
 from tests.support.small_models import SmallModel
@@ -199,3 +199,19 @@ def test_modules_that_are_not_there(llama: SmallModel, modules: Any, kind: Any) 
     assert_at(caught.value, "asked for here")
     assert frames_of_ours(caught.value) <= 1
     assert caught.value.hint
+
+
+def test_the_usual_cache_leaves_out_what_a_skipped_module_does_not_run(
+    lm: nl.LanguageModel,
+) -> None:
+    with lm.trace(IDS) as tracer:
+        cache = tracer.cache()
+        lm.layers[1].skip(lm.layers[0].output)
+
+    assert torch.equal(cache["layers.1"].output, cache["layers.0"].output)
+    assert "layers.0.mlp" in cache
+    assert "layers.1.mlp" not in cache
+
+    with pytest.raises(GraphError, match="skipped"), lm.trace(IDS) as tracer:
+        tracer.cache(modules="layers.1.mlp")
+        lm.layers[1].skip(lm.layers[0].output)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import nnsight_lab as nl
-from nnsight_lab.errors import GraphError, OpFailed, ShapeMismatch, WriteTooEarly
+from nnsight_lab.errors import BadInput, GraphError, OpFailed, ShapeMismatch, WriteTooEarly
 from tests.language.test_control_flow import LONG, SHORT, RunIt, far, ids_of, run, tiny
 from tests.support.hooks import hooked
 
@@ -160,3 +160,20 @@ def test_a_server_counts_what_blocks_take(far: Any, tiny: nl.LanguageModel) -> N
         ].save()
     with pytest.raises(nl.errors.LimitExceeded, match="values of the run"):
         far.run(tracer.graph, SHORT)
+
+
+def test_a_value_in_place_of_a_function_is_refused(lm: nl.LanguageModel) -> None:
+    verbs: dict[str, Any] = {
+        "nl.cond(test": lambda h: nl.cond(h.sum() > 0, h, h),
+        "nl.foreach(items": lambda h: nl.foreach(h[0], h),
+        "nl.while_(lambda": lambda h: nl.while_(h.sum() > 0, lambda x: x, h),
+    }
+    for spelled, verb in verbs.items():
+        with (
+            pytest.raises(BadInput, match="in place of a function") as caught,
+            lm.trace([[5, 17, 3]]),
+        ):
+            verb(lm.layers[0].output)
+        assert spelled in (caught.value.hint or "")
+        assert caught.value.where is not None
+        assert caught.value.where.file == __file__

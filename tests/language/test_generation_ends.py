@@ -140,3 +140,22 @@ def test_stop_in_a_loop_ends_the_loop_and_the_generation(lm: nl.LanguageModel) -
                 tracer.stop()
     assert len(seen) == 3
     assert tracer.run.steps == 3
+
+
+def test_a_top_k_of_0_is_no_limit(tiny: nl.LanguageModel) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 4, "seed": 3, "eos_token_id": []}
+    results = []
+    cuts: list[dict[str, Any]] = [
+        {"temperature": 1.5, "top_k": 0},
+        {"temperature": 1.5},
+        {"top_k": 0},
+    ]
+    for cut in cuts:
+        with tiny.generate("The capital of France is", **options, **cut) as tracer:
+            out = tracer.result.save()
+        results.append(out)
+    with tiny.generate("The capital of France is", **options) as tracer:
+        likeliest = tracer.result.save()
+
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[2], likeliest)  # it samples, as giving any of them does

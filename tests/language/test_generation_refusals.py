@@ -170,7 +170,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "half a token": ({"max_new_tokens": 2.5}, "whole number"),
     "a negative temperature": ({"temperature": -1.0}, "number from 0"),
     "an endless temperature": ({"temperature": float("inf")}, "number from 0"),
-    "top_k of none": ({"top_k": 0}, "whole number"),
+    "top_k below none": ({"top_k": -1}, "whole number"),
     "top_p over 1": ({"top_p": 1.5}, "up to 1"),
     "a seed in words": ({"do_sample": True, "seed": "x"}, "number"),
     "an end that is no token": ({"eos_token_id": 61}, "ids"),

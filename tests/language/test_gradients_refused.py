@@ -111,11 +111,17 @@ def test_an_edit_before_a_backward_pass_is_refused(lm: nl.LanguageModel) -> None
 
 def test_an_edit_off_the_way_back_is_said(lm: nl.LanguageModel) -> None:
     with pytest.raises(OpFailed) as caught, lm.trace(IDS):
+        beside = lm.layers[0].output * 2
+        with lm.logits[0, -1, TOKEN].backward():
+            beside.grad *= 2.0
+            beside.grad.save()  # the loss came from elsewhere
+    assert "does not depend" in caught.value.message
+
+    with pytest.raises(GraphError, match="before this value") as early, lm.trace(IDS):
         later = lm.layers[1].output
         with lm.layers[0].output.sum().backward():
-            later.grad *= 2.0
-            later.grad.save()  # the loss came before
-    assert "does not depend" in caught.value.message
+            later.grad *= 2.0  # the loss came before
+    assert_at(early.value, "the loss came before")
 
 
 def test_options_that_a_graph_cannot_keep_are_refused(lm: nl.LanguageModel) -> None:

@@ -337,7 +337,7 @@ def test_calls_there_are_not(lm: nl.LanguageModel) -> None:
     net = nl.wrap(Net())
     with pytest.raises(AddressNotFound):
         net.shared.calls  # noqa: B018 - outside a trace nothing is known to run
-    with pytest.raises(IndexError), net.trace(X):
+    with pytest.raises(AddressNotFound, match="runs 3 time"), net.trace(X):
         net.shared.calls[3].output.save()
     assert len(lm.layers[0].calls) == 1
     with lm.trace(IDS):

@@ -15,14 +15,9 @@ from tests.support.small_models import SmallModel
 from tests.support.tensors import assert_differs, assert_same
 
 
-def _layer(module: torch.nn.Module, index: int) -> torch.nn.Module:
-    found = module.transformer.h if hasattr(module, "transformer") else module.model.layers
-    layer: torch.nn.Module = found[index]  # type: ignore[index]
-    return layer
-
-
-def _with_hook(module: torch.nn.Module, index: int, hook: Any) -> torch.Tensor:
-    handle = _layer(module, index).register_forward_hook(hook)
+def _with_hook(module: Any, index: int, hook: Any) -> torch.Tensor:
+    layers = module.transformer.h if hasattr(module, "transformer") else module.model.layers
+    handle = layers[index].register_forward_hook(hook)
     try:
         with torch.no_grad():
             logits: torch.Tensor = module(torch.tensor(IDS)).logits

@@ -28,6 +28,7 @@ from nnsight_lab.errors import (
 )
 from nnsight_lab.ir import Address, Graph, Output, Read, Skip
 from tests.server.lab_server import Serving
+from tests.support.family_models import family_model
 from tests.support.fixtures import IDS
 from tests.support.hooks import forward, outputs_seen, tensor_of
 from tests.support.lines import assert_at, frames_of_ours
@@ -332,3 +333,22 @@ def test_a_graph_that_reads_inside_is_refused_before_it_runs(tiny: nl.LanguageMo
     late = Read(id=0, address=Address("layers.2"))
     with pytest.raises(WriteTooEarly):
         tiny.run(Graph((late, skip), (Output("h", 0),)), PROMPT)
+
+
+def test_a_block_that_gives_more_than_its_stream_says_what_to_give() -> None:
+    lm = nl.LanguageModel(family_model("bloom").module)
+    with pytest.raises(ShapeMismatch) as caught, lm.trace(IDS):
+        lm.layers[1].skip(lm.layers[0].output)
+    assert "module.skip((value, torch.zeros(1, 4, 6, 6)))" in (caught.value.hint or "")
+
+    with lm.trace(IDS):
+        stream = lm.layers[0].output
+        lm.layers[1].skip((stream, torch.zeros(1, 4, 6, 6)))  # what the hint says
+        logits = lm.logits.save()
+    with lm.trace(IDS):
+        lm.layers[1].output = lm.layers[0].output
+        expected = lm.logits.save()
+    with lm.trace(IDS):
+        plain = lm.logits.save()
+    assert_exactly(logits, expected)
+    assert_differs(logits, plain)

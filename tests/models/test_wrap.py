@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 import nnsight_lab as nl
+from nnsight_lab.errors import AddressNotFound
 from nnsight_lab.ir import Address, Graph, Output, Read, Write
+from tests.support.lines import assert_at
 from tests.support.tensors import assert_differs, assert_exactly, assert_same
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(7))
@@ -285,3 +287,38 @@ def test_inputs_the_module_refuses_are_bad_input() -> None:
         net.trace(torch.ones(3, 5))
     with pytest.raises(nl.errors.BadInput, match="nothing"):
         net.trace()
+
+
+def test_a_compiled_module_is_traced_as_the_module_it_is_made_of() -> None:
+    plain = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+    compiled: Any = torch.compile(plain)
+    net = nl.wrap(compiled)
+    given = torch.randn(2, 4)
+    with net.trace(given):
+        net[0].output[:, 0] = 3
+        result = net.output.save()
+
+    assert net.module is plain
+    expected = plain[0](given).detach()
+    expected[:, 0] = 3
+    assert torch.equal(result, expected.relu())
+
+
+class Twice(nn.Module):
+    """Runs its part two times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.shared(self.shared(x))
+        return out
+
+
+def test_a_run_that_there_is_not_is_refused() -> None:
+    net = nl.wrap(Twice())
+    with pytest.raises(AddressNotFound, match="runs 2 time") as caught, net.trace(torch.ones(1, 4)):
+        assert len(net.shared.calls) == 2
+        net.shared.calls[5].output.save()  # there are two
+    assert_at(caught.value, "there are two")
