@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -12,7 +13,7 @@ import torch
 from nnsight_lab.contract import Generation, Several, TokenRows
 from nnsight_lab.errors import BadInput
 
-__all__ = ["OPTIONS", "generation_of", "with_generation"]
+__all__ = ["OPTIONS", "draws_anew", "generation_of", "with_generation", "with_its_seed"]
 
 InputsT = TypeVar("InputsT", bound=TokenRows | Several)
 
@@ -86,6 +87,22 @@ def with_generation(inputs: InputsT, options: Mapping[str, Any]) -> InputsT:
             hint="Give them to each: lm.tokenize(prompt, max_new_tokens=5).",
         )
     return replace(inputs, generation=generation_of(options))
+
+
+def draws_anew(options: Generation | None) -> bool:
+    """Whether every run draws other tokens: it samples, and has no seed."""
+    return options is not None and options.temperature != 0 and options.seed is None
+
+
+def with_its_seed(inputs: TokenRows) -> TokenRows:
+    """A sampled text of one prompt, with a seed drawn now: a peek sees what the run will give.
+
+    Several rows draw each their own, which one seed cannot say; they stay as they are.
+    """
+    options = inputs.generation
+    if options is None or not draws_anew(options) or inputs.batch > 1:
+        return inputs
+    return replace(inputs, generation=replace(options, seed=secrets.randbits(62)))
 
 
 def _ids(value: Any) -> tuple[int, ...] | None:

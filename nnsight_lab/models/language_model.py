@@ -18,7 +18,12 @@ from nnsight_lab.models.at_the_line import at_the_line
 from nnsight_lab.models.compiled import uncompiled
 from nnsight_lab.models.edits import edits_noted
 from nnsight_lab.models.experiment import experiment_of
-from nnsight_lab.models.generation import generation_of, with_generation
+from nnsight_lab.models.generation import (
+    draws_anew,
+    generation_of,
+    with_generation,
+    with_its_seed,
+)
 from nnsight_lab.models.options import check_no_more
 from nnsight_lab.models.prompts import inputs_of, rows_of, tokenizer_from_files, visible_token
 from nnsight_lab.models.run import Run
@@ -211,7 +216,7 @@ class LanguageModel(TracedModel):
         if prompt is _NO_PROMPT:
             check_inputs(self.card, TokenRows(((0,),), generation))
             return self._tracer_of_invokes(generation, execute=execute, peek=peek)
-        rows = self._checked(prompt, generation)
+        rows = with_its_seed(self._checked(prompt, generation))
         return self._tracer(rows, prompt, execute=execute, peek=peek)
 
     def _checked(self, prompt: Any, generation: Generation | None = None) -> TokenRows:
@@ -243,10 +248,12 @@ class LanguageModel(TracedModel):
         card, session = self.card, open_session(self.executor)
         passes = generation.max_new_tokens if generation is not None else 0
         if session is not None:
+            session.draws_anew(draws_anew(generation))
             given = (card.tree, 0, 0, inputs, prompts, card.decode, passes, add_prompt)
             plan = PartPlan(*given, owner=self, preludes=self._preludes)
             return session.part(plan, execute=execute)
         recorder = Recorder(card.tree, 0, 0, decode=card.decode, passes=passes)
+        recorder.draws_anew = draws_anew(generation)
         return Tracer(
             self,
             self._prepared(recorder),

@@ -32,6 +32,7 @@ from nnsight_lab.ir import Graph, ModuleSource, ModuleTree
 from nnsight_lab.models.edit_recorder import EditRecorder
 from nnsight_lab.models.edits import Edit, EditBlock
 from nnsight_lab.models.experiment import Experiment, experiment_of
+from nnsight_lab.models.generation import draws_anew
 from nnsight_lab.models.run import Run
 from nnsight_lab.passes import check_features, drop_dead_nodes
 from nnsight_lab.settings import Settings
@@ -240,18 +241,19 @@ class TracedModel(ABC):
         peek: bool = True,
     ) -> Tracer[Run]:
         tree, decode = self.executor.tree_for(inputs), None
-        batch, pos, passes = 1, 1, 0
+        batch, pos, passes, anew = 1, 1, 0, False
         if isinstance(inputs, TokenRows):
-            batch, pos = inputs.batch, inputs.pos
+            batch, pos, anew = inputs.batch, inputs.pos, draws_anew(inputs.generation)
             if inputs.generation is not None:
                 decode, passes = self.card.decode, inputs.passes
         session = open_session(self.executor)
         if session is not None:
+            session.draws_anew(anew)
             given = (tree, batch, pos, lambda: inputs, prompt, decode, passes)
             plan = PartPlan(*given, owner=self, preludes=self._preludes)
             return session.part(plan, execute=execute)
         recorder = self._prepared(Recorder(tree, batch, pos, decode=decode, passes=passes))
-        recorder.inputs = inputs
+        recorder.inputs, recorder.draws_anew = inputs, anew
         return Tracer(
             self,
             recorder,

@@ -16,8 +16,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nnsight_lab.contract import PeekCost
-from nnsight_lab.errors import PeekContradicted, SourceLine
-from nnsight_lab.ir import Address, Gradient, GradientWrite, Graph, Node, NodeId, Output, Read
+from nnsight_lab.errors import PeekContradicted, SourceLine, ValueNotKnown
+from nnsight_lab.ir import (
+    RESULT,
+    TOKENS,
+    Address,
+    Gradient,
+    GradientWrite,
+    Graph,
+    Node,
+    NodeId,
+    Output,
+    Read,
+)
 from nnsight_lab.ir.nodes import Skip, Write, dependencies, has_value
 from nnsight_lab.tracing.cells import Value
 from nnsight_lab.tracing.parts import Part
@@ -79,9 +90,12 @@ class Peeks(Part):
 
         Raises:
             LabError: whatever the run failed with.
+            ValueNotKnown: it follows from tokens that each run draws anew.
         """
         where = user_line()
         graph, visits = _program(self._recorder, [value.node for value in values])
+        if self._recorder.draws_anew and any(map(_is_drawn, graph)):
+            raise _drawn_anew()
         if graph.key not in self._found:
             run = self._carry_out(graph)
             if getattr(run, "missing", ()):
@@ -108,6 +122,18 @@ class Peeks(Part):
         for look in self._looks:
             if any(edit.reaches(read) for read in look.visits):
                 raise _contradicted(edit.address, look.where)
+
+
+def _is_drawn(node: Node) -> bool:
+    """Whether a node reads what follows from sampled tokens."""
+    return isinstance(node, Read) and (node.step > 0 or node.address in (TOKENS, RESULT))
+
+
+def _drawn_anew() -> ValueNotKnown:
+    return ValueNotKnown(
+        "Every run draws other tokens, so what Python would see is not what the run will give.",
+        hint="Give the generation a seed: lm.generate(prompts, do_sample=True, seed=0).",
+    ).at(user_line())
 
 
 def _contradicted(address: Address, where: SourceLine | None) -> PeekContradicted:

@@ -64,7 +64,8 @@ class Recorder:
 
     decode, passes: of a generation, the tree of each pass after the prompt's, and how many passes
         there may be; 0 for a trace.
-    peeks: finds values while it is recorded; None where nothing may run.
+    peeks: finds values while it is recorded; None where nothing may run. draws_anew: whether
+        every run samples other tokens, so that a peek of what follows from them would not hold.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Recorder:
         self.open = True
         self.session: Any = None
         self.inputs: Inputs | None = None
+        self.draws_anew = False
         self.results: dict[NodeId, Any] = {}
         self.missing: set[NodeId] = set()
         self.outputs: dict[torch.nn.Module, Any] = {}

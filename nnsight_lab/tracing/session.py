@@ -24,7 +24,7 @@ from nnsight_lab.errors import GraphError, LabError, SourceLine
 from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.source import user_line
-from nnsight_lab.tracing.tracer import Tracer, close_for, open_for, open_recordings
+from nnsight_lab.tracing.tracer import Tracer, close_for, open_recordings
 
 __all__ = ["PartPlan", "PartTracer", "Session", "open_session"]
 
@@ -136,21 +136,9 @@ class Session(Tracer[RunT]):
         self._traces.check_whole()
         return PartTracer(self, self._recorder, plan)
 
-    def invoke(self, prompt: Any = None) -> Any:
-        """Refused: prompts are given to its traces."""
-        raise _of_a_trace("An invoke")
-
-    def cache(self, *_: Any, **__: Any) -> Any:
-        """Refused: each trace has its own."""
-        raise _of_a_trace("A cache")
-
-    def stop(self) -> None:
-        """Refused: each trace stops by itself."""
-        raise _of_a_trace("stop()")
-
-    def opened(self, plan: PartPlan) -> Any:
-        """Places of another view of the model are recorded here, too; gives what closes that."""
-        return None if plan.owner in (None, self._of) else open_for((plan.owner,), self._recorder)
+    def draws_anew(self, anew: bool) -> None:
+        """One of its generations may draw other tokens in every run."""
+        self._recorder.draws_anew |= anew
 
     def enter(self, plan: PartPlan) -> None:
         """The block of a part begins."""

@@ -9,15 +9,18 @@ The page: `docs/reference/peeks.md`.
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
 import nnsight_lab as nl
-from nnsight_lab.errors import PeekContradicted, WriteTooEarly
+from nnsight_lab.errors import PeekContradicted, ValueNotKnown, WriteTooEarly
 from tests.support.fixtures import IDS
+from tests.support.lines import assert_at
 from tests.support.small_models import LAYERS
 
+CAPITAL = "The capital of France is"
 PROMPTS = (IDS, [[9, 2, 44]], [[1, 2, 3, 4, 5, 6, 7, 8, 9]])
 
 
@@ -83,3 +86,28 @@ def test_what_python_was_given_is_true_of_the_run(lm: nl.LanguageModel, seed: in
     assert looks > 5
     assert edited > 1
     assert refused > 0
+
+
+def test_sampled_tokens_are_those_that_python_saw(tiny: nl.LanguageModel) -> None:
+    """One prompt draws with a seed of its own, another in every block; the run draws the same."""
+    seen = []
+    for _ in range(4):
+        with tiny.generate(CAPITAL, max_new_tokens=3, temperature=4.0, eos_token_id=[]) as tracer:
+            first = int(tiny.tokens[0])
+            text = tracer.result.save()
+        assert int(text[0, -3]) == first
+        seen.append(tuple(text[0, -3:].tolist()))
+    assert len(set(seen)) > 1
+
+
+@pytest.mark.parametrize("invokes", [True, False])
+def test_what_several_rows_draw_anew_is_not_peeked(tiny: nl.LanguageModel, invokes: bool) -> None:
+    rows = [CAPITAL, CAPITAL]
+    with (
+        pytest.raises(ValueNotKnown, match="draws other tokens") as caught,
+        tiny.generate(*([] if invokes else [rows]), max_new_tokens=2, do_sample=True) as tracer,
+        tracer.invoke(rows) if invokes else nullcontext(),
+    ):
+        assert float(tiny.layers[0].output.norm()) > 0  # of the prompt, so it holds
+        int(tiny.tokens[0])  # drawn
+    assert_at(caught.value, "drawn")
