@@ -251,7 +251,7 @@ class LanguageModel(TracedModel):
             session.draws_anew(draws_anew(generation))
             given = (card.tree, 0, 0, inputs, prompts, card.decode, passes, add_prompt)
             plan = PartPlan(*given, owner=self, preludes=self._preludes)
-            return session.part(plan, execute=execute)
+            return session.part(plan, execute=execute, peek=peek)
         recorder = Recorder(card.tree, 0, 0, decode=card.decode, passes=passes)
         recorder.draws_anew = draws_anew(generation)
         return Tracer(

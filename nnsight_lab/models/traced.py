@@ -251,7 +251,7 @@ class TracedModel(ABC):
             session.draws_anew(anew)
             given = (tree, batch, pos, lambda: inputs, prompt, decode, passes)
             plan = PartPlan(*given, owner=self, preludes=self._preludes)
-            return session.part(plan, execute=execute)
+            return session.part(plan, execute=execute, peek=peek)
         recorder = self._prepared(Recorder(tree, batch, pos, decode=decode, passes=passes))
         recorder.inputs, recorder.draws_anew = inputs, anew
         return Tracer(

@@ -22,9 +22,10 @@ from typing import Any, TypeVar
 from nnsight_lab.contract import ModuleInputs, Several, TokenRows
 from nnsight_lab.errors import GraphError, LabError, SourceLine
 from nnsight_lab.ir import Graph, ModuleTree
+from nnsight_lab.tracing.peeks import Peeks
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.source import user_line
-from nnsight_lab.tracing.tracer import Tracer, close_for, open_recordings
+from nnsight_lab.tracing.tracer import Tracer, close_for, open_for, open_recordings
 
 __all__ = ["PartPlan", "PartTracer", "Session", "open_session"]
 
@@ -126,7 +127,7 @@ class Session(Tracer[RunT]):
         self._inside = False
         self._asked_before = 0
 
-    def part(self, plan: PartPlan, *, execute: bool = True) -> PartTracer[RunT]:
+    def part(self, plan: PartPlan, *, execute: bool = True, peek: bool = True) -> PartTracer[RunT]:
         """One more trace of this session. Raises `GraphError` for one that must not run."""
         if not execute:
             raise GraphError(
@@ -134,11 +135,27 @@ class Session(Tracer[RunT]):
                 hint="Say execute=False on the session: model.session(execute=False).",
             ).at(user_line())
         self._traces.check_whole()
-        return PartTracer(self, self._recorder, plan)
+        return PartTracer(self, self._recorder, plan, peek=peek)
 
     def draws_anew(self, anew: bool) -> None:
         """One of its generations may draw other tokens in every run."""
         self._recorder.draws_anew |= anew
+
+    def invoke(self, prompt: Any = None) -> Any:
+        """Refused: prompts are given to its traces."""
+        raise _of_a_trace("An invoke")
+
+    def cache(self, *_: Any, **__: Any) -> Any:
+        """Refused: each trace has its own."""
+        raise _of_a_trace("A cache")
+
+    def stop(self) -> None:
+        """Refused: each trace stops by itself."""
+        raise _of_a_trace("stop()")
+
+    def opened(self, plan: PartPlan) -> Any:
+        """Places of another view of the model are recorded here, too; gives what closes that."""
+        return None if plan.owner in (None, self._of) else open_for((plan.owner,), self._recorder)
 
     def enter(self, plan: PartPlan) -> None:
         """The block of a part begins."""
@@ -174,13 +191,20 @@ class Session(Tracer[RunT]):
 
 
 class PartTracer(Tracer[RunT]):
-    """One trace of a session. It records into the session and runs with it."""
+    """One trace of a session. It records into the session and runs with it.
 
-    def __init__(self, session: Session[RunT], recorder: Recorder, plan: PartPlan) -> None:
-        super().__init__(session, recorder, _runs_later, add_prompt=plan.add_prompt)
+    peek: False refuses here what the session may allow elsewhere.
+    """
+
+    def __init__(
+        self, session: Session[RunT], recorder: Recorder, plan: PartPlan, *, peek: bool = True
+    ) -> None:
+        super().__init__(session, recorder, _runs_later, peek=False, add_prompt=plan.add_prompt)
         self._session = session
         self._plan = plan
         self._opened: Any = None
+        self._peeks_here = peek
+        self._peeks_of_session: Peeks | None = None
 
     @property
     def graph(self) -> Graph:
@@ -216,6 +240,7 @@ class PartTracer(Tracer[RunT]):
         """Open this part. `end` must follow."""
         self._begun_at = user_line()
         self._session.enter(self._plan)
+        self._peeks_of_session = self._recorder.peeks
         self._recorder.inputs = self._plan.inputs() if self._plan.batch else None
         try:
             self._opened = self._session.opened(self._plan)
@@ -224,9 +249,12 @@ class PartTracer(Tracer[RunT]):
         except LabError as exc:
             self.end()
             raise exc.at(self._begun_at)
+        if not self._peeks_here:
+            self._recorder.peeks = None
 
     def end(self) -> None:
         """Close this part; the session goes on."""
+        self._recorder.peeks = self._peeks_of_session
         self._session.leave()
         if self._opened is not None:
             close_for(self._opened)
