@@ -2,6 +2,8 @@
 
     language_model.py  LanguageModel: prompts in, standard names, local or on a server
     wrap.py            wrap: any torch module
+    compiled.py        modules that `torch.compile` has wrapped
+    options.py         options that `lm.trace` does not have
     traced.py          what both share: envoys, trace, run
     edits.py           edits that every trace of a model begins with
     edit_recorder.py   records them for prompts of any size

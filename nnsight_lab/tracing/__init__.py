@@ -10,6 +10,7 @@
 
     envoy.py          `lm.layers[2].attn`: names to addresses
     aliases.py        the user's own names for modules
+    repeats.py        modules that run more than once
     module_source.py  operations inside a module's forward
     attached.py       the user's own modules; local_calls.py, the user's own functions
 
@@ -19,6 +20,8 @@
     peeks.py          a value that Python needs at once, and edits that would contradict it
     conversions.py    what Python gets: numbers, text, arrays, sizes
     einops_values.py  lets einops take recorded values for tensors
+    numpy_values.py   numpy's functions on recorded values
+    modes.py          `torch.no_grad()` and `torch.autocast` inside a block
 
     recorder.py       writes nodes, infers shapes, refuses what cannot be
     record.py         one operation; calls.py, how it is written down, and whether it is a view

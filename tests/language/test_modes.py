@@ -101,6 +101,7 @@ def test_autocast_inside_a_block_is_refused(lm: nl.LanguageModel) -> None:
     assert_at(caught.value, "would be bfloat16")
 
 
+@pytest.mark.one_way  # a mode of this thread, which a server has not
 def test_autocast_around_a_block_is_that_of_the_model(
     lm: nl.LanguageModel, family: SmallModel
 ) -> None:

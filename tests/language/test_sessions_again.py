@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import nnsight_lab as nl
-from nnsight_lab.errors import BadInput, GraphError, LabError
+from nnsight_lab.errors import BadInput, GraphError, LabError, NotSupported
 from nnsight_lab.ir import Graph
 from tests.language.test_sessions_everywhere import (
     CLEAN,
@@ -152,7 +152,7 @@ def test_no_plain_program_nor_view_of_a_session(tiny: nl.LanguageModel) -> None:
     run = patch(tiny).run
     with pytest.raises(LabError) as printed:
         run.to_python()
-    with pytest.raises(BadInput) as drawn:
+    with pytest.raises(NotSupported) as drawn:
         run.fig.lens()
     assert printed.value.hint
     assert drawn.value.hint
