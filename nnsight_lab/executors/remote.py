@@ -12,6 +12,8 @@ import uuid
 from collections.abc import Generator, Iterator
 from contextlib import closing
 
+import torch
+
 from nnsight_lab.contract import (
     Done,
     Emit,
@@ -94,6 +96,7 @@ class RemoteExecutor:
             yield Failed(_located(exc, request.graph))
 
     def _told(self, request: RunRequest, run: _Run) -> Iterator[RunEvent]:
+        _check_modes()
         parts = _parts(request.inputs)
         blobs = request.graph.large_constants
         graph = request.graph.to_bytes(sources=False, without=blobs)
@@ -146,6 +149,15 @@ class _Run:
         if at is not None:
             link, job = at
             link.cancel(job)
+
+
+def _check_modes() -> None:
+    """Raise `NotSupported` where this thread would compute in another way than the server does."""
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        raise NotSupported(
+            "torch.autocast is a mode of this process, and the model is on a server.",
+            hint="Leave it out: the server computes in the precision the model is served in.",
+        )
 
 
 def _parts(inputs: Inputs) -> tuple[TokenRows, ...]:

@@ -93,6 +93,14 @@ def test_no_grad_around_a_block_takes_no_gradient_away(lm: nl.LanguageModel) -> 
     assert torch.equal(gradient, expected)
 
 
+def test_autocast_around_a_block_on_a_server_is_refused(served: nl.LanguageModel) -> None:
+    """There it would do nothing, silently."""
+    with pytest.raises(NotSupported, match="autocast") as caught, torch.autocast("cpu"):
+        with served.trace("The capital of France is"):
+            served.logits.save()
+    assert "served in" in caught.value.hint
+
+
 def test_autocast_inside_a_block_is_refused(lm: nl.LanguageModel) -> None:
     with pytest.raises(NotSupported, match="autocast") as caught, lm.trace(IDS):
         h = lm.layers[0].output
