@@ -1,4 +1,7 @@
-"""`torch.no_grad()` and `torch.autocast` inside a block, and around it, mean what they mean in torch."""
+"""`torch.no_grad()` and `torch.autocast` inside a block, and around it, mean what they mean in torch.
+
+The page: `docs/explanation/what-a-graph-cannot-say.md`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Numpy beside recorded values: arrays and numpy's numbers are constants, its functions record."""
+"""Numpy beside recorded values: arrays and numpy's numbers are constants, its functions record.
+
+The page: `docs/reference/recorded-values.md`.
+"""
 
 from __future__ import annotations
 

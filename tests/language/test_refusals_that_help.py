@@ -1,4 +1,7 @@
-"""What users of other libraries try first is refused at its line, and the hint says what to write."""
+"""What users of other libraries try first is refused at its line, and the hint says what to write.
+
+The page: `docs/reference/language.md`.
+"""
 
 from __future__ import annotations
 
