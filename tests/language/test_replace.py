@@ -15,11 +15,11 @@ from tests.support.small_models import SmallModel
 from tests.support.tensors import assert_differs, assert_same
 
 
-def _with_hook(module: Any, index: int, hook: Any) -> torch.Tensor:
+def _with_hook(module: Any, index: int, hook: Any, *, grad: bool = False) -> torch.Tensor:
     layers = module.transformer.h if hasattr(module, "transformer") else module.model.layers
     handle = layers[index].register_forward_hook(hook)
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(grad):
             logits: torch.Tensor = module(torch.tensor(IDS)).logits
     finally:
         handle.remove()
@@ -77,14 +77,28 @@ def test_an_edit_in_place_is_seen_by_both(lm: nl.LanguageModel) -> None:
     assert_same(after, before + 1)
 
 
-def test_a_gradient_at_what_was_there_before(lm: nl.LanguageModel) -> None:
+def test_a_gradient_at_what_was_there_before(lm: nl.LanguageModel, family: SmallModel) -> None:
     with lm.trace(IDS):
         h = lm.layers[1].output
         lm.layers[1].output = h * 3
         with lm.logits[0, -1].max().backward():
             old = h.grad.save()
             new = lm.layers[1].output.grad.save()
-    assert_same(old, new * 3, atol=1e-5)
+
+    held: list[torch.Tensor] = []
+
+    def hook(_: Any, __: Any, output: Any) -> Any:
+        stream = output[0] if isinstance(output, tuple) else output
+        before = stream.detach().requires_grad_()
+        after = before * 3
+        held.extend((before, after))
+        return (after, *output[1:]) if isinstance(output, tuple) else after
+
+    with torch.enable_grad():
+        logits = _with_hook(family.module, 1, hook, grad=True)
+        expected = torch.autograd.grad(logits[0, -1].max(), held)
+    assert_same(old, expected[0], atol=1e-5)
+    assert_same(new, expected[1], atol=1e-5)
     assert_differs(old, new, by=1e-6)
 
 

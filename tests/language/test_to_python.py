@@ -98,7 +98,8 @@ def test_it_reads_like_what_was_written(tiny: nl.LanguageModel) -> None:
         in text
     )
     assert "model.model.layers[2].register_forward_hook(at_layers_2_output)" in text
-    assert_same(_run_here(text, tiny.module)["logits"], logits, atol=1e-4)
+    # The run computes only the needed rows of the logits, the program all of them.
+    assert_same(_run_here(text, tiny.module)["logits"], logits, atol=1e-5)
 
 
 def test_it_is_said_by_the_run_the_block_the_graph_and_the_file(
