@@ -9,7 +9,6 @@ The page: `docs/reference/module-source.md`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,7 +23,6 @@ from nnsight_lab.errors import (
     ShapeMismatch,
 )
 from nnsight_lab.ir import Graph
-from tests.server.lab_server import TOKEN, serving, tiny_engine
 from tests.support.family_models import family_model
 from tests.support.forward_calls import forward_calls
 from tests.support.small_models import small_llama
@@ -32,20 +30,6 @@ from tests.support.small_models import small_llama
 PROMPT = "Anna met Bob in the"
 IDS = [[5, 3, 9, 2, 7, 11], [4, 8, 1, 0, 6, 2]]
 ROWS = TokenRows(tuple(map(tuple, IDS)))
-
-
-@pytest.fixture(scope="module")
-def tiny() -> nl.LanguageModel:
-    return nl.LanguageModel("tiny")
-
-
-@pytest.fixture(scope="module")
-def there() -> Iterator[nl.LanguageModel]:
-    """The same model at the end of a websocket."""
-    with serving(("tiny", tiny_engine)) as running:
-        lab = nl.connect(running.url, TOKEN)
-        yield lab.model("tiny")
-        lab.close()
 
 
 def ids_of(lm: nl.LanguageModel) -> list[list[int]]:
@@ -85,10 +69,10 @@ def test_an_operation_says_what_it_holds(tiny: nl.LanguageModel) -> None:
     assert "  .inputs: ((float32[batch, pos, 384], float32[batch, pos, 384]), {})" in shown
 
 
-def test_a_server_lists_the_same(tiny: nl.LanguageModel, there: nl.LanguageModel) -> None:
+def test_a_server_lists_the_same(tiny: nl.LanguageModel, served: nl.LanguageModel) -> None:
     for here, far in zip(
         (tiny.layers[0].attn, tiny.layers[2].mlp, tiny.norm),
-        (there.layers[0].attn, there.layers[2].mlp, there.norm),
+        (served.layers[0].attn, served.layers[2].mlp, served.norm),
         strict=True,
     ):
         assert str(far.source) == str(here.source)
@@ -166,12 +150,12 @@ def test_every_operation_holds_what_the_plain_model_computes(family: str, path: 
 
 @pytest.mark.parametrize("part", ["layers.3.mlp", "layers.3.attn", "norm", "layers.3"])
 def test_a_server_reads_the_same(
-    tiny: nl.LanguageModel, there: nl.LanguageModel, part: str
+    tiny: nl.LanguageModel, served: nl.LanguageModel, part: str
 ) -> None:
     path = dict(tiny.tree.standard)[part]
     oracle = forward_calls(tiny.module, ids_of(tiny), path)
 
-    for lm in (tiny, there):
+    for lm in (tiny, served):
         gave, given = values_of(lm, part, PROMPT)
         assert list(gave) == list(oracle.gave)
         for name in gave:
@@ -240,9 +224,9 @@ def test_modules_inside_one_another_are_looked_into_at_once(tiny: nl.LanguageMod
 
 
 def test_an_unknown_operation_is_refused_with_the_nearest(
-    tiny: nl.LanguageModel, there: nl.LanguageModel
+    tiny: nl.LanguageModel, served: nl.LanguageModel
 ) -> None:
-    for lm in (tiny, there):
+    for lm in (tiny, served):
         with pytest.raises(AddressNotFound, match="no operation 'mull_0'") as refused:
             _ = lm.layers[0].mlp.source.mull_0
         assert "mul_0" in refused.value.hint
@@ -257,14 +241,14 @@ def test_a_submodule_is_no_operation(tiny: nl.LanguageModel) -> None:
     assert refused.value.hint == "gate_proj is a submodule: read layers.0.mlp.gate_proj.output."
 
 
-def test_a_forward_without_torch_calls_says_so(there: nl.LanguageModel) -> None:
+def test_a_forward_without_torch_calls_says_so(served: nl.LanguageModel) -> None:
     gpt2 = nl.LanguageModel(family_model("gpt2").module)
     with pytest.raises(NotSupported, match="calls submodules only: c_fc, act, c_proj") as refused:
         _ = gpt2.layers[0].mlp.source
     assert refused.value.hint == "Look into those: transformer.h.0.mlp.c_fc.source."
 
     with pytest.raises(NotSupported, match="never runs"):
-        _ = there.layers.source
+        _ = served.layers.source
 
 
 def test_a_wrapped_module_is_looked_into_inside_a_trace() -> None:
@@ -286,26 +270,26 @@ def test_outside_a_trace_an_operation_has_no_value(tiny: nl.LanguageModel) -> No
 
 
 def test_a_graph_may_not_name_an_operation_that_is_not_there(
-    tiny: nl.LanguageModel, there: nl.LanguageModel
+    tiny: nl.LanguageModel, served: nl.LanguageModel
 ) -> None:
     with tiny.trace(PROMPT, execute=False) as tracer:
         _ = tiny.layers[0].mlp.source.mul_0.output.save()
     data = tracer.graph.to_bytes().replace(b"source.mul_0.output", b"source.mul_9.output")
 
-    for lm in (tiny, there):
+    for lm in (tiny, served):
         with pytest.raises(AddressNotFound) as refused:
             lm.run(Graph.from_bytes(data), PROMPT)
         assert "source.mul_0.output" in refused.value.hint
     data = tracer.graph.to_bytes().replace(b"model.layers.0.mlp", b"model.layers.9.mlp")
-    for lm in (tiny, there):
+    for lm in (tiny, served):
         with pytest.raises(AddressNotFound, match=r"model\.layers\.9\.mlp"):
             lm.run(Graph.from_bytes(data), PROMPT)
 
 
 def test_a_pattern_and_operations_of_the_same_attention_are_two_runs(
-    tiny: nl.LanguageModel, there: nl.LanguageModel
+    tiny: nl.LanguageModel, served: nl.LanguageModel
 ) -> None:
-    for lm in (tiny, there):
+    for lm in (tiny, served):
         with pytest.raises(NotSupported, match="cannot be used in one run"), lm.trace(PROMPT):
             _ = lm.layers[0].attn.source.reshape_1.output.save()
             _ = lm.layers[0].attn.pattern.save()

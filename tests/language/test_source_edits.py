@@ -8,7 +8,6 @@ The page: `docs/reference/module-source.md`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,27 +21,12 @@ from nnsight_lab.errors import (
     WriteTooEarly,
 )
 from nnsight_lab.ir import Graph
-from tests.server.lab_server import TOKEN, serving, tiny_engine
 from tests.support.family_models import family_model
 from tests.support.forward_calls import forward_calls
 
 PROMPT = "Anna met Bob in the"
 IDS = [[5, 3, 9, 2, 7, 11], [4, 8, 1, 0, 6, 2]]
 ROWS = TokenRows(tuple(map(tuple, IDS)))
-
-
-@pytest.fixture(scope="module")
-def tiny() -> nl.LanguageModel:
-    return nl.LanguageModel("tiny")
-
-
-@pytest.fixture(scope="module")
-def there() -> Iterator[nl.LanguageModel]:
-    """The same model at the end of a websocket."""
-    with serving(("tiny", tiny_engine)) as running:
-        lab = nl.connect(running.url, TOKEN)
-        yield lab.model("tiny")
-        lab.close()
 
 
 def ids_of(lm: nl.LanguageModel) -> list[list[int]]:
@@ -53,7 +37,7 @@ def ids_of(lm: nl.LanguageModel) -> list[list[int]]:
 
 
 def test_an_edit_is_what_a_forward_written_by_hand_does(
-    tiny: nl.LanguageModel, there: nl.LanguageModel
+    tiny: nl.LanguageModel, served: nl.LanguageModel
 ) -> None:
     mlp: Any = tiny.module.get_submodule(dict(tiny.tree.standard)["layers.2.mlp"])
 
@@ -72,7 +56,7 @@ def test_an_edit_is_what_a_forward_written_by_hand_does(
         finally:
             del mlp.forward
 
-    for lm in (tiny, there):
+    for lm in (tiny, served):
         with lm.trace(PROMPT) as tracer:
             product = lm.layers[2].mlp.source.mul_0.output
             product[:, -1] = 3 * product[:, -1].relu()
