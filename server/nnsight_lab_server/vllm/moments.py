@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -276,9 +277,8 @@ def _clipped(pieces: list[Piece], left: int) -> list[Piece]:
     for piece in pieces:
         out = min(max(0, left - piece.column), piece.count)
         if out < piece.count:
-            found.append(
-                Piece(piece.row, piece.start + out, piece.count - out, piece.column + out - left)
-            )
+            cut = replace(piece, start=piece.start + out, count=piece.count - out)
+            found.append(replace(cut, column=piece.column + out - left))
     return found
 
 

@@ -21,7 +21,6 @@ class Segment:
     row: which prompt of its part. sampled: its place among the rows the step's logits are made of.
     """
 
-    run: str
     part: int
     row: int
     attempt: int
@@ -35,13 +34,18 @@ class Segment:
 class Piece:
     """Rows of a segment that belong to one forward pass of the run.
 
-    column: where its first row stands among that pass's positions, padding included.
+    column: where its first row stands among that pass's positions, padding included. position: the
+    same in the row's own text. pad: columns of padding before the text. seen: how many positions
+    a pass's patterns have, padding included.
     """
 
     row: int
     start: int
     count: int
     column: int
+    position: int = 0
+    pad: int = 0
+    seen: int = 1
 
     @property
     def stop(self) -> int:
@@ -62,8 +66,10 @@ def pieces_of(
 
 def _cut(segment: Segment, length: int, width: int) -> Iterator[tuple[int, Piece]]:
     first, end = segment.position, segment.position + segment.count
+    row, pad = segment.row, width - length
     if first < length:
         count = min(end, length) - first
-        yield 0, Piece(segment.row, segment.start, count, width - length + first)
+        yield 0, Piece(row, segment.start, count, pad + first, first, pad, width)
     for position in range(max(first, length), end):
-        yield position - length + 1, Piece(segment.row, segment.start + position - first, 1, 0)
+        start, step = segment.start + position - first, position - length + 1
+        yield step, Piece(row, start, 1, 0, position, pad, width + step)
