@@ -114,6 +114,13 @@ class Moments:
         return tuple(self._at)
 
     @property
+    def patterns(self) -> tuple[Point, ...]:
+        """Those of them where attention patterns are asked for."""
+        named = {place.address for moment in self._order for place in self._places(moment)}
+        forms = (self._forms[address] for address in named if address in self._forms)
+        return tuple({form.point: None for form in forms if form.kind == "pattern"})
+
+    @property
     def all_reached(self) -> bool:
         """Whether nothing further is asked of the model."""
         return not self._order
