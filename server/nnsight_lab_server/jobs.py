@@ -237,19 +237,19 @@ class ModelWorker:
         """Start the engine again, however often it takes; returns at once when stopping."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or not self._running)
-        while not self._stopping and isinstance(self.engine, Restartable):
+        engine = self.engine
+        while isinstance(engine, Restartable) and self.state is ModelState.RESTARTING:
             with self._changed:
                 self._changed.wait_for(self._is_stopping, self._restarts.pause())
             if self._is_stopping():
                 return
             try:
-                self.engine.restart()
+                engine.restart()
             except Exception:  # noqa: BLE001 - a seam: starting an engine runs what its library does
                 _log.exception("The engine of %r could not be started again.", self.name)
-                continue
-            with self._changed:
-                self.state = ModelState.READY
-            return
+            else:
+                with self._changed:
+                    self.state = ModelState.READY
 
     def _loaded(self) -> bool:
         try:

@@ -47,7 +47,7 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class Concurrent(Protocol):
+class Concurrent(Engine, Protocol):
     """An engine that takes several runs at a time, each on a thread of its own."""
 
     @property
@@ -57,7 +57,7 @@ class Concurrent(Protocol):
 
 
 @runtime_checkable
-class Restartable(Protocol):
+class Restartable(Engine, Protocol):
     """An engine that may die by itself, because it lives in other processes."""
 
     def watch(self, lost: Callable[[], None]) -> None:
