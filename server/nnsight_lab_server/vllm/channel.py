@@ -23,7 +23,8 @@ from uuid import uuid4
 import torch
 
 from nnsight_lab.errors import LabError
-from nnsight_lab_server.vllm.messages import Failed, Message, Saved, decode, encode
+from nnsight_lab_server.vllm.messages import Failed, Message, Saved
+from nnsight_lab_server.vllm.parcels import decode, encode
 
 __all__ = ["Here", "Receiver", "Sender", "Sends", "sender_to"]
 

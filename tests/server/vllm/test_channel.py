@@ -134,7 +134,7 @@ def test_what_does_not_travel_fails_its_run_only(ends: tuple[Sends, Heard]) -> N
     sender, heard = ends
     sender.send(Saved("bad", "sparse", torch.eye(3).to_sparse()))
     sender.send(Saved("bad", "object", object()))
-    sender.send(Done("good"))
+    sender.send(Done("good", 1, False))
 
     first, second, last = heard.wait(3)
 
@@ -142,7 +142,7 @@ def test_what_does_not_travel_fails_its_run_only(ends: tuple[Sends, Heard]) -> N
     assert isinstance(first.error, NotSupported)
     assert first.run == "bad"
     assert isinstance(second, Failed)
-    assert last == Done("good")
+    assert last == Done("good", 1, False)
 
 
 def test_what_a_dead_server_left_is_removed_by_the_next(tmp_path: Path) -> None:
