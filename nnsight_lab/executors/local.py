@@ -155,6 +155,10 @@ class LocalExecutor:
         """The sites of one forward pass on these inputs. Raises `BadInput` if it has none."""
         return self._measured_for(inputs).tree
 
+    def measured_for(self, inputs: Inputs) -> Measured:
+        """The same sites, with how each is reached in the module."""
+        return self._measured_for(inputs)
+
     def source_of(self, path: str, inputs: Inputs) -> ModuleSource:
         """What the forward of one module calls, measured when it is first asked for.
 

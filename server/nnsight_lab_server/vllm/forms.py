@@ -3,19 +3,31 @@
 vLLM computes flat rows: the tokens of all requests of a step, one after another. A form says at
 which module they are, which tensors there add up to the value (a block hands on its output and the
 residual apart), and which of the columns are meant (q, k and v are made by one matrix). Forms are
-data; which one an address has is found by measurement, never read off a class name.
+data; which one an address has is found by measurement (`discover.py`), never read off a class name.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 
-from nnsight_lab.ir import Address
+from nnsight_lab.ir import Address, DictSpec, OpaqueSpec, Spec, TensorSpec, TupleSpec
 
-__all__ = ["Form", "Point", "Term"]
+__all__ = [
+    "Form",
+    "Point",
+    "Term",
+    "form_from_plain",
+    "packed",
+    "rows_of",
+    "tensor_at",
+    "tensor_spec_of",
+    "unpacked",
+]
 
 Term: TypeAlias = tuple[str | int, ...]
 """The way to one tensor in what is held: `(0, 0)` is `args[0]`, `(1, "residual")` a keyword of a
@@ -37,6 +49,7 @@ class Form:
     columns: those of the last axis that are meant, as `(start, stop)` pieces in order; None for all.
     shape: what one row holds, e.g. `(d_model,)` or `(heads, d_head)`.
     kind: `rows`, a value of each token; `pattern`, made anew from q and k; `logits`.
+    axis: which axis of the tensors the rows lie along; 1 for `[1, rows, d_model]`.
     """
 
     address: Address
@@ -45,14 +58,146 @@ class Form:
     columns: tuple[tuple[int, int], ...] | None = None
     shape: tuple[int, ...] = ()
     kind: Literal["rows", "pattern", "logits"] = "rows"
+    axis: int = 0
 
     def take(self, held: Any) -> torch.Tensor:
         """The value of every row of the step, `[rows, *shape]`."""
-        raise NotImplementedError
+        value = rows_of(tensor_at(held, self.terms[0]), self.axis)
+        for term in self.terms[1:]:
+            value = value + rows_of(tensor_at(held, term), self.axis)
+        if self.columns is not None:
+            pieces = [value[:, start:stop] for start, stop in self.columns]
+            value = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+        return value.reshape(len(value), *self.shape)
 
     def put(self, held: Any, rows: torch.Tensor, new: torch.Tensor) -> Any:
         """What shall be held instead, with `new` `[len(rows), *shape]` at some of the rows.
 
         Nothing that was held is changed: other rows, and other readers of it, keep theirs.
         """
-        raise NotImplementedError
+        flat = new.reshape(len(rows), prod(self.shape))
+        for number, term in enumerate(self.terms):
+            tensor = tensor_at(held, term)
+            given = flat if number == 0 else torch.zeros_like(flat)
+            held = _replaced(held, term, self._with_rows(tensor, rows, given))
+        return held
+
+    def _with_rows(
+        self, tensor: torch.Tensor, rows: torch.Tensor, new: torch.Tensor
+    ) -> torch.Tensor:
+        moved = tensor.movedim(self.axis, 0)
+        changed = moved.reshape(len(moved), -1).clone()
+        new = new.to(changed)
+        if self.columns is None:
+            changed[rows] = new
+        else:
+            begin = 0
+            for start, stop in self.columns:
+                changed[rows, start:stop] = new[:, begin : begin + stop - start]
+                begin += stop - start
+        return changed.reshape(moved.shape).movedim(0, self.axis)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain data, as JSON has it."""
+        return {
+            "address": list(self.address),
+            "point": list(self.point),
+            "terms": [list(term) for term in self.terms],
+            "columns": None if self.columns is None else [list(piece) for piece in self.columns],
+            "shape": list(self.shape),
+            "kind": self.kind,
+            "axis": self.axis,
+        }
+
+
+def form_from_plain(plain: Mapping[str, Any]) -> Form:
+    """The form that `Form.to_plain` described."""
+    columns = plain["columns"]
+    return Form(
+        address=Address(*plain["address"]),
+        point=Point(*plain["point"]),
+        terms=tuple(tuple(term) for term in plain["terms"]),
+        columns=None if columns is None else tuple((start, stop) for start, stop in columns),
+        shape=tuple(plain["shape"]),
+        kind=plain["kind"],
+        axis=plain["axis"],
+    )
+
+
+def rows_of(tensor: torch.Tensor, axis: int) -> torch.Tensor:
+    """A tensor as `[rows, everything else]`."""
+    moved = tensor.movedim(axis, 0)
+    return moved.reshape(len(moved), -1) if moved.numel() else moved.new_zeros(len(moved), 0)
+
+
+def tensor_at(held: Any, term: Term) -> torch.Tensor:
+    """The tensor at the end of a way into what is held."""
+    for step in term:
+        held = held[step]
+    assert isinstance(held, torch.Tensor), "a form ends at a tensor"
+    return held
+
+
+def _replaced(held: Any, term: Term, new: torch.Tensor) -> Any:
+    """What is held, with another tensor there; the containers on the way are new ones."""
+    if not term:
+        return new
+    step, rest = term[0], term[1:]
+    changed = _replaced(held[step], rest, new)
+    if isinstance(held, Mapping):
+        return {**held, step: changed}
+    items = [changed if place == step else item for place, item in enumerate(held)]
+    if hasattr(held, "_fields"):
+        return type(held)(*items)
+    return type(held)(items)
+
+
+def tensor_spec_of(spec: Spec) -> TensorSpec | None:
+    """The only tensor in what an address holds; None where there are none or several.
+
+    Beside it there may be None, empty tuples and empty dicts, nothing else.
+    """
+    found = list(_tensors(spec))
+    return found[0] if len(found) == 1 and isinstance(found[0], TensorSpec) else None
+
+
+def _tensors(spec: Spec) -> list[Spec]:
+    match spec:
+        case TensorSpec():
+            return [spec]
+        case TupleSpec(items=items):
+            return [found for item in items for found in _tensors(item)]
+        case DictSpec(items=items):
+            return [found for _, item in items for found in _tensors(item)]
+        case OpaqueSpec(kind="NoneType"):
+            return []
+        case _:
+            return [spec]  # something of the model's own that cannot be made here
+
+
+def packed(tensor: Any, spec: Spec) -> Any:
+    """A tensor as the address holds it on Hugging Face, e.g. `(tensor, None)`."""
+    match spec:
+        case TensorSpec():
+            return tensor
+        case TupleSpec(items=items):
+            return tuple(packed(tensor, item) for item in items)
+        case DictSpec(items=items):
+            return {key: packed(tensor, item) for key, item in items}
+        case OpaqueSpec():
+            return None
+
+
+def unpacked(value: Any, spec: Spec) -> Any:
+    """The only tensor in a value that is like `spec`."""
+    if isinstance(spec, TensorSpec):
+        return value
+    parts = (
+        [(value[place], item) for place, item in enumerate(spec.items)]
+        if isinstance(spec, TupleSpec)
+        else [(value[key], item) for key, item in spec.items]
+        if isinstance(spec, DictSpec)
+        else []
+    )
+    inside = [(part, item) for part, item in parts if tensor_spec_of(item) is not None]
+    return unpacked(*inside[0])
