@@ -108,7 +108,8 @@ def _splice(lm: Any, case: Case) -> Values:
     encoder, encoder_bias, decoder, decoder_bias = case.sae
     with lm.trace(case.clean):
         h = lm.layers[1].output
-        features: Any = torch.relu((h - decoder_bias) @ encoder + encoder_bias)
+        pushed: Any = (h - decoder_bias) @ encoder + encoder_bias
+        features = pushed.relu().save()
         error = h - (features @ decoder + decoder_bias)
         turned_up = features.clone()
         turned_up[:, :, FEATURE] += 5.0
