@@ -22,7 +22,7 @@ from nnsight_lab_server.vllm.forms import Form, Point, Term, rows_of
 from nnsight_lab_server.vllm.reference import Reference
 from nnsight_lab_server.vllm.survey import Held, Survey
 
-__all__ = ["Findings", "candidates", "close_enough", "difference", "is_attention", "points_in_order"]
+__all__ = ["Findings", "candidates", "close_enough", "difference", "points_in_order"]
 
 _TRIED = 8
 _PIECES = 512
@@ -268,11 +268,6 @@ def _rank(
         len(columns or ()),
         source.order,
     )
-
-
-def is_attention(kind: str) -> bool:
-    """Whether a class of vLLM's is its own attention layer, which is given q, k and v."""
-    return kind in {"Attention", "EncoderOnlyAttention", "ChunkedLocalAttention"}
 
 
 def _nearest(

@@ -1,0 +1,40 @@
+"""What vLLM's worker gains: a handful of calls, all named `lab_…`.
+
+vLLM adds this class to the bases of its own worker (`worker_extension_cls`), on every platform and
+for every executor. Nothing happens until `lab_install` is called.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nnsight_lab_server.vllm.lab import Lab
+
+__all__ = ["LabWorker"]
+
+
+class LabWorker:
+    """Calls for `collective_rpc`. `self` is vLLM's worker."""
+
+    model_runner: Any
+    rank: int
+
+    def lab_install(self, options: dict[str, Any]) -> None:
+        """Hang the lab on this worker. options: where messages go (`send` or `channel`)."""
+        if not hasattr(self, "lab"):
+            self.lab = Lab(self.model_runner, _sender(options, self.rank))
+
+    def lab_serve(self, served: Any) -> None:
+        """Tell the lab what is known of the model; from now on, runs may come."""
+        self.lab.serve(served)
+
+    def lab_forget(self, run: str) -> None:
+        """Nothing more is wanted of a run."""
+        self.lab.forget(run)
+
+
+def _sender(options: dict[str, Any], rank: int) -> Any:
+    send = options.get("send")
+    if send is not None:
+        return send if rank == 0 else lambda message: None
+    raise NotImplementedError

@@ -1,0 +1,192 @@
+"""`Lab`: what hangs on a vLLM worker. It knows whose rows a step holds, and stands where runs look.
+
+    lab = Lab(runner, send)
+    lab.serve(served)                  # what is known of the model; from now on, runs may come
+
+vLLM's own code is left as it is: `execute_model` of this one runner and `compute_logits` of this one
+model are wrapped, and hooks stand on the modules that a run under way names. A step that holds no
+row of a run takes the way it would take without us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from nnsight_lab.errors import EngineFailed, LabError
+from nnsight_lab_server.vllm import messages as m
+from nnsight_lab_server.vllm.forms import Point
+from nnsight_lab_server.vllm.plan import Errand, Plan
+from nnsight_lab_server.vllm.rows import Segment
+from nnsight_lab_server.vllm.run import Served, WorkerRun
+from nnsight_lab_server.vllm.standing import stand
+from nnsight_lab_server.vllm.reader import ModelReader
+
+__all__ = ["Lab"]
+
+
+class Lab:
+    """The runs of one worker. runner: vLLM's model runner. send: takes messages for the server."""
+
+    def __init__(self, runner: Any, send: Callable[[m.Message], None]) -> None:
+        self.runner = runner
+        self.served: Served | None = None
+        self.runs: dict[str, WorkerRun] = {}
+        self._send = send
+        self._errands: dict[str, Errand] = {}
+        self._leave: dict[Point, Callable[[], None]] = {}
+        self._segments: dict[str, list[Segment]] = {}
+        self._counts: dict[str, int] = {}
+        self._deaf = False
+        self.device: torch.device = runner.device
+        self._model = runner.get_model()
+        self._execute = runner.execute_model
+        self._logits = self._model.compute_logits
+        runner.execute_model = self._execute_model
+        self._model.compute_logits = self._compute_logits
+        self._watch = self._model.register_forward_pre_hook(self._before_model)
+
+    def remove(self) -> None:
+        """Leave the worker as it was."""
+        del self.runner.execute_model, self._model.compute_logits
+        self._watch.remove()
+        for leave in self._leave.values():
+            leave()
+        self._leave.clear()
+
+    def serve(self, served: Served) -> None:
+        """Take runs of graphs that name these addresses."""
+        self.served = served
+
+    def forget(self, run: str) -> None:
+        """Nothing more is wanted of a run."""
+        self.runs.pop(run, None)
+        self._stand_where_needed()
+
+    # ------------------------------------------------------------------ around a step
+
+    def _execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        self._segments = {}
+        for id in scheduler_output.finished_req_ids:
+            self._errands.pop(id, None)
+        for request in scheduler_output.scheduled_new_reqs:
+            self._meet(request)
+        self._counts = scheduler_output.num_scheduled_tokens
+        for id in self._counts:
+            if id in self._errands:
+                self._segments.setdefault(self._errands[id].run, [])
+        try:
+            return self._execute(scheduler_output, *args, **kwargs)
+        finally:
+            if self._segments:
+                self._step_ends()
+
+    def _meet(self, request: Any) -> None:
+        """A request is scheduled for the first time: whose is it?"""
+        given = (getattr(request.sampling_params, "extra_args", None) or {}).get("lab")
+        if given is None:
+            return
+        errand = Errand.from_plain(given)
+        self._errands[request.req_id] = errand
+        if errand.plan is not None and errand.run not in self.runs:
+            self._open(errand.run, errand.plan)
+
+    def _open(self, run: str, plan: bytes) -> None:
+        if self.served is None:
+            missing = EngineFailed("The worker has not been told of its model yet.")
+            self._send(m.Failed(run, missing))
+            return
+        try:
+            read = Plan.from_bytes(plan)
+        except LabError as exc:
+            self._send(m.Failed(run, exc))
+            return
+        reader = ModelReader(self.logits_of, self._model)
+        made = WorkerRun(run, read, self.served, self, reader, self._send)
+        if not made.closed:
+            self.runs[run] = made
+        self._stand_where_needed()
+
+    def _before_model(self, _: Any, __: Any) -> None:
+        """The runner has laid the step out: note whose rows are where, and take the eager way."""
+        if not self._segments:
+            return
+        from vllm.forward_context import get_forward_context
+
+        batch, start = self.runner.input_batch, 0
+        for place, id in enumerate(batch.req_ids):
+            errand, count = self._errands.get(id), self._counts[id]
+            if errand is not None:
+                position = int(batch.num_computed_tokens_cpu[place])
+                self._segments[errand.run].append(
+                    Segment(errand.part, errand.row, errand.attempt, start, count, position, place)
+                )
+            start += count
+        for run in self._active():
+            run.step_begins(self._segments[run.id])
+        get_forward_context().skip_compiled = True
+
+    def _compute_logits(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        logits = self._logits(hidden, *args, **kwargs)
+        if not self._deaf:
+            for run in self._active():
+                run.sampled(logits)
+        return logits
+
+    def logits_of(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The model's logits of some final hidden states."""
+        logits: torch.Tensor = self._logits(hidden)
+        return logits
+
+    def _active(self) -> list[WorkerRun]:
+        return [self.runs[name] for name in self._segments if name in self.runs]
+
+    def _step_ends(self) -> None:
+        points = False
+        for run in self._active():
+            number = run.number if not run.closed else -1
+            run.step_ends()
+            if run.closed:
+                del self.runs[run.id]
+            points = points or run.closed or run.number != number
+        self._segments = {}
+        if points:
+            self._stand_where_needed()
+
+    # ------------------------------------------------------------------ on the modules
+
+    def _stand_where_needed(self) -> None:
+        """Hooks on the modules that runs name now, and on no other."""
+        wanted = {point for run in self.runs.values() for point in run.points}
+        for point in [*self._leave]:
+            if point not in wanted:
+                self._leave.pop(point)()
+        for point in wanted:
+            if point not in self._leave:
+                listener = partial(self._arrive, point)
+                self._leave[point] = stand(self._model, point, listener)
+
+    def _arrive(self, point: Point, held: Any) -> Any:
+        if self._deaf:
+            return None
+        changed = held
+        for run in self._active():
+            changed = run.arrive(point, changed)
+        return None if changed is held else changed
+
+    # ------------------------------------------------------------------ what graphs call
+
+    def apply(self, path: str, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """Call a module out of its order; no moment comes of it. Implements `runtime.Host`."""
+        raise NotImplementedError
+
+    def aside(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+        """Never called: functions of a user's do not come here."""
+        raise AssertionError("local functions do not travel")
+
+    def weight(self, path: str, name: str) -> torch.Tensor:
+        """A parameter as Hugging Face has it."""
+        raise NotImplementedError

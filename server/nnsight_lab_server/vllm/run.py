@@ -1,0 +1,194 @@
+"""`WorkerRun`: one run in a vLLM worker, part after part, and what it tells the server.
+
+The interleaver, the schedule and the checks are those of a local run. What is different is who makes
+the forward pass: vLLM, together with everybody else's, in its own time. Whatever goes wrong in here
+ends this run and nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from nnsight_lab.contract import ModelCard
+from nnsight_lab.errors import EngineFailed, LabError, LimitExceeded
+from nnsight_lab.executors.listen import Listener
+from nnsight_lab.ir import Address
+from nnsight_lab.passes import Part, Stages, schedule
+from nnsight_lab.runtime import Host, Interleaver
+from nnsight_lab_server.values import to_wire
+from nnsight_lab_server.vllm import messages as m
+from nnsight_lab_server.vllm.forms import Form, Point
+from nnsight_lab_server.vllm.part import PartRun
+from nnsight_lab_server.vllm.plan import Plan
+from nnsight_lab_server.vllm.reader import ModelReader
+from nnsight_lab_server.vllm.rows import Segment
+from nnsight_lab_server.vllm.texts import Texts
+
+__all__ = ["Served", "WorkerRun"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a worker knows of the model it serves, given to it when the lab is installed.
+
+    card: with the trees that graphs are laid along. forms: where each address is. stop_ids, end_pad:
+    of the model's own settings. pad: what fills up prompts.
+    """
+
+    card: ModelCard
+    forms: Mapping[Address, Form]
+    stop_ids: tuple[int, ...] = ()
+    end_pad: int | None = None
+    pad: int = 0
+
+
+@dataclass
+class WorkerRun:
+    """A run, from its first request to its end. `closed` once nothing more will come of it."""
+
+    id: str
+    plan: Plan
+    served: Served
+    host: Host
+    reader: ModelReader
+    send: Callable[[m.Message], None]
+    closed: bool = False
+    spent: float = 0.0
+    _here: tuple[Segment, ...] = ()
+    _pieces: dict[int, list[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._steps = 0
+        self._guarded(self._begin)
+
+    def _begin(self) -> None:
+        card, plan = self.served.card, self.plan
+        self.stages = Stages(tuple(Part(rows, card.tree, card.decode) for rows in plan.parts))
+        self.schedule = schedule(plan.graph, self.stages)
+        self._run = Interleaver(self.schedule, self.host, self._saved)
+        self._listener = Listener(self._run, self.schedule, self.stages, lambda: False)
+        self._run.begin()
+        self.part = self._part(0, 0)
+
+    def _part(self, number: int, begins: int) -> PartRun:
+        served, inputs = self.served, self.plan.parts[number]
+        texts = Texts(inputs, self.host.device, stop_ids=served.stop_ids, pad=served.end_pad)
+        self.number = number
+        return PartRun(
+            inputs,
+            begins,
+            self.schedule,
+            self.stages,
+            self._run,
+            self._listener,
+            served.forms,
+            self.reader,
+            texts=texts,
+            vocab=served.card.vocab,
+            pad=served.pad,
+            tell=lambda step, ids: self.send(m.Token(self.id, step, ids)),
+        )
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The points of the model at which the part under way has something to do."""
+        if self.closed:
+            return ()
+        return (*self.part.points, *self.reader.beside(self.part.patterns))
+
+    def takes(self, segment: Segment) -> bool:
+        """Whether rows that come by are still waited for."""
+        if self.closed or segment.part != self.number:
+            return False
+        return segment.attempt == self.part.attempts[segment.row]
+
+    # ------------------------------------------------------------------ along one engine step
+
+    def step_begins(self, segments: Sequence[Segment]) -> None:
+        """These rows of the engine's next step are this run's."""
+        self._here = tuple(segment for segment in segments if self.takes(segment))
+        self._pieces = self.part.pieces(self._here)
+
+    def arrive(self, point: Point, held: Any) -> Any:
+        """Rows of the run are at a point of the model; what is held there from now on."""
+        if not self._here or self.closed:
+            return held
+        changed = self._guarded(lambda: self._arrive(point, held))
+        return held if self.closed or changed is None else changed
+
+    def _arrive(self, point: Point, held: Any) -> Any:
+        held = self.part.arrive(point, held, self._pieces)
+        self.reader.see(point, held, self._pieces)
+        return held
+
+    def sampled(self, logits: torch.Tensor | None) -> None:
+        """The step's logits are made; chosen tokens are put into them."""
+        if self._here and not self.closed:
+            self._guarded(lambda: self.part.sampled(self._here, logits))
+
+    def step_ends(self) -> None:
+        """The engine's step is over: rows come again, the next part begins, or the run ends."""
+        had, self._here = self._here, ()
+        if had and not self.closed:
+            self._guarded(self._go_on)
+
+    def _go_on(self) -> None:
+        part = self.part
+        rows = [
+            (row, part.attempts[row], part.texts.so_far(row))
+            for row in ([] if part.over() else part.returning())
+        ]
+        if rows:
+            self.send(m.Submit(self.id, self.number, tuple(rows)))
+        if not part.over():
+            return
+        made, ended = part.end()
+        self._steps += made
+        if self.number + 1 == len(self.plan.parts):
+            self.closed = True
+            self.send(m.Done(self.id, self._steps, ended))
+            return
+        self.part = self._part(self.number + 1, part.begins + part.inputs.passes)
+        prompts = enumerate(self.part.inputs.rows)
+        self.send(
+            m.Submit(self.id, self.number, tuple((row, 0, tuple(ids)) for row, ids in prompts))
+        )
+
+    # ------------------------------------------------------------------ its own and no other's
+
+    def _saved(self, name: str, value: Any) -> None:
+        self.send(m.Saved(self.id, name, to_wire(name, value)))
+
+    def _guarded(self, function: Callable[[], Any]) -> Any:
+        """Call; whatever happens ends this run only."""
+        begun = time.perf_counter()
+        try:
+            result = function()
+            self.spent += time.perf_counter() - begun
+            if self.spent > self.plan.seconds and not self.closed:
+                self._over_time()
+            return result
+        except LabError as exc:
+            self.fail(exc)
+        except Exception as exc:  # noqa: BLE001 - a seam: nothing of a run may end the engine
+            failure = EngineFailed(f"The run stopped in the worker: {type(exc).__name__}: {exc}")
+            failure.__cause__ = exc
+            self.fail(failure)
+        return None
+
+    def _over_time(self) -> None:
+        raise LimitExceeded(
+            f"The run took more than the {self.plan.seconds:g} seconds it may take of a worker.",
+            hint="Compute less inside the trace: save the value, and go on after the block.",
+        )
+
+    def fail(self, error: LabError) -> None:
+        """End the run with an error."""
+        if not self.closed:
+            self.closed = True
+            self.send(m.Failed(self.id, error))
