@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load, save
 
 from nnsight_lab_server.vllm.forms import Form, Point, Stage, Term, form_from_plain
-from nnsight_lab_server.vllm.standing import stand
+from nnsight_lab_server.vllm.standing import is_attention, stand
 
 __all__ = [
     "Edit",
@@ -43,10 +43,13 @@ _STAGES: tuple[Stage, ...] = ("before", "after")
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What was at one point: a tensor at each way into it. kind: the class of the module."""
+    """What was at one point: a tensor at each way into it.
+
+    attention: whether the module is an attention layer of vLLM's, which is given q, k and v.
+    """
 
     point: Point
-    kind: str
+    attention: bool
     tensors: Mapping[Term, torch.Tensor]
 
     @property
@@ -133,31 +136,30 @@ class _Watching:
 
     def begin(self) -> None:
         for path, module in self.model.named_modules():
-            kind = type(module).__name__
             for stage in _STAGES:
-                point = Point(stage, path)
-                self._stack.callback(stand(self.model, point, self._listener(point, kind)))
+                listener = self._listener(Point(stage, path), is_attention(module))
+                self._stack.callback(stand(self.model, Point(stage, path), listener))
 
     def end(self) -> bytes:
         self._stack.close()
         return _surveys_to_bytes(self.found)
 
-    def _listener(self, point: Point, kind: str) -> Callable[[Any], None]:
+    def _listener(self, point: Point, attention: bool) -> Callable[[Any], None]:
         def listen(held: Any) -> None:
             if point == Point("before", ""):
                 self._rows, self._held = _rows_of_step(*held), []
-            self._note(point, kind, held)
+            self._note(point, held, attention=attention)
             if point == Point("after", ""):
                 self._finish(held)
 
         return listen
 
-    def _note(self, point: Point, kind: str, value: Any) -> None:
+    def _note(self, point: Point, value: Any, *, attention: bool) -> None:
         if self._rows:
             seen = tensors_in(value, self._rows)
             # A copy: what follows may compute in place.
             copies = {way: tensor.detach().to("cpu", copy=True) for way, tensor in seen}
-            self._held.append(Held(point, kind, copies))
+            self._held.append(Held(point, attention, copies))
 
     def _finish(self, output: Any) -> None:
         rows, self._rows = self._rows, 0  # what computes the logits is no part of the pass
@@ -280,7 +282,7 @@ def _surveys_to_bytes(surveys: list[Survey]) -> bytes:
             for way, tensor in each.tensors.items():
                 ways.append([list(way), f"t{len(tensors)}"])
                 tensors[f"t{len(tensors)}"] = tensor
-            held.append([list(each.point), each.kind, ways])
+            held.append([list(each.point), each.attention, ways])
         logits = None
         if survey.logits is not None:
             logits = f"t{len(tensors)}"
@@ -296,8 +298,8 @@ def read_surveys(data: bytes) -> list[Survey]:
         Survey(
             survey["rows"],
             tuple(
-                Held(Point(*point), kind, {tuple(way): tensors[name] for way, name in ways})
-                for point, kind, ways in survey["held"]
+                Held(Point(*point), attention, {tuple(way): tensors[name] for way, name in ways})
+                for point, attention, ways in survey["held"]
             ),
             None if survey["logits"] is None else tensors[survey["logits"]],
         )
