@@ -3,10 +3,13 @@
     submit ──► Accepted, Queued(place) ──► Started ──► Saved … ──► Done or Failed
                         └── cancel ──────────────────────────────► Failed(Cancelled)
 
-A `ModelWorker` owns a thread; the engine is loaded, run and closed there and nowhere else.
-Clients take turns: each has its own line, and the worker serves the lines round and round. Every
-job ends with exactly one `Done` or `Failed`, whatever the engine does. Jobs know nothing of
-sockets: `emit` may be called from the worker's thread or the submitter's.
+A `ModelWorker` owns a thread; the engine is loaded, started again and closed there and nowhere
+else. One that takes a single run at a time also runs there; one that takes several has a thread for
+each run. Clients take turns: each has its own line, and the worker serves the lines round and
+round. Every job ends with exactly one `Done` or `Failed`, whatever the engine does (`tale.py`). Jobs
+know nothing of sockets: `emit` may be called from the worker's threads or the submitter's.
+
+An engine that dies is started again (`restarts.py`); its runs fail, and what is queued waits.
 """
 
 from __future__ import annotations
@@ -17,25 +20,16 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain, zip_longest
 
-from nnsight_lab.contract import (
-    Accepted,
-    Done,
-    Emit,
-    Failed,
-    Queued,
-    RunEvent,
-    RunRequest,
-    Saved,
-    Started,
-    Token,
-)
+from nnsight_lab.contract import Accepted, Done, Emit, Failed, Queued, RunRequest, Started
 from nnsight_lab.errors import Cancelled, EngineFailed, LabError, LimitExceeded
 from nnsight_lab.ir import ModuleSource
-from nnsight_lab_server.engines.base import Engine
+from nnsight_lab_server.engines.base import Concurrent, Engine, Restartable
+from nnsight_lab_server.restarts import Restarts
+from nnsight_lab_server.tale import Tale
 
 __all__ = ["Job", "ModelState", "ModelWorker"]
 
@@ -48,6 +42,7 @@ class ModelState(Enum):
 
     LOADING = "loading"
     READY = "ready"
+    RESTARTING = "restarting"
     FAILED = "failed"
     STOPPED = "stopped"
 
@@ -57,7 +52,7 @@ class Job:
     """A job that passed admission.
 
     owner: whose line it stands in. may_start: whether its client can take its results now.
-    saved_bytes: what it may send back.
+    saved_bytes: what it may send back. accepted: what its client is told first.
     """
 
     request: RunRequest
@@ -65,13 +60,14 @@ class Job:
     emit: Emit
     saved_bytes: int
     may_start: Callable[[], bool] = lambda: True
+    accepted: Accepted = field(default_factory=Accepted)
     queued_at: float = field(default_factory=time.perf_counter)
     place: int | None = None
     cancelled: bool = False
 
 
 class ModelWorker:
-    """Runs the jobs of one model, one after another, fairly among clients.
+    """Runs the jobs of one model, as many at a time as its engine takes, fairly among clients.
 
     settled: set once the model is loaded, or could not be. looking: a thread to ask `source_of` on,
         so that whoever waits for a run to end keeps nobody else waiting.
@@ -86,7 +82,9 @@ class ModelWorker:
         self._load = load
         self._most = queued
         self._lines: OrderedDict[Hashable, deque[Job]] = OrderedDict()
-        self._running: Job | None = None
+        self._running: list[Job] = []
+        self._at_once = 1
+        self._restarts = Restarts()
         self._stopping = False
         self._changed = threading.Condition()
         self.looking = ThreadPoolExecutor(1, thread_name_prefix=f"look-{name}")
@@ -103,10 +101,10 @@ class ModelWorker:
             for job in self._waiting():
                 self._end(job, Cancelled("The server is stopping."))
             self._lines.clear()
-            running = self._running
+            running = list(self._running)
             self._changed.notify_all()
-        if running is not None:
-            self._stop_run(running)
+        for job in running:
+            self._stop_run(job)
         self.looking.shutdown(wait=False, cancel_futures=True)
         if self._thread.is_alive():
             self._thread.join()
@@ -116,9 +114,16 @@ class ModelWorker:
 
         Raises:
             LimitExceeded: too many jobs wait already.
-            EngineFailed: the model has stopped or could not be loaded.
+            EngineFailed: the model has stopped, restarts, or could not be loaded; or it died
+                twice while this graph ran.
         """
         with self._changed:
+            if self.state is ModelState.RESTARTING:
+                raise EngineFailed(
+                    f"The engine of {self.name!r} restarts.", hint="Try again in a while."
+                )
+            if (refusal := self._restarts.refusal(job.request.graph)) is not None:
+                raise refusal
             if self._stopping or self.state in {ModelState.FAILED, ModelState.STOPPED}:
                 raise EngineFailed(
                     f"The model {self.name!r} is not running on this server.", hint=_SEE_THE_LOG
@@ -129,7 +134,7 @@ class ModelWorker:
                     hint="Try again in a while.",
                 )
             self._lines.setdefault(job.owner, deque()).append(job)
-            job.emit(Accepted())
+            job.emit(job.accepted)
             self._tell_places()
             self._changed.notify_all()
 
@@ -142,7 +147,7 @@ class ModelWorker:
                 line.remove(job)
                 self._end(job, Cancelled("The run was cancelled while it waited."))
                 self._tell_places()
-            running = self._running is job
+            running = job in self._running
         if running:
             self._stop_run(job)
 
@@ -167,7 +172,7 @@ class ModelWorker:
         return [job for job in chain.from_iterable(rounds) if job is not None]
 
     def _tell_places(self) -> None:
-        before = 1 if self._running is not None else 0
+        before = 1 if len(self._running) >= self._at_once else 0
         for place, job in enumerate(self._waiting(), start=before):
             if job.place != place:
                 job.place = place
@@ -187,16 +192,24 @@ class ModelWorker:
         job.emit(Failed(error))
 
     def _next(self) -> Job | None:
+        """The next job to run, once there is room for it; None when there will be none for now."""
         with self._changed:
-            self._running = None
-            while not self._stopping:
-                job = self._take()
+            while not self._stopping and self.state is ModelState.READY:
+                job = self._take() if len(self._running) < self._at_once else None
                 if job is not None:
-                    self._running = job
+                    self._running.append(job)
                     self._tell_places()
                     return job
                 self._changed.wait()
         return None
+
+    def _lost(self) -> None:
+        """The engine has died; called from any thread, before it ends the runs it had."""
+        with self._changed:
+            if self.state is ModelState.READY:
+                self.state = ModelState.RESTARTING
+                self._restarts.died(job.request.graph for job in self._running)
+                self._changed.notify_all()
 
     # ---------------------------------------------------------------- the worker's thread
 
@@ -205,11 +218,38 @@ class ModelWorker:
         self.settled.set()
         if not loaded:
             return
-        while (job := self._next()) is not None:
-            self._run(job)
+        with ThreadPoolExecutor(self._at_once, thread_name_prefix=f"run-{self.name}") as threads:
+            while not self._stopping:
+                while (job := self._next()) is not None:
+                    if self._at_once == 1:
+                        self._run(job)
+                    else:
+                        threads.submit(self._run, job)
+                self._restart()
         self.state = ModelState.STOPPED
         if self.engine is not None:
             self.engine.close()
+
+    def _is_stopping(self) -> bool:
+        return self._stopping
+
+    def _restart(self) -> None:
+        """Start the engine again, however often it takes; returns at once when stopping."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or not self._running)
+        engine = self.engine
+        while isinstance(engine, Restartable) and self.state is ModelState.RESTARTING:
+            with self._changed:
+                self._changed.wait_for(self._is_stopping, self._restarts.pause())
+            if self._is_stopping():
+                return
+            try:
+                engine.restart()
+            except Exception:  # noqa: BLE001 - a seam: starting an engine runs what its library does
+                _log.exception("The engine of %r could not be started again.", self.name)
+            else:
+                with self._changed:
+                    self.state = ModelState.READY
 
     def _loaded(self) -> bool:
         try:
@@ -221,8 +261,12 @@ class ModelWorker:
             _log.exception("The model %r could not be loaded.", self.name)
             self._fail(self._not_loaded())
             return False
+        if isinstance(self.engine, Concurrent):
+            self._at_once = self.engine.concurrency
         with self._changed:
             self.state = ModelState.READY
+        if isinstance(self.engine, Restartable):
+            self.engine.watch(self._lost)
         return True
 
     def _fail(self, error: LabError) -> None:
@@ -240,74 +284,31 @@ class ModelWorker:
             self.engine.cancel(job.request.id)
 
     def _run(self, job: Job) -> None:
-        tale = _Tale(job, self._stop_run)
+        try:
+            self._told_run(job)
+        finally:
+            with self._changed:
+                self._running.remove(job)
+                self._changed.notify_all()
+
+    def _told_run(self, job: Job) -> None:
+        with self._changed:
+            refusal: LabError | None = self._restarts.refusal(job.request.graph)
         if job.cancelled:
-            tale.tell(Failed(Cancelled("The run was cancelled before it began.")))
+            refusal = Cancelled("The run was cancelled before it began.")
+        if refusal is not None:
+            job.emit(Failed(refusal))
             return
+        tale = Tale(job, self._stop_run, lambda: self.state is ModelState.RESTARTING)
         job.emit(Started())
         try:
             if self.engine is not None:
                 self.engine.run(job.request, tale.tell)
         except Exception:  # noqa: BLE001 - a seam: a job must not take the worker down with it
             _log.exception("The engine of %r broke its contract.", self.name)
-        if not tale.ended:
+        if tale.ended is None:
             why = EngineFailed("The engine stopped without saying why.", hint=_SEE_THE_LOG)
             tale.tell(Failed(why))
-
-
-class _Tale:
-    """What a client is told of a run: values within bounds, then exactly one end."""
-
-    def __init__(self, job: Job, stop: Callable[[Job], None]) -> None:
-        self.ended = False
-        self._job = job
-        self._stop = stop
-        self._begun = time.perf_counter()
-        self._sent = 0
-
-    def tell(self, event: RunEvent) -> None:
-        if self.ended:
-            return
-        match event:
-            case Saved(value=value):
-                self._sent += value.sent_bytes
-                if self._sent > self._job.saved_bytes:
-                    self._over()
-                else:
-                    self._job.emit(event)
-            case Token():
-                self._job.emit(event)
-            case Failed(error=error):
-                self._finish(Failed(_told(error)))
-            case Done(seconds=seconds):
-                waited = self._begun - self._job.queued_at
-                told = {**seconds, "queued": waited}
-                self._finish(replace(event, seconds=told, sent_bytes=self._sent))
-
-    def _over(self) -> None:
-        self._finish(
-            Failed(
-                LimitExceeded(
-                    f"The run saves more than the {self._job.saved_bytes} bytes it may.",
-                    hint="Save less at a time: one position instead of all, or fewer prompts.",
-                )
-            )
-        )
-        self._stop(self._job)
-
-    def _finish(self, event: RunEvent) -> None:
-        self.ended = True
-        self._job.emit(event)
-
-
-def _told(error: LabError) -> LabError:
-    """What a client may know of an error: an engine's own words stay in the server's log."""
-    if not isinstance(error, EngineFailed):
-        return error
-    _log.error("A run stopped the engine.", exc_info=error)
-    cause = type(error.__cause__).__name__ if error.__cause__ is not None else "no reason given"
-    return EngineFailed(
-        f"The engine stopped while running this job ({cause}).",
-        hint="Other jobs are not affected. The server's log says more.",
-        node=error.node,
-    )
+        if isinstance(tale.ended, Done):
+            with self._changed:
+                self._restarts.ended_well(job.request.graph)

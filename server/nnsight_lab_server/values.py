@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from nnsight_lab.errors import NotSupported
-from nnsight_lab.ir import DictArg, ListArg, Ref, Special, TensorData
+from nnsight_lab.ir import DictArg, ListArg, Ref, Special
 from nnsight_lab.ir.literals import Arg
 from nnsight_lab.kernels.tensors import tensor_to_data
 from nnsight_lab.wire import Value
 
-__all__ = ["to_wire"]
+__all__ = ["taken_apart", "to_wire"]
 
 _BIGGEST_INT = 2**63
 
@@ -28,17 +28,27 @@ def to_wire(name: str, value: Any) -> Value:
     Raises:
         NotSupported: it holds something that does not travel.
     """
-    tensors: list[TensorData] = []
-    return Value(_structure(name, value, tensors), tuple(tensors))
+    structure, tensors = taken_apart(name, value)
+    try:
+        return Value(structure, tuple(map(tensor_to_data, tensors)))
+    except ValueError as exc:
+        raise NotSupported(f"{name!r} cannot be sent: {exc}.") from exc
 
 
-def _structure(name: str, value: Any, tensors: list[TensorData]) -> Arg:
+def taken_apart(name: str, value: Any) -> tuple[Arg, list[torch.Tensor]]:
+    """A saved value as structure, and the tensors it refers to as they are.
+
+    Raises:
+        NotSupported: it holds something that does not travel.
+    """
+    tensors: list[torch.Tensor] = []
+    return _structure(name, value, tensors), tensors
+
+
+def _structure(name: str, value: Any, tensors: list[torch.Tensor]) -> Arg:
     match value:
         case torch.Tensor():
-            try:
-                tensors.append(tensor_to_data(value))
-            except ValueError as exc:
-                raise NotSupported(f"{name!r} cannot be sent: {exc}.") from exc
+            tensors.append(value)
             return Ref(len(tensors) - 1)
         case float() if not math.isfinite(value):
             return Special("nan" if math.isnan(value) else "inf" if value > 0 else "-inf")

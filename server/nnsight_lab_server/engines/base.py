@@ -1,23 +1,25 @@
 """What the server asks of an engine. The seam between jobs and the libraries that run models.
 
 An engine is loaded, run and closed on one thread of its own (`nnsight_lab_server.jobs`); only
-`cancel`, `card` and `source_of` may be called from another. Saved values leave it as `wire.Value`: dense bytes
-in the model's own dtype, so nothing beyond this seam touches tensors.
+`cancel`, `card` and `source_of` may be called from another, and `run` of an engine that is
+`Concurrent`. Saved values leave it as `wire.Value`: dense bytes in the model's own dtype, so nothing
+beyond this seam touches tensors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from nnsight_lab.contract import Emit, ModelCard, RunRequest
 from nnsight_lab.ir import ModuleSource
 
-__all__ = ["Engine"]
+__all__ = ["Concurrent", "Engine", "Restartable"]
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Runs graphs on one model, one at a time."""
+    """Runs graphs on one model, one at a time unless it is `Concurrent`."""
 
     def card(self) -> ModelCard:
         """The model, described."""
@@ -41,4 +43,31 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Let the model go."""
+        ...
+
+
+@runtime_checkable
+class Concurrent(Engine, Protocol):
+    """An engine that takes several runs at a time, each on a thread of its own."""
+
+    @property
+    def concurrency(self) -> int:
+        """How many."""
+        ...
+
+
+@runtime_checkable
+class Restartable(Engine, Protocol):
+    """An engine that may die by itself, because it lives in other processes."""
+
+    def watch(self, lost: Callable[[], None]) -> None:
+        """Call `lost` whenever the engine dies, from any thread, before its runs are ended."""
+        ...
+
+    def restart(self) -> None:
+        """Start it once more after it has died; on the thread that loaded it.
+
+        Raises:
+            Exception: it could not be started; it may be tried again.
+        """
         ...

@@ -20,10 +20,10 @@ from nnsight_lab.errors import EngineFailed, LabError
 from nnsight_lab_server.vllm import messages as m
 from nnsight_lab_server.vllm.forms import Point
 from nnsight_lab_server.vllm.plan import Errand, Plan
+from nnsight_lab_server.vllm.reader import ModelReader
 from nnsight_lab_server.vllm.rows import Segment
 from nnsight_lab_server.vllm.run import Served, WorkerRun
 from nnsight_lab_server.vllm.standing import stand
-from nnsight_lab_server.vllm.reader import ModelReader
 
 __all__ = ["Lab"]
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from nnsight_lab.errors import LabError
-from nnsight_lab.wire import Value
 
 __all__ = ["Done", "Failed", "Message", "Saved", "Submit", "Token"]
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A value the graph saves."""
+    """A value the graph saves: of tensors, or a `wire.Value`, which it is on arrival anyway.
+
+    Whoever sends tensors leaves them as they are from then on.
+    """
 
     run: str
     name: str
-    value: Value
+    value: Any
 
 
 @dataclass(frozen=True, slots=True)

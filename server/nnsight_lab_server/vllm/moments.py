@@ -92,7 +92,9 @@ class Moments:
 
     def _lay_out(self) -> None:
         """Note which moments come at which point of the model, by forward pass."""
-        found: defaultdict[Point, defaultdict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+        found: defaultdict[Point, defaultdict[int, set[int]]] = defaultdict(
+            lambda: defaultdict(set)
+        )
         for moment in self._order:
             tree = self.stages.at(moment // STEP).tree
             here = self.plan.moments[moment]
@@ -192,7 +194,9 @@ class Moments:
         forms = {place.address: self._forms[place.address] for place in self._places(moment)}
         shown = next(iter(forms.values()), Form(Address("", "input"), point))
         layout = self._layout(moment, shown)
-        pieces = _clipped(pieces, self._layout(moment, Form(shown.address, point)).width - layout.width)
+        pieces = _clipped(
+            pieces, self._layout(moment, Form(shown.address, point)).width - layout.width
+        )
         sheet = self._sheets.setdefault(moment, Sheet(layout))
         if pieces:
             rows = {at: self._reader.take(form, held, pieces) for at, form in forms.items()}

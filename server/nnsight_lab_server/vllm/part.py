@@ -1,9 +1,9 @@
 """`PartRun`: one trace or generation of a run in the worker, from its prompts to its end.
 
-    part.arrive(point, held, pieces)    rows of the part are at a point of the model
-    part.sampled(segments, logits)      a step's logits are made: who goes on with what
-    part.returning()                    rows that must come again, with all their tokens so far
-    part.over()                         whether nothing more is to be had of it
+part.arrive(point, held, pieces)    rows of the part are at a point of the model
+part.sampled(segments, logits)      a step's logits are made: who goes on with what
+part.returning()                    rows that must come again, with all their tokens so far
+part.over()                         whether nothing more is to be had of it
 """
 
 from __future__ import annotations
@@ -175,5 +175,3 @@ class PartRun(Moments):
             return whole[rows.start : rows.stop, width - span.pos : width + made].clone()
 
         self.run.reach(at, read)
-
-

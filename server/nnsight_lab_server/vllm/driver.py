@@ -1,0 +1,132 @@
+"""vLLM, driven: requests of token ids in, no text out. Two ways, one `Driver`.
+
+    AsyncDriver        vLLM in processes of its own, as a server has it   async_driver.py
+    OneProcessDriver   vLLM stepped by a thread of this process           one_process.py
+
+What a request computes is heard from the worker (`channel.py`), never read off vLLM's answers. A
+driver only says when a request has ended and when the engine has died.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from nnsight_lab_server.vllm.messages import Message
+from nnsight_lab_server.vllm.options import VllmOptions
+
+__all__ = ["Driver", "Ears", "Request", "on_gpu", "prepare", "prompt", "sampling", "start"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One row. extra: for the worker, under `lab`. salt: of the prefix cache; its own if traced."""
+
+    id: str
+    token_ids: tuple[int, ...]
+    max_tokens: int
+    salt: str
+    extra: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ears:
+    """Who listens to a driver, on threads of its own.
+
+    message: what a worker says. ended: a request has, with an error or without.
+    died: the engine has, once; every request it had is lost.
+    """
+
+    message: Callable[[Message], None]
+    ended: Callable[[str, BaseException | None], None] = lambda _, __: None
+    died: Callable[[BaseException], None] = lambda _: None
+
+
+class Driver(Protocol):
+    """A vLLM engine that has started."""
+
+    @property
+    def address(self) -> str:
+        """Where its workers send what they have to say."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        ...
+
+    def submit(self, requests: Iterable[Request]) -> None:
+        """Queue requests, together. They end with `Ears.ended`."""
+        ...
+
+    def abort(self, ids: Iterable[str]) -> None:
+        """End requests; those that have ended are no matter."""
+        ...
+
+    def tell(self, name: str, *args: Any) -> None:
+        """Call a method of every worker between two steps, without waiting for it."""
+        ...
+
+    def rpc(self, name: str, *args: Any) -> list[Any]:
+        """Call a method of every worker between two steps; what each returns.
+
+        Raises:
+            Exception: what the method raised.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop it, dead or alive."""
+        ...
+
+
+def on_gpu() -> bool:
+    """Whether vLLM will find a GPU here."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def prepare(options: VllmOptions) -> None:
+    """Set what vLLM reads from the environment. Before it is imported."""
+    for name, value in options.environment(on_gpu=on_gpu()).items():
+        os.environ.setdefault(name, value)
+
+
+def sampling(request: Request) -> Any:
+    """VLLM's parameters of a request: it never stops by itself, and takes the likeliest token."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=request.max_tokens,
+        ignore_eos=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        extra_args=None if request.extra is None else {"lab": dict(request.extra)},
+    )
+
+
+def prompt(request: Request) -> Any:
+    """A request's token ids as vLLM takes them."""
+    from vllm import TokensPrompt
+
+    return TokensPrompt(prompt_token_ids=list(request.token_ids), cache_salt=request.salt)
+
+
+def start(model: str, options: VllmOptions, ears: Ears, *, one_process: bool = False) -> Driver:
+    """Start vLLM on a folder or a Hugging Face id; takes as long as that takes.
+
+    Raises:
+        EngineFailed: it cannot be imported, or does not start.
+    """
+    if one_process:
+        from nnsight_lab_server.vllm.one_process import OneProcessDriver
+
+        return OneProcessDriver(model, options, ears)
+    from nnsight_lab_server.vllm.async_driver import AsyncDriver
+
+    return AsyncDriver(model, options, ears)

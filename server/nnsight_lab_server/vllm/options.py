@@ -1,0 +1,116 @@
+"""How vLLM is started for a model: what an operator may choose, from a file or in code.
+
+tensor = 2                  # tensor parallel
+pipeline = 1                # pipeline parallel
+backend = "ray"             # several machines; leave it out on one
+eager = false               # compiled; the default on a GPU
+context = 8192
+batch_tokens = 4096
+kv_cache_gib = 20.0
+concurrency = 64
+
+[engine]                    # anything else that vLLM's EngineArgs has
+gpu_memory_utilization = 0.85
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from nnsight_lab.errors import NotSupported
+
+__all__ = ["VllmOptions"]
+
+_EXTENSION = "nnsight_lab_server.vllm.extension.LabWorker"
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VllmOptions:
+    """What may be chosen. None leaves the choice to vLLM, or to what the machine has.
+
+    dtype: of the weights; None for the model's own. context: the most positions of a text.
+    batch_tokens: rows of one engine step. tensor, pipeline: over how many devices the model is
+    spread. backend: what starts the workers, `mp` or `ray`. eager: never compile.
+    kv_cache_gib: memory for keys and values. step_s: an engine step that takes longer ends the
+    engine. concurrency: runs at a time. engine: further arguments of vLLM's own.
+    """
+
+    dtype: str | None = None
+    context: int | None = None
+    batch_tokens: int | None = None
+    tensor: int = 1
+    pipeline: int = 1
+    backend: str | None = None
+    eager: bool | None = None
+    kv_cache_gib: float | None = None
+    step_s: int = 120
+    concurrency: int = 64
+    extension: str = _EXTENSION
+    engine: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def from_file(path: str | Path) -> VllmOptions:
+        """The options that a TOML file names.
+
+        Raises:
+            NotSupported: it cannot be read, or names one that there is not.
+        """
+        try:
+            given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as exc:
+            raise NotSupported(f"{path} cannot be read: {exc}", hint="It is a TOML file.") from exc
+        known = {each.name for each in fields(VllmOptions)}
+        if not given.keys() <= known:
+            wrong = ", ".join(sorted(given.keys() - known))
+            raise NotSupported(
+                f"{path} names {wrong}, which is no option.",
+                hint=f"Options: {', '.join(sorted(known))}; those of vLLM itself go under [engine].",
+            )
+        return VllmOptions(**given)
+
+    @property
+    def ranks(self) -> int:
+        """How many workers there will be."""
+        return self.tensor * self.pipeline
+
+    def arguments(self, model: str, *, on_gpu: bool) -> dict[str, Any]:
+        """The arguments of vLLM's `EngineArgs`."""
+        chosen: dict[str, Any] = {
+            "dtype": self.dtype,
+            "max_model_len": self.context,
+            "max_num_batched_tokens": self.batch_tokens,
+            "distributed_executor_backend": self.backend,
+        }
+        if self.kv_cache_gib is not None:
+            chosen["kv_cache_memory_bytes"] = int(self.kv_cache_gib * _GIB)
+        return {
+            "model": model,
+            "skip_tokenizer_init": True,
+            "trust_remote_code": False,
+            "disable_log_stats": True,
+            "tensor_parallel_size": self.tensor,
+            "pipeline_parallel_size": self.pipeline,
+            "enforce_eager": not on_gpu if self.eager is None else self.eager,
+            "worker_extension_cls": self.extension,
+            **{name: value for name, value in chosen.items() if value is not None},
+            **self.engine,
+        }
+
+    def environment(self, *, on_gpu: bool) -> dict[str, str]:
+        """What vLLM must find in the environment; what the operator has set there goes first."""
+        found = {
+            "VLLM_USE_V2_MODEL_RUNNER": "0",  # the runner that the worker knows
+            "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": str(self.step_s),
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_LOGGING_LEVEL": "WARNING",
+            "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        }
+        if not on_gpu and self.ranks > 1:
+            # One machine has one NUMA node, often: `auto` would want one for each rank.
+            found["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, range(self.ranks)))
+        return found
