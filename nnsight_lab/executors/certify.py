@@ -243,7 +243,7 @@ class _Checks:
         steps = [
             ("the last layer and norm", last, norm[0]),
             ("norm and lm_head", norm[1], head[0]),
-            ("lm_head and the logits", self._capped(head[1]), logits),
+            ("lm_head and the logits", self._scaled(head[1]), logits),
         ]
         if norm[0] is None:
             steps = [("the last layer and lm_head", last, head[0]), steps[-1]]
@@ -253,9 +253,13 @@ class _Checks:
             if one is None or other is None or one.shape != other.shape or self._far(one, other)
         ]
 
-    def _capped(self, logits: torch.Tensor | None) -> torch.Tensor | None:
-        config: Any = self._module.config
-        cap = getattr(config.get_text_config(), "final_logit_softcapping", None)
+    def _scaled(self, logits: torch.Tensor | None) -> torch.Tensor | None:
+        """What the model makes of its unembedding: divided, as in Granite, or capped, as in Gemma."""
+        config: Any = self._module.config.get_text_config()
+        divisor = getattr(config, "logits_scaling", None)
+        cap = getattr(config, "final_logit_softcapping", None)
+        if logits is not None and divisor:
+            logits = logits / divisor
         return logits if logits is None or not cap else (logits / cap).tanh() * cap
 
     def _edit(self, plain: _Values, bad: _Bad) -> _Bad:

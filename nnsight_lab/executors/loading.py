@@ -88,8 +88,22 @@ def _loaded(where: str, *, local: bool, options: dict[str, Any]) -> tuple[torch.
     with _quiet_loading():
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local)
         model = AutoModelForCausalLM.from_pretrained(where, local_files_only=local, **options)
+    if "attn_implementation" not in options:
+        _heed_the_soft_cap(model)
     module: torch.nn.Module = model.eval()
     return module, tokenizer
+
+
+def _heed_the_soft_cap(model: Any) -> None:
+    """Attend as Gemma 2 was trained to.
+
+    Before 5.20 or so, `transformers` chooses `sdpa` for it, which has no soft-cap and leaves it out
+    without a word; later ones choose `eager`, as we do here.
+    """
+    config = model.config.get_text_config()
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    if capped and getattr(config, "_attn_implementation", None) == "sdpa":
+        model.set_attn_implementation("eager")
 
 
 @contextmanager

@@ -291,7 +291,7 @@ def test_a_pattern_and_operations_of_the_same_attention_are_two_runs(
 ) -> None:
     for lm in (tiny, served):
         with pytest.raises(NotSupported, match="cannot be used in one run"), lm.trace(PROMPT):
-            _ = lm.layers[0].attn.source.reshape_1.output.save()
+            _ = lm.layers[0].attn.source.contiguous_0.output.save()
             _ = lm.layers[0].attn.pattern.save()
 
 

@@ -116,7 +116,7 @@ def test_what_an_operation_is_given_can_be_edited(tiny: nl.LanguageModel) -> Non
 def test_a_later_operation_sees_the_edit_of_an_earlier_one(tiny: nl.LanguageModel) -> None:
     with tiny.trace(PROMPT):
         source = tiny.layers[0].attn.source
-        source.reshape_1.output[:] = 1.0
+        source.contiguous_0.output[:] = 1.0
         after = source.contiguous_1.output.save()
         z = tiny.layers[0].attn.z.save()
 

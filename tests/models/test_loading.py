@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from io import StringIO
 from pathlib import Path
@@ -14,11 +15,12 @@ import torch
 import nnsight_lab as nl
 from nnsight_lab.contract import TokenRows
 from nnsight_lab.models.prompts import rows_of
+from tests.support.family_models import family_model
 from tests.support.fixtures import IDS
 from tests.support.hooks import forward
 from tests.support.lines import assert_at, frames_of_ours
 from tests.support.small_models import SmallModel, small_gpt2, small_llama, word_tokenizer
-from tests.support.tensors import assert_exactly, assert_same
+from tests.support.tensors import assert_differs, assert_exactly, assert_same
 
 TOKENIZER = word_tokenizer()
 
@@ -43,6 +45,21 @@ def test_a_folder_and_a_loaded_model_are_the_same_model(family: SmallModel, tmp_
     assert loaded.module is family.module
     assert loaded.tokenizer is TOKENIZER
     assert from_folder.card.layers == loaded.card.layers == 3
+
+
+def test_gemma_2_is_loaded_with_the_attention_that_has_its_soft_cap(tmp_path: Path) -> None:
+    """Some versions of transformers choose one that leaves the cap out; ours does not let them."""
+    gemma = family_model("gemma2").module
+    gemma.save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+
+    loaded = nl.LanguageModel(str(tmp_path))
+    assert loaded.module.config._attn_implementation == "eager"
+    assert_exactly(_logits(loaded, IDS), forward(gemma, IDS))
+    uncapped = copy.deepcopy(gemma)
+    for layer in uncapped.model.layers:
+        layer.self_attn.attn_logit_softcapping = None
+    assert_differs(_logits(loaded, IDS), forward(uncapped, IDS))
 
 
 def test_every_form_of_a_prompt_is_the_same_prompt(llama: SmallModel) -> None:

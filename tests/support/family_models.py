@@ -107,7 +107,9 @@ def _gemma2() -> FamilyModel:
         final_logit_softcapping=8.0,
         layer_types=LIST_OF_WINDOWS,
     )
-    return FamilyModel(module=_made(config, gains_around=0.0), d_head=16)
+    module = _made(config, gains_around=0.0)
+    module.set_attn_implementation("eager")  # transformers 5.19 would choose one without a cap
+    return FamilyModel(module=module, d_head=16)
 
 
 def _gemma3_text() -> dict[str, Any]:
@@ -154,6 +156,18 @@ def _phi3() -> FamilyModel:
 
 def _olmo2() -> FamilyModel:
     return FamilyModel(module=_made(transformers.Olmo2Config(**_common())))
+
+
+def _granite() -> FamilyModel:
+    config = transformers.GraniteConfig(
+        **_common(attention_bias=True, mlp_bias=True), attention_multiplier=0.2,
+        embedding_multiplier=3.0, residual_multiplier=0.4, logits_scaling=2.0,
+    )  # fmt: skip
+    return FamilyModel(module=_made(config))
+
+
+def _stablelm() -> FamilyModel:
+    return FamilyModel(module=_made(transformers.StableLmConfig(**_common(use_qkv_bias=True))))
 
 
 def _mixtral() -> FamilyModel:
@@ -300,6 +314,8 @@ _MODELS: dict[str, Callable[[], FamilyModel]] = {
     "gemma3-vision": _gemma3_vision,
     "phi3": _phi3,
     "olmo2": _olmo2,
+    "granite": _granite,
+    "stablelm": _stablelm,
     "mixtral": _mixtral,
     "qwen2_moe": _qwen2_moe,
     "gpt2": _gpt2,

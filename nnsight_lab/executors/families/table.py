@@ -103,6 +103,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(name="phi3", model_types=("phi3",)),
     Family(name="olmo2", model_types=("olmo2",)),
+    Family(name="granite", model_types=("granite",)),
+    Family(name="stablelm", model_types=("stablelm",)),
     Family(name="mixtral", model_types=("mixtral",)),
     Family(name="qwen2_moe", model_types=("qwen2_moe",)),
     Family(

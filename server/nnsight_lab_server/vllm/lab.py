@@ -11,6 +11,7 @@ row of a run takes the way it would take without us.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from nnsight_lab_server.vllm.plan import Errand, Plan
 from nnsight_lab_server.vllm.reader import ModelReader
 from nnsight_lab_server.vllm.rows import Segment
 from nnsight_lab_server.vllm.run import Served, WorkerRun
+from nnsight_lab_server.vllm.standing import stand
 
 __all__ = ["Lab"]
 
@@ -35,7 +37,7 @@ class Lab:
         self.runs: dict[str, WorkerRun] = {}
         self._send = send
         self._errands: dict[str, Errand] = {}
-        self._handles: dict[Point, Any] = {}
+        self._leave: dict[Point, Callable[[], None]] = {}
         self._segments: dict[str, list[Segment]] = {}
         self._counts: dict[str, int] = {}
         self._deaf = False
@@ -51,9 +53,9 @@ class Lab:
         """Leave the worker as it was."""
         del self.runner.execute_model, self._model.compute_logits
         self._watch.remove()
-        for handle in self._handles.values():
-            handle.remove()
-        self._handles.clear()
+        for leave in self._leave.values():
+            leave()
+        self._leave.clear()
 
     def serve(self, served: Served) -> None:
         """Take runs of graphs that name these addresses."""
@@ -103,7 +105,9 @@ class Lab:
             self._send(m.Failed(run, exc))
             return
         reader = ModelReader(self.logits_of, self._model)
-        self.runs[run] = WorkerRun(run, read, self.served, self, reader, self._send)
+        made = WorkerRun(run, read, self.served, self, reader, self._send)
+        if not made.closed:
+            self.runs[run] = made
         self._stand_where_needed()
 
     def _before_model(self, _: Any, __: Any) -> None:
@@ -157,27 +161,17 @@ class Lab:
     def _stand_where_needed(self) -> None:
         """Hooks on the modules that runs name now, and on no other."""
         wanted = {point for run in self.runs.values() for point in run.points}
-        for point in [*self._handles]:
+        for point in [*self._leave]:
             if point not in wanted:
-                self._handles.pop(point).remove()
+                self._leave.pop(point)()
         for point in wanted:
-            if point not in self._handles:
-                self._handles[point] = self._stand(point)
-
-    def _stand(self, point: Point) -> Any:
-        module = self._model if point.stage == "logits" else self._model.get_submodule(point.path)
-
-        def before(_: Any, args: Any, kwargs: Any) -> Any:
-            return None if self._deaf else self._arrive(point, (args, kwargs))
-
-        def after(_: Any, args: Any, kwargs: Any, output: Any) -> Any:
-            return None if self._deaf else self._arrive(point, output)
-
-        if point.stage == "before":
-            return module.register_forward_pre_hook(before, with_kwargs=True)
-        return module.register_forward_hook(after, with_kwargs=True)
+            if point not in self._leave:
+                listener = partial(self._arrive, point)
+                self._leave[point] = stand(self._model, point, listener)
 
     def _arrive(self, point: Point, held: Any) -> Any:
+        if self._deaf:
+            return None
         changed = held
         for run in self._active():
             changed = run.arrive(point, changed)

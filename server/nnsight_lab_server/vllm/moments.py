@@ -116,6 +116,13 @@ class Moments:
         return tuple(self._at)
 
     @property
+    def patterns(self) -> tuple[Point, ...]:
+        """Those of them where attention patterns are asked for."""
+        named = {place.address for moment in self._order for place in self._places(moment)}
+        forms = (self._forms[address] for address in named if address in self._forms)
+        return tuple({form.point: None for form in forms if form.kind == "pattern"})
+
+    @property
     def all_reached(self) -> bool:
         """Whether nothing further is asked of the model."""
         return not self._order
@@ -170,14 +177,14 @@ class Moments:
             fresh = [piece for piece in pieces if moment <= self.stale.get(piece.row, moment)]
             self._note(moment, point, held, fresh)
             self.advance()
+        edited = self._rows_of(moment, edited=True)
+        pieces = [piece for piece in pieces if piece.row in edited]
         if moment in self.reached:
             for address, whole in self._settled.get(moment, {}).items():
                 held = self._put_rows(address, held, pieces, whole)
             return held
-        edited = self._rows_of(moment, edited=True)
         for piece in pieces:
-            if piece.row in edited:
-                self.stale.setdefault(piece.row, moment)
+            self.stale.setdefault(piece.row, moment)
         return held
 
     def _note(self, moment: int, point: Point, held: Any, pieces: list[Piece]) -> None:
@@ -204,6 +211,8 @@ class Moments:
     def _put_rows(
         self, address: Address, held: Any, pieces: list[Piece], whole: torch.Tensor
     ) -> Any:
+        if not pieces:
+            return held
         cut = [whole[piece.row, piece.column : piece.column + piece.count] for piece in pieces]
         new = cut[0] if len(cut) == 1 else torch.cat(cut)
         return self._reader.put(self._forms[address], held, pieces, new)

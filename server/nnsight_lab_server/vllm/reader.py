@@ -7,11 +7,13 @@ patterns are made anew, from queries and keys that are kept while the run goes o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from nnsight_lab.errors import NotSupported
+from nnsight_lab_server.vllm.attention import AttentionMath, KeyStore
 from nnsight_lab_server.vllm.forms import Form, Point
 from nnsight_lab_server.vllm.rows import Piece
 
@@ -30,15 +32,34 @@ class ModelReader:
     def __init__(self, logits_of: Callable[[torch.Tensor], torch.Tensor], model: Any) -> None:
         self._logits_of = logits_of
         self._model = model
+        self._maths: dict[str, AttentionMath] = {}
+        self._kept = KeyStore()
+        self._queries: dict[str, torch.Tensor] = {}
 
-    def see(self, point: Point, held: Any, pieces: Sequence[Piece]) -> None:
-        """Rows are at a point; note what patterns will be made of."""
+    def beside(self, patterns: Sequence[Point]) -> list[Point]:
+        """Where queries and keys come by that patterns are made of."""
+        for point in patterns:
+            self._maths[point.path] = AttentionMath.of(self._model.get_submodule(point.path))
+        return [Point("before", point.path) for point in patterns]
+
+    def see(self, point: Point, held: Any, pieces: Mapping[int, list[Piece]]) -> None:
+        """Rows are at a point; keep what patterns will be made of."""
+        math = self._maths.get(point.path)
+        if math is None or point.stage != "before":
+            return
+        q, k, v = held[0]
+        self._queries[point.path] = q.unflatten(-1, (math.heads, math.d_head))
+        k, v = (each.unflatten(-1, (math.kv_heads, -1)) for each in (k, v))
+        for piece in (piece for own in pieces.values() for piece in own):
+            rows = slice(piece.start, piece.start + piece.count)
+            self._kept.add(piece.row, point.path, piece.position, k[rows], v[rows])
 
     def take(self, form: Form, held: Any, pieces: list[Piece]) -> torch.Tensor:
         """The value of the pieces' rows: memory of its own."""
+        if form.kind == "pattern":
+            return torch.cat([self._pattern(form.point.path, piece) for piece in pieces])
         if form.kind == "logits":
-            rows = flat_rows(pieces, held.device)
-            return self._logits_of(held[rows])
+            return self._logits_of(held[flat_rows(pieces, held.device)])
         value = form.take(held)
         return value[flat_rows(pieces, value.device)]
 
@@ -46,4 +67,34 @@ class ModelReader:
         """What is held instead. The logits of vLLM's own sampling are put in where they are made."""
         if form.kind == "logits":
             return held
-        return form.put(held, flat_rows(pieces, new.device), new)
+        rows = flat_rows(pieces, new.device)
+        if form.kind == "pattern":
+            cut = new.split([piece.count for piece in pieces])
+            z = [self._mixed(form, piece, own) for piece, own in zip(pieces, cut, strict=True)]
+            flat: torch.Tensor = held.clone()
+            flat.view(len(flat), -1)[rows] = torch.cat(z).flatten(1).to(flat)
+            return flat
+        return form.put(held, rows, new)
+
+    def _pattern(self, layer: str, piece: Piece) -> torch.Tensor:
+        """What a piece's rows look at, `[rows, head, key]`, padding included."""
+        seen = piece.position + piece.count
+        keys, _ = self._kept.upto(piece.row, layer, seen)
+        queries = self._queries[layer][piece.start : piece.start + piece.count]
+        positions = torch.arange(piece.position, seen)
+        found = self._maths[layer].pattern(queries, keys, positions).transpose(0, 1)
+        whole = found.new_zeros(piece.count, found.shape[1], piece.seen)
+        whole[..., piece.pad : piece.pad + seen] = found
+        return whole
+
+    def _mixed(self, form: Form, piece: Piece, pattern: torch.Tensor) -> torch.Tensor:
+        """z of a piece's rows, by an edited pattern."""
+        seen = piece.position + piece.count
+        _, values = self._kept.upto(piece.row, form.point.path, seen)
+        known = pattern[..., piece.pad : piece.pad + seen]
+        if bool(pattern[..., piece.pad + seen :].any()):
+            raise NotSupported(
+                "The pattern is edited to look at positions that vLLM has not computed yet.",
+                hint="Leave a pattern causal, or run it on the transformers engine.",
+            )
+        return self._maths[form.point.path].mixed(known.transpose(0, 1), values)

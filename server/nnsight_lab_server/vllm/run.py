@@ -23,9 +23,9 @@ from nnsight_lab.runtime import Host, Interleaver
 from nnsight_lab_server.values import to_wire
 from nnsight_lab_server.vllm import messages as m
 from nnsight_lab_server.vllm.forms import Form, Point
-from nnsight_lab_server.vllm.moments import Reader
 from nnsight_lab_server.vllm.part import PartRun
 from nnsight_lab_server.vllm.plan import Plan
+from nnsight_lab_server.vllm.reader import ModelReader
 from nnsight_lab_server.vllm.rows import Segment
 from nnsight_lab_server.vllm.texts import Texts
 
@@ -55,7 +55,7 @@ class WorkerRun:
     plan: Plan
     served: Served
     host: Host
-    reader: Reader
+    reader: ModelReader
     send: Callable[[m.Message], None]
     closed: bool = False
     spent: float = 0.0
@@ -97,7 +97,9 @@ class WorkerRun:
     @property
     def points(self) -> tuple[Point, ...]:
         """The points of the model at which the part under way has something to do."""
-        return () if self.closed else self.part.points
+        if self.closed:
+            return ()
+        return (*self.part.points, *self.reader.beside(self.part.patterns))
 
     def takes(self, segment: Segment) -> bool:
         """Whether rows that come by are still waited for."""
@@ -114,20 +116,25 @@ class WorkerRun:
 
     def arrive(self, point: Point, held: Any) -> Any:
         """Rows of the run are at a point of the model; what is held there from now on."""
-        if not self._here:
+        if not self._here or self.closed:
             return held
-        changed = self._guarded(lambda: self.part.arrive(point, held, self._pieces))
+        changed = self._guarded(lambda: self._arrive(point, held))
         return held if self.closed or changed is None else changed
+
+    def _arrive(self, point: Point, held: Any) -> Any:
+        held = self.part.arrive(point, held, self._pieces)
+        self.reader.see(point, held, self._pieces)
+        return held
 
     def sampled(self, logits: torch.Tensor | None) -> None:
         """The step's logits are made; chosen tokens are put into them."""
-        if self._here:
+        if self._here and not self.closed:
             self._guarded(lambda: self.part.sampled(self._here, logits))
 
     def step_ends(self) -> None:
         """The engine's step is over: rows come again, the next part begins, or the run ends."""
-        if self._here:
-            self._here = ()
+        had, self._here = self._here, ()
+        if had and not self.closed:
             self._guarded(self._go_on)
 
     def _go_on(self) -> None:

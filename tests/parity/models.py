@@ -1,0 +1,168 @@
+"""Small random models of the grid's families, each saved in a folder as a checkpoint is.
+
+As `tests/support/family_models.py`, with heads of a size that vLLM's kernels know and a vocabulary
+that it has to pad. What a family has, its model here has: windows shorter than the prompts,
+soft-caps, multipliers, biases; and no weight that a wrong path could drop unseen.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+__all__ = ["D_HEAD", "D_MODEL", "VOCAB", "grid_model"]
+
+VOCAB = 97
+LAYERS = 3
+D_MODEL, D_MLP, HEADS, D_HEAD = 128, 160, 4, 32
+POSITIONS, WINDOW = 256, 8
+WINDOWS_AND_FULL = ["sliding_attention", "full_attention", "sliding_attention"]
+
+
+def _common(**options: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": VOCAB,
+        "hidden_size": D_MODEL,
+        "intermediate_size": D_MLP,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": POSITIONS,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+        "tie_word_embeddings": False,
+        **options,
+    }
+
+
+def _llama() -> Any:
+    rope = {
+        "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
+    }  # fmt: skip
+    return transformers.LlamaConfig(**_common(rope_parameters=rope))
+
+
+def _gemma(**options: Any) -> dict[str, Any]:
+    return _common(
+        head_dim=D_HEAD, sliding_window=WINDOW, query_pre_attn_scalar=48,
+        tie_word_embeddings=True, layer_types=WINDOWS_AND_FULL, **options,
+    )  # fmt: skip
+
+
+def _gemma2() -> Any:
+    return transformers.Gemma2Config(
+        **_gemma(attn_logit_softcapping=5.0, final_logit_softcapping=8.0)
+    )
+
+
+def _gemma3() -> Any:
+    rope = {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    }
+    return transformers.Gemma3TextConfig(**_gemma(rope_parameters=rope))
+
+
+def _qwen2_moe() -> Any:
+    return transformers.Qwen2MoeConfig(
+        **_common(num_experts=4, num_experts_per_tok=2, mlp_only_layers=[0]),
+        moe_intermediate_size=64,
+        shared_expert_intermediate_size=96,
+    )
+
+
+def _granite() -> Any:
+    return transformers.GraniteConfig(
+        **_common(), embedding_multiplier=6.0, residual_multiplier=0.4, logits_scaling=2.0,
+        attention_multiplier=0.1,
+    )  # fmt: skip
+
+
+def _gpt2() -> Any:
+    return transformers.GPT2Config(
+        vocab_size=VOCAB, n_embd=D_MODEL, n_inner=D_MLP, n_layer=LAYERS, n_head=HEADS,
+        n_positions=POSITIONS, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+
+
+def _gpt_neox() -> Any:
+    options = _common(use_parallel_residual=True)
+    del options["num_key_value_heads"]
+    return transformers.GPTNeoXConfig(**options)
+
+
+def _opt() -> Any:
+    return transformers.OPTConfig(
+        vocab_size=VOCAB, hidden_size=D_MODEL, ffn_dim=D_MLP, num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS, max_position_embeddings=POSITIONS, bos_token_id=0,
+        eos_token_id=0, pad_token_id=0, do_layer_norm_before=True, word_embed_proj_dim=D_MODEL,
+    )  # fmt: skip
+
+
+def _falcon() -> Any:
+    """As Falcon-40b."""
+    return transformers.FalconConfig(
+        vocab_size=VOCAB, hidden_size=D_MODEL, ffn_hidden_size=4 * D_MODEL,
+        num_hidden_layers=LAYERS, num_attention_heads=HEADS, max_position_embeddings=POSITIONS,
+        bos_token_id=0, eos_token_id=0, new_decoder_architecture=True, num_kv_heads=2,
+    )  # fmt: skip
+
+
+_CONFIGS: dict[str, Callable[[], Any]] = {
+    "llama": _llama,
+    "mistral": lambda: transformers.MistralConfig(**_common(sliding_window=WINDOW)),
+    "qwen2": lambda: transformers.Qwen2Config(**_common()),
+    "qwen3": lambda: transformers.Qwen3Config(**_common(head_dim=D_HEAD)),
+    "gemma2": _gemma2,
+    "gemma3": _gemma3,
+    "phi3": lambda: transformers.Phi3Config(**_common(sliding_window=WINDOW)),
+    "olmo2": lambda: transformers.Olmo2Config(**_common()),
+    "granite": _granite,
+    "stablelm": lambda: transformers.StableLmConfig(**_common(use_qkv_bias=True)),
+    "mixtral": lambda: transformers.MixtralConfig(
+        **_common(num_local_experts=4, num_experts_per_tok=2)
+    ),
+    "qwen2_moe": _qwen2_moe,
+    "gpt2": _gpt2,
+    "gpt_neox": _gpt_neox,
+    "opt": _opt,
+    "falcon-40b": _falcon,
+}
+
+
+def _made(config: Any, *, gains_around: float) -> Any:
+    """A model of this configuration with seeded weights; `gains_around` is a neutral norm's."""
+    module = transformers.AutoModelForCausalLM.from_config(config)
+    draw = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            noise = torch.randn(weight.shape, generator=draw)
+            gain = name.endswith("weight") and weight.dim() == 1
+            weight.copy_(noise * 0.2 + gains_around if gain else noise * 0.1)
+    if getattr(config, "attn_logit_softcapping", None):
+        # `sdpa`, which transformers 5.19 takes, leaves the cap out.
+        module.set_attn_implementation("eager")
+    return module.float().eval()
+
+
+@cache
+def grid_model(name: str) -> tuple[Any, Path]:
+    """A model by its name in `family_models`, made once, and the folder it is saved in."""
+    module = _made(_CONFIGS[name](), gains_around=0.0 if name.startswith("gemma") else 1.0)
+    folder = Path(_scratch().name) / name
+    module.save_pretrained(folder)
+    return module, folder
+
+
+@cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    """Kept until the process ends: an engine reads the checkpoint when it starts."""
+    return tempfile.TemporaryDirectory(prefix="parity-")
