@@ -271,7 +271,11 @@ class LocalExecutor:
         emit: Emit,
     ) -> tuple[int, bool]:
         """Make the forward passes; gives how many there were, and whether every text ended."""
-        host = TorchHost(self.module, dict(measured[0].tree.standard))
+        host = TorchHost(
+            self.module,
+            dict(measured[0].tree.standard),
+            cancelled=lambda: request.id in self._cancelled,
+        )
         run = Interleaver(
             plan, host, lambda name, value: emit(Saved(name, value)), request.functions
         )
