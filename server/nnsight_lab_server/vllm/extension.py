@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from nnsight_lab_server.vllm.lab import Lab
+from nnsight_lab_server.vllm.survey import SurveyWorker
 
 __all__ = ["LabWorker"]
 
 
-class LabWorker:
+class LabWorker(SurveyWorker):
     """Calls for `collective_rpc`. `self` is vLLM's worker."""
 
     model_runner: Any
