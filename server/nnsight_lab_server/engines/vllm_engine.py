@@ -177,6 +177,12 @@ class VllmEngine:
         """Whether vLLM runs, as far as is known."""
         return self._driver is not None and self._driver.alive
 
+    def stats(self) -> dict[str, int]:
+        """What the first worker says of itself: `runs` under way, `points` listened at, …"""
+        assert self._driver is not None, "begun before it is asked"
+        found: dict[str, int] = self._driver.rpc("lab_stats")[0]
+        return found
+
     def card(self) -> ModelCard:
         """The model, with the addresses that are verified on vLLM."""
         assert self._card is not None, "begun before it is served"

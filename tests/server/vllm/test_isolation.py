@@ -205,6 +205,8 @@ def test_sixteen_runs_at_once_each_get_what_they_get_alone(
         assert one.values.keys() == other.values.keys()
         for name in other.values:
             assert off(one.values[name], other.values[name]) <= CLOSE, (number, name)
+    assert engine.stats() == {"runs": 0, "points": 0, "set_aside": engine.stats()["set_aside"]}
+    assert engine.stats()["set_aside"] > 0
 
 
 def test_what_one_run_plants_is_never_in_another_ones_bytes(
