@@ -24,7 +24,7 @@ from nnsight_lab_server.vllm.discover import (
 )
 from nnsight_lab_server.vllm.forms import Form, Point
 from nnsight_lab_server.vllm.order import in_order
-from nnsight_lab_server.vllm.probe import SurveyedEngine, Written, written_forms
+from nnsight_lab_server.vllm.probe import SurveyedEngine, Written
 from nnsight_lab_server.vllm.reference import Reference
 from nnsight_lab_server.vllm.survey import Survey, read_surveys
 
@@ -39,10 +39,8 @@ def certified(reference: Reference, engine: SurveyedEngine) -> Certificate:
     surveys = [_surveyed(engine, prompt)[0][0] for prompt in reference.prompts]
     found = candidates(reference, surveys)
     tolerance = close_enough(reference.logits[0].dtype)
-    fit = {address: forms for address, forms in found.forms.items() if forms}
-    written = written_forms(reference, engine, fit, tolerance)
     points = tuple(points_in_order(surveys[0]))
-    written = in_order(reference, written, points)
+    written = in_order(reference, engine, found.forms, points, tolerance)
     apart = _while_decoding(reference, engine, written)
     entries = [
         _entry(address, found, written.get(address), apart.get(address, 0.0), tolerance)
@@ -139,9 +137,9 @@ def _patterns(reference: Reference, entries: Mapping[Address, Entry]) -> list[En
         parts = [entries.get(Address(path, name, call)) for name in ("q", "k", "v", "z")]
         found = [part for part in parts if part is not None and part.readable]
         z = entries.get(Address(path, "z", call))
-        points = {part.form.point.path for part in found if part.form is not None}
+        points = {part.form.point.path for part in found[:3] if part.form is not None}
         if len(found) < len(parts) or len(points) != 1 or z is None:
-            reason = "it is made from q, k, v and z, which were not all found at one module of vLLM"
+            reason = "it is made from q, k, v and z, which were not all found in vLLM"
             made.append(Entry(site.address, None, reason=reason))
             continue
         form = Form(site.address, Point("after", points.pop()), kind="pattern")
