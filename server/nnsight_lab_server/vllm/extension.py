@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from nnsight_lab_server.vllm.install import mend_pipeline, missing, sends
 from nnsight_lab_server.vllm.lab import Lab
+from nnsight_lab_server.vllm.served_bytes import served_from_bytes
 from nnsight_lab_server.vllm.survey import SurveyWorker
 
 __all__ = ["LabWorker"]
@@ -20,22 +22,20 @@ class LabWorker(SurveyWorker):
     model_runner: Any
     rank: int
 
+    def lab_selftest(self) -> list[str]:
+        """What this version of vLLM lacks of all we rely on."""
+        return missing(self)
+
     def lab_install(self, options: dict[str, Any]) -> None:
         """Hang the lab on this worker. options: where messages go (`send` or `channel`)."""
         if not hasattr(self, "lab"):
-            self.lab = Lab(self.model_runner, _sender(options, self.rank))
+            mend_pipeline(self.model_runner)
+            self.lab = Lab(self.model_runner, sends(options, self.rank))
 
     def lab_serve(self, served: Any) -> None:
         """Tell the lab what is known of the model; from now on, runs may come."""
-        self.lab.serve(served)
+        self.lab.serve(served_from_bytes(served) if isinstance(served, bytes) else served)
 
     def lab_forget(self, run: str) -> None:
         """Nothing more is wanted of a run."""
         self.lab.forget(run)
-
-
-def _sender(options: dict[str, Any], rank: int) -> Any:
-    send = options.get("send")
-    if send is not None:
-        return send if rank == 0 else lambda message: None
-    raise NotImplementedError

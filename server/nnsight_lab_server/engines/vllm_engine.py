@@ -1,0 +1,269 @@
+"""The engine for many at once: vLLM, with our worker in it, behind the seam of `base.py`.
+
+    load      the model on Hugging Face, for its card; vLLM; what is where in it
+    run       rows become requests; what the worker says becomes events       vllm_run.py
+    watch     vLLM lives in processes of its own, and may die
+
+One engine serves many runs: their rows share vLLM's batches, and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from uuid import uuid4
+
+from nnsight_lab.contract import (
+    Capabilities,
+    Done,
+    Emit,
+    ModelCard,
+    RunRequest,
+    Several,
+    TokenRows,
+)
+from nnsight_lab.errors import EngineFailed, NotSupported
+from nnsight_lab.executors.loading import resolve_name
+from nnsight_lab.executors.local import LocalExecutor, load_local
+from nnsight_lab.ir import Graph, ModuleSource
+from nnsight_lab.passes import Stages, check_padding
+from nnsight_lab.settings import Settings
+from nnsight_lab_server.engines.base import Engine
+from nnsight_lab_server.engines.vllm_run import VllmRun, nothing_to_run
+from nnsight_lab_server.vllm.driver import Driver, Ears, start
+from nnsight_lab_server.vllm.knowing import Learned, Surveyed, learn
+from nnsight_lab_server.vllm.messages import Message
+from nnsight_lab_server.vllm.options import VllmOptions
+from nnsight_lab_server.vllm.served_bytes import served_to_bytes
+
+__all__ = ["FEATURES", "VllmEngine", "load_vllm"]
+
+_log = logging.getLogger(__name__)
+FEATURES = frozenset({"trace", "apply", "tokens", "generate"})
+"""What a graph may ask of this engine; gradients and the inside of a forward are not among it."""
+_ELSEWHERE = "Serve the model with --engine auto or transformers, or load it in this process."
+
+
+def load_vllm(
+    name: str,
+    source: str,
+    settings: Settings,
+    *,
+    options: VllmOptions | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    executor: Callable[[], LocalExecutor] | None = None,
+    one_process: bool = False,
+) -> Engine:
+    """The engine of a model by bundled name, folder or Hugging Face id, served as `name`.
+
+    say: is told how far it is. executor: gives the model on Hugging Face, where somebody else has
+    it already. one_process: keep vLLM in this process, for tests.
+
+    Raises:
+        ModelNotFound: there is no such model.
+        EngineFailed: vLLM does not start, or is not as this version of the lab knows it.
+    """
+    say(f"{name}: loading the Hugging Face model, to compare with")
+    here = executor() if executor is not None else load_local(source, settings)
+    where, _ = resolve_name(source, settings)
+    engine = VllmEngine(name, where, options or VllmOptions(), say=say, one_process=one_process)
+    engine.begin(here)
+    return engine
+
+
+class VllmEngine:
+    """Runs graphs on vLLM, many at a time. Implements `Concurrent`, `Restartable`, `Choosy`."""
+
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        options: VllmOptions,
+        *,
+        say: Callable[[str], None] = lambda _: None,
+        one_process: bool = False,
+    ) -> None:
+        self._name = name
+        self._model = model
+        self._options = options
+        self._say = say
+        self._one_process = one_process
+        self._driver: Driver | None = None
+        self._learned: Learned | None = None
+        self._surveyed: Surveyed | None = None
+        self._card: ModelCard | None = None
+        self._runs: dict[str, VllmRun] = {}
+        self._cancelled: set[str] = set()
+        self._lost: Callable[[], None] = lambda: None
+        self._dead = False
+        self._lock = threading.Lock()
+
+    # ---------------------------------------------------------------- from start to end
+
+    def begin(self, executor: LocalExecutor) -> None:
+        """Start vLLM, and learn where in it is what the model on Hugging Face has."""
+        card = executor.card()
+        options = self._options
+        dtype = options.dtype or card.dtype
+        self._options = options = replace(options, dtype=dtype)
+        self._say(f"{self._name}: starting vLLM")
+        try:
+            self._start()
+            assert self._driver is not None, "started just now"
+            self._say(f"{self._name}: checking every name against Hugging Face")
+            self._surveyed = Surveyed(self._driver, options.batch_tokens)
+            self._learned = learn(executor, self._surveyed)
+            self._surveyed = None
+            self._card = self._served_card(self._learned.served.card)
+            self._install()
+        except BaseException:
+            self.close()
+            raise
+        self._say(f"{self._name}: ready")
+
+    def restart(self) -> None:
+        """Start vLLM once more; what was learned of the model still holds."""
+        if self._driver is not None:
+            self._driver.close()
+        self._start()
+        self._install()
+        self._dead = False
+
+    def watch(self, lost: Callable[[], None]) -> None:
+        """Call `lost` whenever vLLM dies."""
+        self._lost = lost
+
+    def close(self) -> None:
+        """Stop vLLM."""
+        self._fail_all(EngineFailed("The engine was closed."))
+        if self._driver is not None:
+            self._driver.close()
+
+    def _start(self) -> None:
+        ears = Ears(self._hear, self._ended, self._died)
+        self._driver = start(self._model, self._options, ears, one_process=self._one_process)
+        lacks = sorted({line for found in self._driver.rpc("lab_selftest") for line in found})
+        if lacks:
+            raise EngineFailed(
+                "This vLLM is not as this version of the lab knows it:\n  " + "\n  ".join(lacks),
+                hint='Install the one it was made for: pip install "nnsight-lab[server,vllm]".',
+            )
+
+    def _install(self) -> None:
+        driver, learned = self._driver, self._learned
+        assert driver is not None, "started before"
+        assert learned is not None, "learned before"
+        driver.rpc("lab_install", {"channel": driver.address})
+        driver.rpc("lab_serve", served_to_bytes(learned.served))
+
+    def _served_card(self, card: ModelCard) -> ModelCard:
+        device = "cpu" if not card.capabilities.device.startswith("cuda") else "cuda"
+        able = Capabilities("vllm", device, FEATURES & card.capabilities.features)
+        context = min(filter(None, (card.context, self._options.context)), default=0)
+        # vLLM wants room for one more token than it is asked to compute.
+        return replace(card, name=self._name, capabilities=able, context=max(0, context - 1))
+
+    # ---------------------------------------------------------------- what the server asks
+
+    @property
+    def concurrency(self) -> int:
+        """How many runs at a time."""
+        return self._options.concurrency
+
+    @property
+    def processes_alive(self) -> bool:
+        """Whether vLLM runs, as far as is known."""
+        return self._driver is not None and self._driver.alive
+
+    def card(self) -> ModelCard:
+        """The model, with the addresses that are verified on vLLM."""
+        assert self._card is not None, "begun before it is served"
+        return self._card
+
+    def source_of(self, path: str) -> ModuleSource:
+        """Nothing: what vLLM calls in a forward is not what Hugging Face calls.
+
+        Raises:
+            NotSupported: always.
+        """
+        raise NotSupported(
+            f"{self._name} is served by vLLM, which computes the inside of {path or 'the model'} in"
+            " its own way; there is no source of it.",
+            hint=_ELSEWHERE,
+        )
+
+    def check(self, graph: Graph, stages: Stages) -> None:
+        """Refuse what would give other numbers here: rows are not padded, texts have an end."""
+        check_padding(graph, stages)
+
+    def run(self, request: RunRequest, emit: Emit) -> None:
+        """Run to the end, on the caller's thread; other runs go on beside it."""
+        inputs = request.inputs
+        given = inputs.parts if isinstance(inputs, Several) else (inputs,)
+        parts = tuple(part for part in given if isinstance(part, TokenRows))
+        assert len(parts) == len(given), "admission lets prompts only through"
+        if nothing_to_run(request.graph, parts):
+            emit(Done({"run": 0.0}, steps=len(parts)))
+            return
+        # Names of runs are clients'; those of requests must be nobody else's.
+        name = uuid4().hex
+        assert self._driver is not None, "begun before anything is run"
+        run = VllmRun(name, request.graph, parts, self._driver)
+        with self._lock:
+            self._runs[name] = self._runs[request.id] = run
+            if request.id in self._cancelled:
+                run.cancel()
+        try:
+            if not self._driver.alive:  # whoever died before the run was noted did not end it
+                self._died(RuntimeError("vLLM had died before"))
+            run.follow(emit)
+        finally:
+            with self._lock:
+                del self._runs[name], self._runs[request.id]
+                self._cancelled.discard(request.id)
+
+    def cancel(self, run_id: str) -> None:
+        """End a run: its requests are aborted, the worker forgets it."""
+        with self._lock:
+            run = self._runs.get(run_id)
+            if run is None:
+                self._cancelled.add(run_id)
+        if run is not None:
+            run.cancel()
+
+    # ---------------------------------------------------------------- what the driver says
+
+    def _hear(self, message: Message) -> None:
+        run = self._runs.get(message.run)
+        if run is not None:
+            run.hear(message)
+
+    def _ended(self, id: str, error: BaseException | None) -> None:
+        if self._surveyed is not None:
+            self._surveyed.ended(id, error)
+        if error is None:
+            return
+        driver = self._driver
+        if driver is not None and not driver.alive:
+            self._died(error)
+            return
+        run = self._runs.get(id.partition("/")[0])
+        if run is not None:
+            run.refused(id, error)
+
+    def _died(self, error: BaseException) -> None:
+        with self._lock:
+            first, self._dead = not self._dead, True
+        if first:
+            self._lost()
+        failed = EngineFailed("vLLM died.")
+        failed.__cause__ = error
+        self._fail_all(failed)
+
+    def _fail_all(self, error: EngineFailed) -> None:
+        with self._lock:
+            runs = set(self._runs.values())
+        for run in runs:
+            run.lose(error)

@@ -1,0 +1,119 @@
+"""`VllmRun`: one run on vLLM, seen from the server: rows submitted, messages followed.
+
+Each row of a prompt is one request of vLLM's. The worker says when rows are to come again, when the
+next part of a session begins, and how the run ended; here that becomes requests and events.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from nnsight_lab import contract
+from nnsight_lab.contract import Emit, TokenRows
+from nnsight_lab.errors import BadInput, Cancelled, LabError
+from nnsight_lab.ir import Graph
+from nnsight_lab_server.vllm.driver import Driver, Request
+from nnsight_lab_server.vllm.messages import Done, Failed, Message, Saved, Submit, Token
+from nnsight_lab_server.vllm.plan import Errand, Plan
+
+__all__ = ["VllmRun", "nothing_to_run"]
+
+_Row: TypeAlias = tuple[int, int, tuple[int, ...]]
+
+
+def nothing_to_run(graph: Graph, parts: Iterable[TokenRows]) -> bool:
+    """Whether no forward pass is needed: nothing is asked, and no text is to be made."""
+    return not graph.nodes and all(part.generation is None for part in parts)
+
+
+class VllmRun:
+    """A run under way. `follow` is called once; the rest from any thread."""
+
+    def __init__(
+        self, name: str, graph: Graph, parts: tuple[TokenRows, ...], driver: Driver
+    ) -> None:
+        self.name = name
+        self._graph = graph
+        self._parts = parts
+        self._driver = driver
+        self._said: queue.SimpleQueue[Message | LabError] = queue.SimpleQueue()
+        self._requests: dict[tuple[int, int], str] = {}
+
+    # ---------------------------------------------------------------- from other threads
+
+    def hear(self, message: Message) -> None:
+        """The worker says something of this run."""
+        self._said.put(message)
+
+    def cancel(self) -> None:
+        """Whoever asked for the run wants it no more."""
+        self._said.put(Cancelled("The run was cancelled."))
+
+    def lose(self, error: LabError) -> None:
+        """Nothing more will come of the run."""
+        self._said.put(error)
+
+    def refused(self, id: str, error: BaseException) -> None:
+        """A request is not taken by vLLM."""
+        if id in self._requests.values():
+            self._said.put(
+                BadInput(
+                    f"vLLM does not take a prompt of this run: {error}",
+                    hint="Use fewer or shorter prompts.",
+                )
+            )
+
+    # ---------------------------------------------------------------- on the run's own thread
+
+    def follow(self, emit: Emit) -> None:
+        """Submit the first part, and go on until the run has ended."""
+        begun = time.perf_counter()
+        plan = Plan(self._graph, self._parts).to_bytes()
+        prompts = [(row, 0, ids) for row, ids in enumerate(self._parts[0].rows)]
+        self._submit(0, prompts, plan)
+        while (last := self._event(emit)) is None:
+            pass
+        self._driver.abort(self._requests.values())
+        if isinstance(last, Done):
+            seconds = {"run": time.perf_counter() - begun}
+            emit(contract.Done(seconds, steps=last.steps, ended=last.ended))
+        else:
+            if not isinstance(last, Failed):
+                self._driver.tell("lab_forget", self.name)
+            emit(contract.Failed(last.error if isinstance(last, Failed) else last))
+
+    def _event(self, emit: Emit) -> Done | Failed | LabError | None:
+        """Take one message; gives the last one."""
+        message = self._said.get()
+        match message:
+            case Saved(name=name, value=value):
+                emit(contract.Saved(name, value))
+            case Token(step=step, ids=ids):
+                emit(contract.Token(step, ids))
+            case Submit(part=part, rows=rows):
+                self._again(part, rows)
+            case _:
+                return message
+        return None
+
+    def _again(self, part: int, rows: Iterable[_Row]) -> None:
+        rows = list(rows)
+        gone = (self._requests.get((part, row)) for row, _, _ in rows)
+        self._driver.abort([id for id in gone if id is not None])
+        self._submit(part, rows)
+
+    def _submit(self, part: int, rows: Iterable[_Row], plan: bytes | None = None) -> None:
+        """Rows of a part, each with all its tokens so far; the plan goes with the first of them."""
+        requests = []
+        for row, attempt, ids in rows:
+            errand = Errand(self.name, part, row, attempt, plan)
+            plan = None
+            inputs = self._parts[part]
+            left = inputs.passes - (len(ids) - len(inputs.rows[row]))
+            name = f"{self.name}/{part}/{row}/{attempt}"
+            self._requests[part, row] = name
+            requests.append(Request(name, ids, max(1, left), salt=name, extra=errand.to_plain()))
+        self._driver.submit(requests)
