@@ -36,7 +36,7 @@ _STILL_THE_SAME = 0.2
 
 def certified(reference: Reference, engine: SurveyedEngine) -> Certificate:
     """Compare vLLM with Hugging Face, address by address."""
-    surveys = [_surveyed(engine, prompt)[0][0] for prompt in reference.prompts]
+    surveys = [_surveyed(engine, prompt)[0] for prompt in reference.prompts]
     found = candidates(reference, surveys)
     tolerance = close_enough(reference.logits[0].dtype)
     points = tuple(points_in_order(surveys[0]))
@@ -56,16 +56,14 @@ def certified(reference: Reference, engine: SurveyedEngine) -> Certificate:
     return Certificate(reference.card.name, tuple(entries), points, logits, tolerance, versions())
 
 
-def _surveyed(
-    engine: SurveyedEngine, prompt: tuple[int, ...], tokens: int = 1
-) -> tuple[list[Survey], list[int]]:
-    """The forward passes of one prompt in vLLM, and the tokens it went on with."""
+def _surveyed(engine: SurveyedEngine, prompt: tuple[int, ...], tokens: int = 1) -> list[Survey]:
+    """The forward passes of one prompt in vLLM."""
     engine.call("lab_survey_begin")
     try:
-        said = engine.forward(prompt, tokens=tokens)[0]
+        engine.forward(prompt, tokens=tokens)
     finally:
         seen = engine.call("lab_survey_end")
-    return read_surveys(seen), said
+    return read_surveys(seen)
 
 
 def _while_decoding(
@@ -73,12 +71,11 @@ def _while_decoding(
 ) -> dict[Address, float]:
     """How far values are off where vLLM computes one position at a time, from its cache."""
     prompt = reference.prompts[-1]
-    passes, said = _surveyed(engine, prompt, tokens=reference.said_tokens + 1)
+    passes = _surveyed(engine, prompt, tokens=reference.said_tokens + 1)
+    ids = [id for survey in passes for id in survey.ids]
     # Where vLLM has gone on with another token, it has another text.
-    same = takewhile(
-        lambda pair: pair[0] == pair[1], zip(said, reference.text[len(prompt) :], strict=False)
-    )
-    rows = len(prompt) + len(list(same))
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(ids, reference.text, strict=False))
+    rows = len(list(same))
     held = [{each.point: each.nested for each in survey.held} for survey in passes]
     apart: dict[Address, float] = {}
     for address, made in written.items():

@@ -8,19 +8,17 @@ The addresses of the card are those the certificate verified; their moments foll
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from nnsight_lab.contract import ModelCard
 from nnsight_lab.executors.generate import padding_of, stop_ids_of
 from nnsight_lab.executors.local import LocalExecutor
-from nnsight_lab.ir import Address, ModuleTree, Site
-from nnsight_lab_server.vllm.certificate import Certificate, certified
+from nnsight_lab_server.vllm.certificate import Certificate, CertificateStore
+from nnsight_lab_server.vllm.certify import certified
 from nnsight_lab_server.vllm.driver import Driver, Request
-from nnsight_lab_server.vllm.forms import Form
-from nnsight_lab_server.vllm.reference import canonical, reference_of
+from nnsight_lab_server.vllm.reference import reference_of
 from nnsight_lab_server.vllm.run import Served
+from nnsight_lab_server.vllm.served import served_card, served_forms
 
 __all__ = ["Learned", "Surveyed", "learn"]
 
@@ -35,50 +33,31 @@ class Learned:
     certificate: Certificate | None = None
 
 
-def learn(executor: LocalExecutor, surveyed: Surveyed) -> Learned:
-    """Compare the model in vLLM with the same on Hugging Face."""
-    certificate = certified(reference_of(executor), surveyed)
+def learn(
+    executor: LocalExecutor,
+    surveyed: Surveyed,
+    store: CertificateStore | None = None,
+    key: str = "",
+) -> Learned:
+    """Compare the model in vLLM with the same on Hugging Face, or remember that it was compared.
+
+    key: what the certificate is kept by in the store (`certificate_key`).
+    """
+    certificate = store.get(key) if store is not None else None
+    if certificate is None:
+        certificate = certified(reference_of(executor), surveyed)
+        if store is not None:
+            store.put(key, certificate)
     module = executor.module
-    card = executor.card()
-    forms = _all_names(card, certificate)
-    order = {point: place for place, point in enumerate(certificate.points)}
-    moments = {address: order[form.point] for address, form in forms.items() if form.point in order}
+    card = served_card(executor.card(), certificate)
     served = Served(
-        card=replace(
-            card,
-            tree=_less(card.tree, moments),
-            decode=None if card.decode is None else _less(card.decode, moments),
-        ),
-        forms={address: form for address, form in forms.items() if address in moments},
+        card=card,
+        forms=served_forms(card, certificate),
         stop_ids=stop_ids_of(module),
         end_pad=padding_of(module),
         pad=getattr(executor.tokenizer, "pad_token_id", None) or 0,
     )
     return Learned(served, certificate)
-
-
-def _all_names(card: ModelCard, certificate: Certificate) -> dict[Address, Form]:
-    """The verified forms, under every name an address has."""
-    found = {}
-    for address in card.tree.by_address:
-        form = certificate.forms.get(address) or certificate.forms.get(
-            canonical(card.tree, address)
-        )
-        if form is not None:
-            found[address] = replace(form, address=address)
-    return found
-
-
-def _less(tree: ModuleTree, moments: Mapping[Address, int]) -> ModuleTree:
-    """A tree with the addresses that are verified, in the order in which vLLM comes by them."""
-    sites = [
-        Site(site.address, moments[site.address], site.spec)
-        for site in tree.sites
-        if site.address in moments
-    ]
-    kept = {site.address for site in sites}
-    twins = tuple((one, two) for one, two in tree.same_as if one in kept and two in kept)
-    return replace(tree, sites=tuple(sorted(sites, key=lambda s: s.moment)), same_as=twins)
 
 
 class Surveyed:

@@ -106,9 +106,7 @@ class Lab:
             self._send(m.Failed(run, exc))
             return
         reader = ModelReader(self.logits_of, self._model)
-        made = WorkerRun(
-            run, read, self.served, self.device, self.calls, reader, self._send
-        )
+        made = WorkerRun(run, read, self.served, self.device, self.calls, reader, self._send)
         if not made.closed:
             self.runs[run] = made
         self._stand_where_needed()
