@@ -24,7 +24,7 @@ from nnsight_lab_server.vllm.discover import (
 )
 from nnsight_lab_server.vllm.forms import Form, Point
 from nnsight_lab_server.vllm.order import in_order
-from nnsight_lab_server.vllm.probe import SurveyedEngine, Written, written_forms
+from nnsight_lab_server.vllm.probe import SurveyedEngine, Written
 from nnsight_lab_server.vllm.reference import Reference
 from nnsight_lab_server.vllm.survey import Survey, read_surveys
 
@@ -36,13 +36,11 @@ _STILL_THE_SAME = 0.2
 
 def certified(reference: Reference, engine: SurveyedEngine) -> Certificate:
     """Compare vLLM with Hugging Face, address by address."""
-    surveys = [_surveyed(engine, prompt)[0][0] for prompt in reference.prompts]
+    surveys = [_surveyed(engine, prompt)[0] for prompt in reference.prompts]
     found = candidates(reference, surveys)
     tolerance = close_enough(reference.logits[0].dtype)
-    fit = {address: forms for address, forms in found.forms.items() if forms}
-    written = written_forms(reference, engine, fit, tolerance)
     points = tuple(points_in_order(surveys[0]))
-    written = in_order(reference, written, points)
+    written = in_order(reference, engine, found.forms, points, tolerance)
     apart = _while_decoding(reference, engine, written)
     entries = [
         _entry(address, found, written.get(address), apart.get(address, 0.0), tolerance)
@@ -58,18 +56,14 @@ def certified(reference: Reference, engine: SurveyedEngine) -> Certificate:
     return Certificate(reference.card.name, tuple(entries), points, logits, tolerance, versions())
 
 
-def _surveyed(
-    engine: SurveyedEngine, prompt: tuple[int, ...], tokens: int = 1
-) -> tuple[list[Survey], list[int]]:
-    """The forward passes of one prompt in vLLM, and the tokens it went on with."""
+def _surveyed(engine: SurveyedEngine, prompt: tuple[int, ...], tokens: int = 1) -> list[Survey]:
+    """The forward passes of one prompt in vLLM."""
     engine.call("lab_survey_begin")
     try:
         engine.forward(prompt, tokens=tokens)
     finally:
-        seen = read_surveys(engine.call("lab_survey_end"))
-    # It goes on with the likeliest.
-    said = [int(each.logits[-1].argmax()) for each in seen if each.logits is not None]
-    return seen, said
+        seen = engine.call("lab_survey_end")
+    return read_surveys(seen)
 
 
 def _while_decoding(
@@ -77,12 +71,11 @@ def _while_decoding(
 ) -> dict[Address, float]:
     """How far values are off where vLLM computes one position at a time, from its cache."""
     prompt = reference.prompts[-1]
-    passes, said = _surveyed(engine, prompt, tokens=reference.said_tokens + 1)
+    passes = _surveyed(engine, prompt, tokens=reference.said_tokens + 1)
+    ids = [id for survey in passes for id in survey.ids]
     # Where vLLM has gone on with another token, it has another text.
-    same = takewhile(
-        lambda pair: pair[0] == pair[1], zip(said, reference.text[len(prompt) :], strict=False)
-    )
-    rows = len(prompt) + len(list(same))
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(ids, reference.text, strict=False))
+    rows = len(list(same))
     held = [{each.point: each.nested for each in survey.held} for survey in passes]
     apart: dict[Address, float] = {}
     for address, made in written.items():
@@ -141,9 +134,9 @@ def _patterns(reference: Reference, entries: Mapping[Address, Entry]) -> list[En
         parts = [entries.get(Address(path, name, call)) for name in ("q", "k", "v", "z")]
         found = [part for part in parts if part is not None and part.readable]
         z = entries.get(Address(path, "z", call))
-        points = {part.form.point.path for part in found if part.form is not None}
+        points = {part.form.point.path for part in found[:3] if part.form is not None}
         if len(found) < len(parts) or len(points) != 1 or z is None:
-            reason = "it is made from q, k, v and z, which were not all found at one module of vLLM"
+            reason = "it is made from q, k, v and z, which were not all found in vLLM"
             made.append(Entry(site.address, None, reason=reason))
             continue
         form = Form(site.address, Point("after", points.pop()), kind="pattern")

@@ -276,7 +276,7 @@ def _layer(path: str) -> tuple[int, ...]:
 def _rank(address: Address, paths: Mapping[str, str], source: _Source) -> tuple[float, ...]:
     """How likely this is where the address is; the smallest first."""
     path, point = _path(address, paths), source.point
-    inside = {"q": "before", "k": "before", "v": "before", "z": "after"}.get(address.port)
+    inside = "before" if address.port in ("q", "k", "v") else None
     at_attention = source.attention and point.stage == inside
     stage = "after" if address.port == "output" else "before"
     likeness = difflib.SequenceMatcher(None, path, point.path).ratio()

@@ -13,7 +13,7 @@ from typing import Any
 
 from nnsight_lab.executors.generate import padding_of, stop_ids_of
 from nnsight_lab.executors.local import LocalExecutor
-from nnsight_lab_server.vllm.certificate import Certificate
+from nnsight_lab_server.vllm.certificate import Certificate, CertificateStore
 from nnsight_lab_server.vllm.certify import certified
 from nnsight_lab_server.vllm.driver import Driver, Request
 from nnsight_lab_server.vllm.reference import reference_of
@@ -33,15 +33,28 @@ class Learned:
     certificate: Certificate | None = None
 
 
-def learn(executor: LocalExecutor, surveyed: Surveyed) -> Learned:
-    """Compare the model in vLLM with the same on Hugging Face."""
-    certificate = certified(reference_of(executor), surveyed)
+def learn(
+    executor: LocalExecutor,
+    surveyed: Surveyed,
+    store: CertificateStore | None = None,
+    key: str = "",
+) -> Learned:
+    """Compare the model in vLLM with the same on Hugging Face, or remember that it was compared.
+
+    key: what the certificate is kept by in the store (`certificate_key`).
+    """
+    certificate = store.get(key) if store is not None else None
+    if certificate is None:
+        certificate = certified(reference_of(executor), surveyed)
+        if store is not None:
+            store.put(key, certificate)
+    module = executor.module
     card = served_card(executor.card(), certificate)
     served = Served(
         card=card,
         forms=served_forms(card, certificate),
-        stop_ids=stop_ids_of(executor.module),
-        end_pad=padding_of(executor.module),
+        stop_ids=stop_ids_of(module),
+        end_pad=padding_of(module),
         pad=getattr(executor.tokenizer, "pad_token_id", None) or 0,
     )
     return Learned(served, certificate)

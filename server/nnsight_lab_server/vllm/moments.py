@@ -27,7 +27,7 @@ from nnsight_lab.passes.skips import skip_moments
 from nnsight_lab.passes.stages import Stages
 from nnsight_lab.runtime import Interleaver
 from nnsight_lab.runtime.interleaver import Place
-from nnsight_lab_server.vllm.forms import Form, Point
+from nnsight_lab_server.vllm.forms import Form, Point, packed, tensor_spec_of, unpacked
 from nnsight_lab_server.vllm.rows import Piece
 from nnsight_lab_server.vllm.sheets import Layout, Sheet
 
@@ -234,7 +234,7 @@ class Moments:
     def _reach(self, moment: int, sheet: Sheet) -> None:
         here, tree = self.plan.moments[moment], self.stages.at(moment // STEP).tree
         specs = {address: tree.by_address[address].spec for address in sheet.values}
-        before = {at: _as_spec(value, specs[at]) for at, value in sheet.values.items()}
+        before = {at: _held_there(value, specs[at]) for at, value in sheet.values.items()}
         after = self.listener.hand_over(
             moment,
             before,
@@ -247,7 +247,8 @@ class Moments:
         for write in here.writes:
             at = write.address
             if at in sheet.values:
-                self._settled.setdefault(moment, {})[at] = _as_rows(after[at], sheet.values[at])
+                new = unpacked(after[at], specs[at])
+                self._settled.setdefault(moment, {})[at] = _as_rows(new, sheet.values[at])
         for skip in here.skips:
             self._settle_skip(moment, skip)
         self.has_reached(moment, after)
@@ -256,7 +257,7 @@ class Moments:
         step = moment // STEP
         tree = self.stages.at(step).tree
         _, output = skip_moments(tree, skip.address)
-        value = self.run.instead(skip)
+        value = unpacked(self.run.instead(skip), tree.by_address[skip.address].spec)
         form = self._forms[skip.address]
         whole = value.reshape(len(self._pads), -1, *form.shape)
         self._instead.setdefault(step * STEP + output, {})[skip.address] = whole
@@ -295,9 +296,15 @@ def _clipped(pieces: list[Piece], left: int) -> list[Piece]:
     return found
 
 
-def _as_spec(value: torch.Tensor, spec: Spec) -> torch.Tensor:
+def _held_there(value: torch.Tensor, spec: Spec) -> Any:
+    """What an address holds, e.g. `(tensor, None)`, from the tensor in it: `[batch, width, …]`."""
+    tensor = tensor_spec_of(spec)
+    assert tensor is not None, "forms are of addresses with one tensor"
+    return packed(_as_spec(value, tensor), spec)
+
+
+def _as_spec(value: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
     """`[batch, width, …]` with the axes that the site has."""
-    assert isinstance(spec, TensorSpec), "forms are of tensors"
     forms = [dim.form for dim in spec.dims]
     if forms == [SizeForm.BATCH]:
         return value[:, 0]

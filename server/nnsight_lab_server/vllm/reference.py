@@ -210,6 +210,7 @@ class _Forward:
                 for address in at[point]:
                     for edited in self._moved(address, value, values[address][0], list(row)):
                         moved[edited].add(address)
+                for address in at[point]:
                     if address in row:
                         delta = delta_of(address, values[address])
                         value = self._with_edit(address, value, row[address], delta, len(prompt))

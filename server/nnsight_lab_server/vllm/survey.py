@@ -71,9 +71,13 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """One forward pass: points in the order they came, and the logits of every row."""
+    """One forward pass: points in the order they came, and the logits of every row.
+
+    ids: the tokens of the rows.
+    """
 
     rows: int
+    ids: tuple[int, ...]
     held: tuple[Held, ...]
     logits: torch.Tensor | None
 
@@ -127,6 +131,18 @@ def _rows_of_step(args: Any, kwargs: Any) -> int:
     return int(positions.shape[-1])
 
 
+def _ids_of_step(args: Any, kwargs: Any) -> tuple[int, ...]:
+    ids = kwargs.get("input_ids", args[0] if args else None)
+    return tuple(map(int, ids)) if isinstance(ids, torch.Tensor) else ()
+
+
+def _without_compiled_code() -> None:
+    """Let vLLM run this step's modules one by one; hooks are not in what it has compiled."""
+    from vllm.forward_context import get_forward_context
+
+    get_forward_context().skip_compiled = True
+
+
 @dataclass
 class _Watching:
     """The hooks of one survey."""
@@ -135,6 +151,7 @@ class _Watching:
     found: list[Survey] = field(default_factory=list)
     _stack: ExitStack = field(default_factory=ExitStack)
     _rows: int = 0
+    _ids: tuple[int, ...] = ()
     _held: list[Held] = field(default_factory=list)
 
     def begin(self) -> None:
@@ -151,6 +168,8 @@ class _Watching:
         def listen(held: Any) -> None:
             if point == Point("before", ""):
                 self._rows, self._held = _rows_of_step(*held), []
+                self._ids = _ids_of_step(*held)
+                _without_compiled_code()
             self._note(point, held, attention=attention)
             if point == Point("after", ""):
                 self._finish(held)
@@ -169,7 +188,7 @@ class _Watching:
         rows, self._rows = self._rows, 0  # what computes the logits is no part of the pass
         logits = self.model.compute_logits(output) if isinstance(output, torch.Tensor) else None
         logits = None if logits is None else logits.detach().to("cpu", copy=True)
-        self.found.append(Survey(rows, tuple(self._held), logits))
+        self.found.append(Survey(rows, self._ids, tuple(self._held), logits))
 
 
 def _of_all(tensor: torch.Tensor) -> tuple[torch.Tensor, bool]:
@@ -212,6 +231,7 @@ class _Probing:
     def _enter(self, held: Any) -> None:
         # The requests are alike, so it does not matter which rows are whose.
         count = _rows_of_step(*held) // self.length
+        _without_compiled_code()
         self._now = self.edits[self._next : self._next + count]
         self._next += count
 
@@ -301,7 +321,7 @@ def _surveys_to_bytes(surveys: list[Survey]) -> bytes:
         if survey.logits is not None:
             logits = f"t{len(tensors)}"
             tensors[logits] = survey.logits
-        plain.append({"rows": survey.rows, "held": held, "logits": logits})
+        plain.append({"rows": survey.rows, "ids": survey.ids, "held": held, "logits": logits})
     return _to_bytes({"surveys": plain}, tensors)
 
 
@@ -311,6 +331,7 @@ def read_surveys(data: bytes) -> list[Survey]:
     return [
         Survey(
             survey["rows"],
+            tuple(survey["ids"]),
             tuple(
                 Held(
                     Point(*point),
