@@ -173,9 +173,10 @@ class VllmEngine:
         return self._options.concurrency
 
     @property
-    def processes_alive(self) -> bool:
-        """Whether vLLM runs, as far as is known."""
-        return self._driver is not None and self._driver.alive
+    def under_way(self) -> tuple[int, int]:
+        """How many runs there are, and how many requests of vLLM's."""
+        driver = self._driver
+        return len(set(self._runs.values())), 0 if driver is None else driver.under_way
 
     def card(self) -> ModelCard:
         """The model, with the addresses that are verified on vLLM."""
