@@ -118,5 +118,5 @@ parity: $(VENV)/.test $(if $(VLLM),$(VENV)/.vllm)
 	@$(BIN)/python -m tests.parity $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist docs/_build nnsight-lab-demo.html .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build nnsight-lab-demo.html .parity.json .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find nnsight_lab server tests docs -name __pycache__ -type d -prune -exec rm -rf {} +

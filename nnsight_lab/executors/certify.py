@@ -255,7 +255,8 @@ class _Checks:
 
     def _scaled(self, logits: torch.Tensor | None) -> torch.Tensor | None:
         """What the model makes of its unembedding: divided, as in Granite, or capped, as in Gemma."""
-        config: Any = self._module.config.get_text_config()
+        config: Any = self._module.config
+        config = config.get_text_config()
         divisor = getattr(config, "logits_scaling", None)
         cap = getattr(config, "final_logit_softcapping", None)
         if logits is not None and divisor:

@@ -72,7 +72,7 @@ def _mean_by_hand(case: Case) -> Expected:
     small = case.small
     place = small.mlp[1].format(i=1)
     mean = outputs_seen(small.module, case.reference, place)[place].flatten(0, -2).mean(0)
-    found = hooked(small.module, case.clean, after={place: lambda out: mean.expand_as(out)})
+    found = hooked(small.module, case.clean, after={place: lambda out: mean.expand_as(out).clone()})
     return Expected({"mean": mean, "logits": found["logits"]}, _before(case))
 
 
@@ -108,7 +108,8 @@ def _splice(lm: Any, case: Case) -> Values:
     encoder, encoder_bias, decoder, decoder_bias = case.sae
     with lm.trace(case.clean):
         h = lm.layers[1].output
-        features = torch.relu((h - decoder_bias) @ encoder + encoder_bias).save()
+        pushed: Any = (h - decoder_bias) @ encoder + encoder_bias
+        features = pushed.relu().save()
         error = h - (features @ decoder + decoder_bias)
         turned_up = features.clone()
         turned_up[:, :, FEATURE] += 5.0

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import nnsight_lab as nl
-from nnsight_lab.contract import Emit, Failed, ModelCard, RunEvent, RunRequest
+from nnsight_lab.contract import Emit, Failed, RunEvent, RunRequest
 from nnsight_lab.executors.local import LocalExecutor
-from nnsight_lab.ir import ModuleSource
+from nnsight_lab.settings import Settings
 from nnsight_lab_server.engines.base import Engine
 from nnsight_lab_server.engines.transformers_engine import TransformersEngine
 from tests.parity.case import Case
@@ -37,34 +37,19 @@ class Begun:
 Opened = tuple[Any, Begun]
 
 
-class _Noting:
-    """An engine, and a note of each run of it that failed after it had begun."""
+def _noting(engine: Engine, begun: Begun) -> Engine:
+    """The same engine, which notes each run of it that failed after it had begun."""
+    run = engine.run
 
-    def __init__(self, engine: Engine, begun: Begun) -> None:
-        self._engine = engine
-        self._begun = begun
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    def card(self) -> ModelCard:
-        return self._engine.card()
-
-    def source_of(self, path: str) -> ModuleSource:
-        return self._engine.source_of(path)
-
-    def run(self, request: RunRequest, emit: Emit) -> None:
+    def noted(request: RunRequest, emit: Emit) -> None:
         def note(event: RunEvent) -> None:
-            self._begun.note(event)
+            begun.note(event)
             emit(event)
 
-        self._engine.run(request, note)
+        run(request, note)
 
-    def cancel(self, run_id: str) -> None:
-        self._engine.cancel(run_id)
-
-    def close(self) -> None:
-        self._engine.close()
+    vars(engine)["run"] = noted
+    return engine
 
 
 @contextmanager
@@ -73,27 +58,34 @@ def _local(case: Case) -> Iterator[Opened]:
 
 
 @contextmanager
-def _served(load: Callable[[], Engine]) -> Iterator[Opened]:
+def _served(engine: Engine) -> Iterator[Opened]:
     begun = Begun()
-    with serving(("model", lambda: _Noting(load(), begun))) as lab:
-        with nl.connect(lab.url, TOKEN) as connected:
-            yield connected.model("model"), begun
+    noting = _noting(engine, begun)
+    with serving(("model", lambda: noting)) as lab, nl.connect(lab.url, TOKEN) as connected:
+        yield connected.model("model"), begun
 
 
-@contextmanager
-def _transformers(case: Case) -> Iterator[Opened]:
-    with _served(lambda: TransformersEngine("model", LocalExecutor(case.small.module))) as opened:
-        yield opened
+def _transformers(case: Case) -> AbstractContextManager[Opened]:
+    return _served(TransformersEngine("model", LocalExecutor(case.small.module)))
 
 
-@contextmanager
-def _vllm(case: Case) -> Iterator[Opened]:
-    if importlib.util.find_spec("nnsight_lab_server.engines.vllm_engine") is None:
-        raise NotBuilt("not built")
+def _vllm(case: Case) -> AbstractContextManager[Opened]:
     if importlib.util.find_spec("vllm") is None:
         raise NotBuilt("vLLM is not installed")
-    raise NotBuilt("not connected to the grid yet")
-    yield
+    from nnsight_lab_server.engines.vllm_engine import load_vllm
+    from nnsight_lab_server.vllm.options import VllmOptions
+
+    # Steps shorter than the longest prompts, so that prompts are cut and their pieces mixed.
+    options = VllmOptions(
+        dtype="float32", context=64, batch_tokens=32, kv_cache_gib=1 / 64,
+        engine={"max_num_seqs": 16},
+    )  # fmt: skip
+    return _served(
+        load_vllm(
+            "model", str(case.folder), Settings(), options=options, one_process=True,
+            executor=lambda: LocalExecutor(case.small.module),
+        )
+    )  # fmt: skip
 
 
 ENGINES: dict[str, Callable[[Case], AbstractContextManager[Opened]]] = {

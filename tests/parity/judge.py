@@ -51,14 +51,13 @@ def judged(
     failed = begun.failed
     at = (method.name, case.name, engine)
     try:
-        values = method.program(lm, case)
+        difference, why = compared(method.program(lm, case), expected)
     except (GraphError, NotSupported, LimitExceeded) as exc:
         if begun.failed == failed:
             return Cell(*at, REFUSED, why=_first_line(exc))
         return Cell(*at, WRONG, why=f"refused after it was queued: {_first_line(exc)}")
     except Exception as exc:  # noqa: BLE001 - the grid goes on, and says so
         return Cell(*at, WRONG, why=f"{type(exc).__name__}: {_first_line(exc)}")
-    difference, why = compared(values, expected)
     return Cell(*at, WRONG if why else SUPPORTED, difference, why)
 
 

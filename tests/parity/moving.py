@@ -78,9 +78,7 @@ def _heads_by_hand(case: Case) -> Expected:
     found = hooked(
         small.module, case.corrupted, before={path: lambda out: _put(out, head, z[head])}
     )
-    return Expected(
-        {"logits": found["logits"]}, {"logits": forward(small.module, case.corrupted)}
-    )
+    return Expected({"logits": found["logits"]}, {"logits": forward(small.module, case.corrupted)})
 
 
 def _generation(lm: Any, case: Case) -> Values:

@@ -125,9 +125,7 @@ def _features(case: Case, ids: list[int]) -> Values:
     after = {f"stream {i}": small.block.format(i=i) for i in range(LAYERS)}
     after |= {f"mlp {i}": small.mlp[1].format(i=i) for i in range(LAYERS)}
     before = {
-        f"neurons {i}": small.mlp_down.format(i=i)
-        for i in range(LAYERS)
-        if i not in small.experts
+        f"neurons {i}": small.mlp_down.format(i=i) for i in range(LAYERS) if i not in small.experts
     }
     out = outputs_seen(small.module, [ids], *after.values())
     inputs = inputs_seen(small.module, [ids], *before.values())
