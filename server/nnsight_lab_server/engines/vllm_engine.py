@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from uuid import uuid4
 
@@ -241,9 +241,9 @@ class VllmEngine:
         if run is not None:
             run.hear(message)
 
-    def _ended(self, id: str, error: BaseException | None) -> None:
+    def _ended(self, id: str, ids: Sequence[int], error: BaseException | None) -> None:
         if self._surveyed is not None:
-            self._surveyed.ended(id, error)
+            self._surveyed.ended(id, ids, error)
         if error is None:
             return
         driver = self._driver
