@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from uuid import uuid4
 
@@ -178,6 +178,12 @@ class VllmEngine:
         driver = self._driver
         return len(set(self._runs.values())), 0 if driver is None else driver.under_way
 
+    def stats(self) -> dict[str, int]:
+        """What the first worker says of itself: `runs` under way, `points` listened at, …"""
+        assert self._driver is not None, "begun before it is asked"
+        found: dict[str, int] = self._driver.rpc("lab_stats")[0]
+        return found
+
     def card(self) -> ModelCard:
         """The model, with the addresses that are verified on vLLM."""
         assert self._card is not None, "begun before it is served"
@@ -241,9 +247,9 @@ class VllmEngine:
         if run is not None:
             run.hear(message)
 
-    def _ended(self, id: str, ids: Sequence[int], error: BaseException | None) -> None:
+    def _ended(self, id: str, error: BaseException | None) -> None:
         if self._surveyed is not None:
-            self._surveyed.ended(id, ids, error)
+            self._surveyed.ended(id, error)
         if error is None:
             return
         driver = self._driver

@@ -41,3 +41,7 @@ class LabWorker(SurveyWorker):
     def lab_forget(self, run: str) -> None:
         """Nothing more is wanted of a run."""
         self.lab.forget(run)
+
+    def lab_stats(self) -> dict[str, int]:
+        """How many runs are under way, and the like."""
+        return self.lab.stats
