@@ -13,7 +13,7 @@ from typing import Any
 
 from nnsight_lab.executors.generate import padding_of, stop_ids_of
 from nnsight_lab.executors.local import LocalExecutor
-from nnsight_lab_server.vllm.certificate import Certificate
+from nnsight_lab_server.vllm.certificate import Certificate, CertificateStore
 from nnsight_lab_server.vllm.certify import certified
 from nnsight_lab_server.vllm.driver import Driver, Request
 from nnsight_lab_server.vllm.reference import reference_of
@@ -33,9 +33,18 @@ class Learned:
     certificate: Certificate | None = None
 
 
-def learn(executor: LocalExecutor, surveyed: Surveyed) -> Learned:
-    """Compare the model in vLLM with the same on Hugging Face."""
-    certificate = certified(reference_of(executor), surveyed)
+def learn(
+    executor: LocalExecutor,
+    surveyed: Surveyed,
+    store: CertificateStore | None = None,
+    key: str = "",
+) -> Learned:
+    """Compare the model in vLLM with the same on Hugging Face, or look up what came of it before."""
+    certificate = store.get(key) if store is not None else None
+    if certificate is None:
+        certificate = certified(reference_of(executor), surveyed)
+        if store is not None:
+            store.put(key, certificate)
     card = served_card(executor.card(), certificate)
     served = Served(
         card=card,
