@@ -23,13 +23,15 @@ class LabWorker(SurveyWorker):
     rank: int
 
     def lab_selftest(self) -> list[str]:
-        """What this version of vLLM lacks of all we rely on."""
-        return missing(self)
+        """What this version of vLLM lacks of all we rely on. Called first: requests may come then."""
+        found = missing(self)
+        if not found:
+            mend_pipeline(self.model_runner)
+        return found
 
     def lab_install(self, options: dict[str, Any]) -> None:
         """Hang the lab on this worker. options: where messages go (`send` or `channel`)."""
         if not hasattr(self, "lab"):
-            mend_pipeline(self.model_runner)
             self.lab = Lab(self.model_runner, sends(options, self.rank))
 
     def lab_serve(self, served: Any) -> None:
