@@ -24,10 +24,11 @@ class NotBuilt(Exception):
 
 
 class Begun:
-    """What an engine was asked to run: a refusal must come before that."""
+    """What engines were told to run: which, and how many runs failed after that."""
 
     def __init__(self) -> None:
         self.failed = 0
+        self.engines: set[str] = set()
 
     def note(self, event: RunEvent) -> None:
         """One event of a run."""
@@ -38,10 +39,12 @@ Opened = tuple[Any, Begun]
 
 
 def _noting(engine: Engine, begun: Begun) -> Engine:
-    """The same engine, which notes each run of it that failed after it had begun."""
+    """The same engine, which notes each of its runs."""
     run = engine.run
 
     def noted(request: RunRequest, emit: Emit) -> None:
+        begun.engines.add(engine.card().capabilities.engine)
+
         def note(event: RunEvent) -> None:
             begun.note(event)
             emit(event)
