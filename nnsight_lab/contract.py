@@ -123,7 +123,13 @@ class Sending:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The request passed every check."""
+    """The request passed every check.
+
+    engine: what will run it, where a model is served by several. why: why not by the first of them.
+    """
+
+    engine: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +187,10 @@ Emit: TypeAlias = Callable[[RunEvent], None]
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a finished run gave: values by name, what it cost, and the tokens of each step."""
+    """What a finished run gave: values by name, what it cost, and the tokens of each step.
+
+    engine, why: as in `Accepted`.
+    """
 
     values: Mapping[str, Any]
     seconds: Mapping[str, float]
@@ -189,6 +198,8 @@ class RunResult:
     steps: int = 1
     ended: bool = False
     tokens: tuple[tuple[int, ...], ...] = ()
+    engine: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

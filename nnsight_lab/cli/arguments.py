@@ -33,7 +33,18 @@ def _serve(serve: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="a bundled name (tiny), a folder, a Hugging Face id, or NAME=any of these",
     )
-    serve.add_argument("--engine", choices=["transformers"], default="transformers")
+    serve.add_argument(
+        "--engine",
+        choices=["transformers", "vllm", "auto"],
+        default="transformers",
+        help="vllm serves many at once; auto sends what vllm cannot do to transformers",
+    )
+    serve.add_argument(
+        "--engine-config",
+        type=Path,
+        metavar="FILE",
+        help="how vLLM is started: parallel, memory, context (TOML)",
+    )
     serve.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     serve.add_argument(
         "--port", type=_port, default=settings.port, metavar="N", help="0 takes any free one"

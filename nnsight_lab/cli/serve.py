@@ -22,6 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = ServeOptions(
         models=tuple(arguments.models),
         engine=arguments.engine,
+        engine_config=arguments.engine_config,
         host=arguments.host,
         port=arguments.port,
         token=arguments.token,

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from nnsight_lab.errors import Cancelled
 from nnsight_lab.executors.attention import listening
 from nnsight_lab.executors.inside import INSIDE, overhearing
 from nnsight_lab.executors.sites import HookPoint
@@ -34,8 +35,14 @@ OnPoint = Callable[[HookPoint, Any], Any]
 class TorchHost:
     """A torch module that can be listened to. Implements `runtime.Host`."""
 
-    def __init__(self, module: torch.nn.Module, standard: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        standard: Mapping[str, str] | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._module = module
+        self._cancelled = cancelled
         self._standard = dict(standard or {})
         self._silent = False
         self._thread = threading.get_ident()
@@ -63,6 +70,11 @@ class TorchHost:
             return function(*args, **kwargs)
         finally:
             self._silent = was
+
+    def go_on(self) -> None:
+        """Raise `Cancelled` when the run is."""
+        if self._cancelled():
+            raise Cancelled("The run was cancelled.")
 
     def weight(self, path: str, name: str) -> torch.Tensor:
         """A parameter or buffer."""

@@ -121,7 +121,7 @@ class LocalExecutor:
 
     def _make_card(self) -> ModelCard:
         first = next(self.module.parameters(), torch.empty(0))
-        features = {"trace", "apply", "gradient", "local", "local_fn"} | (
+        features = {"trace", "apply", "gradient", "source", "local", "local_fn"} | (
             {"tokens"} if self._language else set()
         )
         tree = self._measured_for(TokenRows(((0,),))).tree if self._language else ModuleTree(())
@@ -271,7 +271,11 @@ class LocalExecutor:
         emit: Emit,
     ) -> tuple[int, bool]:
         """Make the forward passes; gives how many there were, and whether every text ended."""
-        host = TorchHost(self.module, dict(measured[0].tree.standard))
+        host = TorchHost(
+            self.module,
+            dict(measured[0].tree.standard),
+            cancelled=lambda: request.id in self._cancelled,
+        )
         run = Interleaver(
             plan, host, lambda name, value: emit(Saved(name, value)), request.functions
         )

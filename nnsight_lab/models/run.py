@@ -35,6 +35,7 @@ class Run(Mapping[str, Any]):
     prompt: the inputs as the user wrote them. seconds: time by stage. sent_bytes: over the wire.
     steps: forward passes that were made. tokens: the ids sampled at each step, one a row.
     peeks: what looks at values by Python cost before this run, while its block was recorded.
+    engine, why: where several engines serve the model, which one ran this, and why not the first.
     """
 
     def __init__(
@@ -48,6 +49,8 @@ class Run(Mapping[str, Any]):
         self.sent_bytes = result.sent_bytes
         self.steps = result.steps
         self.tokens = result.tokens
+        self.engine = result.engine
+        self.why = result.why
         self._ended = result.ended
         self.peeks = PeekCost()
         order = [output.name for output in graph.outputs]
@@ -137,6 +140,8 @@ class Run(Mapping[str, Any]):
         peeks = str(self.peeks) if self.peeks.count else ""
         parts = [self.model.name, f"{total * 1e3:.1f} ms", self.how_far, peeks]
         lines = [f"<Run on {', '.join(filter(None, parts))}>"]
+        if self.why:
+            lines.append(f"  ran on {self.engine}: {self.why}")
         for name, value in self._values.items():
             lines.append(f"  {name}: {_described(value)}")
         return "\n".join(lines)

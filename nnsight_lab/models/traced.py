@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Self
 
 from nnsight_lab.contract import (
+    Accepted,
     Done,
     Emit,
     Executor,
@@ -274,9 +275,13 @@ class TracedModel(ABC):
         values: dict[str, Any] = {}
         tokens: list[tuple[int, ...]] = []
         ending: list[Done | Failed] = []
+        accepted = Accepted()
 
         def collect(event: RunEvent) -> None:
-            if isinstance(event, Saved) and is_shown(event.name):
+            nonlocal accepted
+            if isinstance(event, Accepted):
+                accepted = event
+            elif isinstance(event, Saved) and is_shown(event.name):
                 print_shown(event.name, event.value)
             elif isinstance(event, Saved):
                 values[event.name] = event.value
@@ -291,7 +296,14 @@ class TracedModel(ABC):
         match ending:
             case [Done() as done]:
                 result = RunResult(
-                    values, done.seconds, done.sent_bytes, done.steps, done.ended, tuple(tokens)
+                    values,
+                    done.seconds,
+                    done.sent_bytes,
+                    done.steps,
+                    done.ended,
+                    tuple(tokens),
+                    accepted.engine,
+                    accepted.why,
                 )
                 return Run(self, graph, inputs, prompt, result)
             case [Failed(error=error)]:

@@ -8,6 +8,7 @@
     invokes.py    which rows of a batch are an invoke's
     generation.py what a generation may be asked
     positions.py  last_positions: of how many last positions the logits are needed
+    padding.py    check_padding: that a graph does not see what fills a batch up
     shapes.py     specs of a module tree as tensors without data
     blocks.py     shapes of branches and loops
     features.py   check_features: whether an engine can do what a graph asks of it
@@ -24,6 +25,7 @@ from nnsight_lab.passes.combine import then, with_functions_named
 from nnsight_lab.passes.features import check_features
 from nnsight_lab.passes.followed import followed_parts
 from nnsight_lab.passes.live import drop_dead_nodes
+from nnsight_lab.passes.padding import check_padding
 from nnsight_lab.passes.positions import asks_for_logits, last_positions
 from nnsight_lab.passes.schedule import Moment, Schedule, schedule
 from nnsight_lab.passes.shapes import meta_of_spec
@@ -40,6 +42,7 @@ __all__ = [
     "check_features",
     "check_graph",
     "check_inputs",
+    "check_padding",
     "followed_parts",
     "drop_dead_nodes",
     "asks_for_logits",

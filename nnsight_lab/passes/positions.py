@@ -25,14 +25,14 @@ from nnsight_lab.ir import (
 from nnsight_lab.ir.literals import Arg, Ref, SliceArg
 from nnsight_lab.ir.nodes import dependencies
 
-__all__ = ["asks_for_logits", "last_positions"]
+__all__ = ["View", "asks_for_logits", "last_positions", "picked"]
 
 _HEAD = Address("lm_head", "input")
 _AT_THE_END = {_HEAD, Address("lm_head", "output"), Address("", "logits")}
 """The standard names whose rows are the ones the head is given: `[batch, pos, …]`."""
 
 
-class _View(NamedTuple):
+class View(NamedTuple):
     """A value in which the positions are still whole: which axis they are, of how many."""
 
     id: NodeId
@@ -59,8 +59,8 @@ def last_positions(graph: Graph, tree: ModuleTree) -> int | None:
         if view.id in saved:
             return None
         for use in uses.get(view.id, ()):
-            found = _picked(use, view)
-            if isinstance(found, _View):
+            found = picked(use, view)
+            if isinstance(found, View):
                 views.append(found)
             elif found is None:
                 return None
@@ -89,7 +89,7 @@ def asks_for_logits(graph: Graph, tree: ModuleTree, step: int) -> bool:
     return False
 
 
-def _reads(graph: Graph, tree: ModuleTree) -> list[_View]:
+def _reads(graph: Graph, tree: ModuleTree) -> list[View]:
     """The reads of the logits and of what the head is given; none if anything else is there."""
     head = tree.by_address.get(_HEAD)
     if head is None:
@@ -102,13 +102,13 @@ def _reads(graph: Graph, tree: ModuleTree) -> list[_View]:
         if site is None or node.step:
             return []
         if isinstance(node, Read) and node.address in _AT_THE_END:
-            found.append(_View(node.id))
+            found.append(View(node.id))
         elif site.moment >= head.moment or node.address.path == "lm_head":
             return []
     return found
 
 
-def _picked(use: Node, view: _View) -> int | _View | None:
+def picked(use: Node, view: View) -> int | View | None:
     """How many last positions a use picks, or the view in which it leaves all; None for others."""
     if not isinstance(use, Call) or use.op != "operator.getitem" or len(use.args) != 2:
         return None
@@ -128,7 +128,7 @@ def _picked(use: Node, view: _View) -> int | _View | None:
     if not all(map(_is_simple, items)):
         return None
     rank = view.rank + items.count(None) - sum(isinstance(item, int) for item in items)
-    return _View(use.id, new_axis, rank)
+    return View(use.id, new_axis, rank)
 
 
 _ALL = SliceArg(None, None, None)

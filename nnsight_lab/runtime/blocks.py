@@ -94,6 +94,7 @@ def _run(
     region: Node, which: int, given: Sequence[Any], host: Host, functions: Functions
 ) -> list[Any]:
     """What a block of a region gives. which: its place among the region's blocks."""
+    host.go_on()
     block = blocks_of(region)[which]
     values: list[Any] = []
     for node in block.nodes:

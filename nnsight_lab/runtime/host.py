@@ -31,3 +31,7 @@ class Host(Protocol):
     def weight(self, path: str, name: str) -> torch.Tensor:
         """A parameter or buffer of a module."""
         ...
+
+    def go_on(self) -> None:
+        """Called at each turn of a loop of the graph; raises when the run is to stop."""
+        ...

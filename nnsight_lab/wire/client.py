@@ -234,8 +234,8 @@ class ClientConnection:
         job.seq += 1
         event: contract.RunEvent
         match message:
-            case m.Accepted():
-                event = contract.Accepted()
+            case m.Accepted(engine=engine, why=why):
+                event = contract.Accepted(engine, why)
             case m.Queued(place=place):
                 event = contract.Queued(place)
             case m.Started():

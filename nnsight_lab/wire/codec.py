@@ -171,7 +171,7 @@ _FIELDS: dict[type[m.Message], dict[str, Reader]] = {
     m.Models: {"ask": _number, "models": _MODEL_LIST},
     m.Card: {"ask": _number, "size": read_whole},
     m.Source: {"ask": _number, "source": read_source},
-    m.Accepted: _EVENT,
+    m.Accepted: {**_EVENT, "engine": read_text, "why": read_text},
     m.Queued: {**_EVENT, "place": read_whole},
     m.Started: _EVENT,
     m.Saved: {

@@ -49,8 +49,9 @@ __all__ = [
     "Welcome",
 ]
 
-PROTOCOL = 2
-"""The version of the protocol this package speaks. 1 sent every constant with every graph."""
+PROTOCOL = 3
+"""The version of the protocol this package speaks. 1 sent every constant with every graph; 2 did
+not say which engine runs a job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +206,13 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The job passed every check."""
+    """The job passed every check. engine, why: as in `contract.Accepted`."""
 
     kind: ClassVar[str] = "accepted"
     job: int
     seq: int
+    engine: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,8 +201,8 @@ class ServerConnection:
             raise LocalProtocolError(f"Job {job} has ended, or never was.")
         seq = told.next_seq()
         match event:
-            case contract.Accepted():
-                return [encode_message(m.Accepted(job, seq))]
+            case contract.Accepted(engine=engine, why=why):
+                return [encode_message(m.Accepted(job, seq, engine, why))]
             case contract.Queued(place=place):
                 return [encode_message(m.Queued(job, seq, place))]
             case contract.Started():

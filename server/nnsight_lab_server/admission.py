@@ -36,11 +36,13 @@ def admit(
     limits: ServerLimits,
     source_of: Callable[[str], ModuleSource],
     blobs: Mapping[str, TensorData] | None = None,
+    also: Callable[[Graph, Stages], None] | None = None,
 ) -> tuple[Graph, TokenRows | Several]:
     """The graph and inputs of a job that may be queued.
 
     parts: what its traces are given, one after another. blobs: constants that came beside it.
     source_of: gives the operations inside a module, for graphs that name some.
+    also: what the engine checks by itself.
 
     Raises:
         LabError: it may not; each reason has its own class.
@@ -54,7 +56,8 @@ def admit(
             f"A graph may look inside {_SOURCES} modules.", hint="Look inside fewer at a time."
         )
     tree = tree_for_graph(read, card.tree, source_of)
-    cost = check_graph(read, Stages(tuple(Part(part, tree, card.decode) for part in parts)), inputs)
+    stages = Stages(tuple(Part(part, tree, card.decode) for part in parts))
+    cost = check_graph(read, stages, inputs)
     if cost.saved_bytes > limits.saved_bytes:
         raise LimitExceeded(
             f"The run would save {cost.saved_bytes} bytes; {limits.saved_bytes} may be sent back.",
@@ -65,6 +68,8 @@ def admit(
             f"The values of the run take {cost.peak_bytes} bytes; {limits.working_bytes} may be.",
             hint="Use fewer prompts at a time, or smaller intermediate values.",
         )
+    if also is not None:
+        also(read, stages)
     return read, inputs
 
 

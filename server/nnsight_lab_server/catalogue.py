@@ -1,4 +1,4 @@
-"""The models a server offers: by name, with their workers, states and cards.
+"""The models a server offers: by name, with their engines, states and cards.
 
 Names resolve here and only here; a client never gives a path or a revision.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from itertools import chain
 
 from nnsight_lab.contract import ModelCard
 from nnsight_lab.errors import EngineFailed, ModelNotFound
@@ -18,18 +19,21 @@ __all__ = ["Catalogue"]
 
 
 class Catalogue:
-    """One worker per model."""
+    """One worker per engine of each model."""
 
     def __init__(self, models: tuple[ServedModel, ...], *, queued: int) -> None:
         self._workers = {
-            model.name: ModelWorker(model.name, model.load, queued=queued) for model in models
+            model.name: tuple(
+                ModelWorker(model.name, load, queued=queued) for load in (model.load, *model.others)
+            )
+            for model in models
         }
         if len(self._workers) != len(models):
             raise ValueError("two models have one name")
         self._cards: dict[str, bytes] = {}
 
     def __iter__(self) -> Iterator[ModelWorker]:
-        return iter(self._workers.values())
+        return chain.from_iterable(self._workers.values())
 
     def start(self) -> None:
         """Begin to load every model."""
@@ -48,23 +52,32 @@ class Catalogue:
 
     def states(self) -> dict[str, str]:
         """The state of each model, by name."""
-        return {worker.name: worker.state.value for worker in self}
+        return {name: _state(workers).value for name, workers in self._workers.items()}
 
-    def find(self, name: str) -> tuple[ModelWorker, ModelCard]:
-        """The worker and card of a model that is ready.
+    def workers(self, name: str) -> tuple[ModelWorker, ...]:
+        """The engines of a model, ready or not, in the order they are asked.
 
         Raises:
             ModelNotFound: no model of that name is served; the nearest is offered.
-            EngineFailed: it is still loading, or could not be loaded.
         """
-        worker = self._workers.get(name)
-        if worker is None:
+        found = self._workers.get(name)
+        if found is None:
             near = difflib.get_close_matches(name, self._workers, 1, 0.4)
             nearest = f"Nearest: {near[0]!r}. " if near else ""
             served = ", ".join(map(repr, self._workers))
             raise ModelNotFound(
                 f"No model {name[:200]!r} on this server.", hint=f"{nearest}Served: {served}."
             )
+        return found
+
+    def find(self, name: str) -> tuple[ModelWorker, ModelCard]:
+        """The worker and card of the engine of a model that can do most.
+
+        Raises:
+            ModelNotFound: no model of that name is served; the nearest is offered.
+            EngineFailed: it is still loading, or could not be loaded.
+        """
+        worker = self.workers(name)[-1]
         if worker.state is not ModelState.READY or worker.engine is None:
             raise EngineFailed(
                 f"The model {name!r} is {worker.state.value}.", hint="Try again in a while."
@@ -80,17 +93,30 @@ class Catalogue:
 
     def summaries(self) -> tuple[ModelSummary, ...]:
         """The models that are ready, each in one line."""
-        engines = (worker.engine for worker in self if worker.state is ModelState.READY)
-        return tuple(_summary(engine.card()) for engine in engines if engine is not None)
+        found = []
+        for workers in self._workers.values():
+            ready = (worker.engine for worker in workers if worker.state is ModelState.READY)
+            cards = [engine.card() for engine in ready if engine is not None]
+            if cards:
+                found.append(_summary(cards))
+        return tuple(found)
 
 
-def _summary(card: ModelCard) -> ModelSummary:
+def _state(workers: tuple[ModelWorker, ...]) -> ModelState:
+    """The state of a model: ready, when every engine of it is."""
+    states = (worker.state for worker in workers)
+    return next((state for state in states if state is not ModelState.READY), ModelState.READY)
+
+
+def _summary(cards: list[ModelCard]) -> ModelSummary:
+    card = cards[-1]
     able = card.capabilities
+    engines = ", ".join(each.capabilities.engine for each in cards)
     return ModelSummary(
         name=card.name,
         architecture=card.architecture,
         dtype=card.dtype,
-        engine=able.engine,
+        engine=engines,
         device=able.device,
         layers=card.layers,
         parameters=card.parameters,

@@ -34,6 +34,7 @@ class ServerLimits:
         what it announced before those jobs end.
     connections: clients at once.
     blob_bytes: large constants of all clients together; those used longest ago go first.
+    run_s: how long one job may run, once it has started.
     """
 
     wire: WireLimits = field(default_factory=WireLimits)
@@ -49,17 +50,20 @@ class ServerLimits:
     stall_s: float = 60.0
     connections: int = 256
     blob_bytes: int = 8_192 * _MIB
+    run_s: float = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """A model to serve: the name clients know it by, and how to load its engine.
 
-    load: called once, on the thread that will run the model.
+    load: called once, on the thread that will run the model. others: engines for what the first
+        cannot run, in the order they are asked; the last can do most, and describes the model.
     """
 
     name: str
     load: Callable[[], Engine]
+    others: tuple[Callable[[], Engine], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

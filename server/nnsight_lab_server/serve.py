@@ -12,7 +12,6 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -25,19 +24,21 @@ from nnsight_lab_server.app import create_app
 from nnsight_lab_server.auth import TokenAuth, new_token
 from nnsight_lab_server.catalogue import Catalogue
 from nnsight_lab_server.config import ServedModel, ServerConfig, ServerLimits
-from nnsight_lab_server.engines.transformers_engine import load_transformers
+from nnsight_lab_server.engines.offered import served_model
 
 __all__ = ["ServeOptions", "bind", "make_server", "serve", "served_models", "server_config"]
-
-_ENGINES = {"transformers": load_transformers}
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What the command line says. models: `SOURCE` or `NAME=SOURCE`. port 0: any free one."""
+    """What the command line says. models: `SOURCE` or `NAME=SOURCE`. port 0: any free one.
+
+    engine, engine_config: see `engines/offered.py` and `vllm/options.py`.
+    """
 
     models: tuple[str, ...]
     engine: str = "transformers"
+    engine_config: Path | None = None
     host: str = "127.0.0.1"
     port: int = 8765
     token: str | None = None
@@ -53,7 +54,7 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
         LabError: a model could not be loaded.
     """
     token = _token(options)
-    config = server_config(options, token)
+    config = server_config(options, token, announce)
     listener = bind(options.host, options.port)
     url = _url(options.host, listener)
     announce(f"Loading {', '.join(model.name for model in config.models)} at {url}")
@@ -91,28 +92,35 @@ class _Watch:
         self._ready()
 
 
-def server_config(options: ServeOptions, token: str) -> ServerConfig:
-    """The configuration that options mean."""
+def server_config(
+    options: ServeOptions, token: str, say: Callable[[str], None] = lambda _: None
+) -> ServerConfig:
+    """The configuration that options mean. say: is told how far engines are that take long."""
     limits = ServerLimits(wire=WireLimits.from_settings(options.settings))
-    return ServerConfig(served_models(options), TokenAuth(token), limits)
+    return ServerConfig(served_models(options, say), TokenAuth(token), limits)
 
 
-def served_models(options: ServeOptions) -> tuple[ServedModel, ...]:
+def served_models(
+    options: ServeOptions, say: Callable[[str], None] = lambda _: None
+) -> tuple[ServedModel, ...]:
     """The models to serve, each with the name clients will use.
 
     Raises:
         NotSupported: no such engine, or two models of one name.
     """
-    load = _ENGINES.get(options.engine)
-    if load is None:
-        known = ", ".join(_ENGINES)
-        raise NotSupported(f"No engine {options.engine!r}.", hint=f"Engines: {known}.")
     found = dict(_named(model, options.settings) for model in options.models)
     if len(found) != len(options.models) or not found:
         hint = "Give each a name of its own: nnsight-lab serve NAME=MODEL …"
         raise NotSupported("The models to serve need one name each.", hint=hint)
     return tuple(
-        ServedModel(name, partial(load, name, source, options.settings))
+        served_model(
+            name,
+            source,
+            options.settings,
+            engine=options.engine,
+            file=options.engine_config,
+            say=say,
+        )
         for name, source in found.items()
     )
 

@@ -17,7 +17,7 @@ from functools import partial
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from nnsight_lab import __version__
-from nnsight_lab.contract import Failed, RunEvent, RunRequest, Saved
+from nnsight_lab.contract import Failed, RunEvent, RunRequest, Saved, Started
 from nnsight_lab.errors import Cancelled, LabError, LimitExceeded, ServerError
 from nnsight_lab.wire import BlobStore, Outgoing, ServerConnection
 from nnsight_lab.wire.events import (
@@ -31,11 +31,11 @@ from nnsight_lab.wire.events import (
     ServerEvent,
     SourceAsked,
 )
-from nnsight_lab_server.admission import admit
 from nnsight_lab_server.catalogue import Catalogue
 from nnsight_lab_server.config import ServerLimits
 from nnsight_lab_server.jobs import Job, ModelWorker
 from nnsight_lab_server.outbox import Outbox
+from nnsight_lab_server.routing import route
 
 __all__ = ["Session"]
 
@@ -57,6 +57,7 @@ class Session:
         self._outbox = Outbox(limits.backlog_bytes)
         self._submitted: asyncio.Queue[JobSubmitted | SourceAsked] = asyncio.Queue()
         self._jobs: dict[int, tuple[ModelWorker, Job]] = {}
+        self._clocks: dict[int, asyncio.TimerHandle] = {}
         self._loop = asyncio.get_running_loop()
 
     async def run(self) -> None:
@@ -79,6 +80,8 @@ class Session:
         for worker, job in list(self._jobs.values()):
             worker.cancel(job)
         self._jobs.clear()
+        for clock in self._clocks.values():
+            clock.cancel()
         self._connection.close()
 
     # ---------------------------------------------------------------- reading
@@ -187,25 +190,19 @@ class Session:
 
     async def _queue(self, submitted: JobSubmitted) -> None:
         number = submitted.job
-        worker, card = self._catalogue.find(submitted.model)
-        graph, inputs = await asyncio.to_thread(
-            admit,
-            submitted.graph,
-            submitted.parts,
-            card,
-            self._limits,
-            worker.source_of,
-            submitted.blobs,
-        )
+        workers = self._catalogue.workers(submitted.model)
+        found = await asyncio.to_thread(route, workers, submitted, self._limits)
         if number not in self._connection.jobs:
             return  # cancelled meanwhile
 
+        worker = found.worker
         job = Job(
-            request=RunRequest(f"{self._id}-{number}", graph, inputs),
+            request=RunRequest(f"{self._id}-{number}", found.graph, found.inputs),
             owner=self._id,
             emit=lambda event: self._emit(number, event),
             saved_bytes=self._limits.saved_bytes,
             may_start=lambda: not self._outbox.congested,
+            accepted=found.accepted,
         )
         self._jobs[number] = (worker, job)
         worker.submit(job)
@@ -222,8 +219,23 @@ class Session:
         if number not in self._connection.jobs:
             return
         self._outbox.put(self._connection.tell(number, event))
+        if isinstance(event, Started):
+            late = self._loop.call_later(self._limits.run_s, self._too_long, number)
+            self._clocks[number] = late
         if number not in self._connection.jobs:
             self._jobs.pop(number, None)
+            if (clock := self._clocks.pop(number, None)) is not None:
+                clock.cancel()
+
+    def _too_long(self, number: int) -> None:
+        """A job has run for as long as one may."""
+        worker, job = self._jobs[number]
+        error = LimitExceeded(
+            f"The run took longer than the {self._limits.run_s:g} s it may.",
+            hint="Make fewer forward passes at a time, or compute less inside the trace.",
+        )
+        self._tell(number, Failed(error))
+        worker.cancel(job)
 
     # ---------------------------------------------------------------- sending
 

@@ -48,6 +48,9 @@ class PaperHost:
     def apply(self, path: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         return args[0] * 10
 
+    def go_on(self) -> None:
+        pass
+
     def aside(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         return function(*args, **kwargs)
 

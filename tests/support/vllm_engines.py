@@ -1,11 +1,10 @@
 """vLLM in this process, one model at a time, for tests of what its worker sees.
 
-`surveyed(name, folder)` gives the Hugging Face model and an engine that `certificate.py` takes.
+    with in_process(folder) as engine: certified(reference, engine)
 """
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +63,8 @@ def in_process(folder: Path, **options: Any) -> Iterator[InProcess]:
     try:
         yield InProcess(llm)
     finally:
+        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
         llm.llm_engine.engine_core.shutdown()
         del llm
-        gc.collect()
+        cleanup_dist_env_and_memory()

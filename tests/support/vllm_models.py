@@ -129,6 +129,11 @@ def _bloom() -> Any:
     )  # fmt: skip
 
 
+def _cohere2() -> Any:
+    """In vLLM its window is one position longer than in Hugging Face."""
+    return transformers.Cohere2Config(**_common(sliding_window=WINDOW, layer_types=WINDOWS_AND_FULL))
+
+
 _CONFIGS: dict[str, Callable[[], Any]] = {
     "llama": _llama,
     "llama-tied": lambda: _llama(tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
@@ -154,6 +159,7 @@ _CONFIGS: dict[str, Callable[[], Any]] = {
     "falcon-7b": _falcon,
     "falcon-rw": lambda: _falcon(alibi=True, multi_query=False, parallel_attn=False, bias=True),
     "bloom": _bloom,
+    "cohere2": _cohere2,
 }
 
 VLLM_NAMES = tuple(_CONFIGS)
@@ -168,6 +174,8 @@ def _made(config: Any, *, gains_around: float) -> Any:
             noise = torch.randn(weight.shape, generator=draw)
             gain = name.endswith("weight") and weight.dim() == 1
             weight.copy_(noise * 0.2 + gains_around if gain else noise * 0.1)
+    if getattr(config, "attn_logit_softcapping", None):
+        module.set_attn_implementation("eager")  # `sdpa` leaves the soft-cap out
     return module.float().eval()
 
 

@@ -110,7 +110,7 @@ MESSAGES: st.SearchStrategy[m.Message] = st.one_of(
     st.builds(m.Missing, U32, st.lists(DIGEST, max_size=3).map(tuple)),
     st.builds(m.Models, U32, MODELS),
     st.builds(m.Card, U32, WHOLE),
-    st.builds(m.Accepted, U32, U32),
+    st.builds(m.Accepted, U32, U32, TEXT, TEXT),
     st.builds(m.Queued, U32, U32, WHOLE),
     st.builds(m.Started, U32, U32),
     st.builds(m.Saved, U32, U32, TEXT, STRUCTURE, st.lists(HEAD, max_size=3).map(tuple)),

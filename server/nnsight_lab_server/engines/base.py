@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from nnsight_lab.contract import Emit, ModelCard, RunRequest
-from nnsight_lab.ir import ModuleSource
+from nnsight_lab.ir import Graph, ModuleSource
+from nnsight_lab.passes import Stages
 
-__all__ = ["Concurrent", "Engine", "Restartable"]
+__all__ = ["Choosy", "Concurrent", "Engine", "Restartable"]
 
 
 @runtime_checkable
@@ -69,5 +70,18 @@ class Restartable(Engine, Protocol):
 
         Raises:
             Exception: it could not be started; it may be tried again.
+        """
+        ...
+
+
+@runtime_checkable
+class Choosy(Engine, Protocol):
+    """An engine that cannot run every graph its card lets through."""
+
+    def check(self, graph: Graph, stages: Stages) -> None:
+        """Look at a graph that passed all other checks, from any thread.
+
+        Raises:
+            LabError: it cannot be run here; the error has the node.
         """
         ...

@@ -27,7 +27,8 @@ from nnsight_lab.contract import (
 from nnsight_lab.errors import EngineFailed, NotSupported
 from nnsight_lab.executors.loading import resolve_name
 from nnsight_lab.executors.local import LocalExecutor, load_local
-from nnsight_lab.ir import ModuleSource
+from nnsight_lab.ir import Graph, ModuleSource
+from nnsight_lab.passes import Stages, check_padding
 from nnsight_lab.settings import Settings
 from nnsight_lab_server.engines.base import Engine
 from nnsight_lab_server.engines.vllm_run import VllmRun, nothing_to_run
@@ -73,7 +74,7 @@ def load_vllm(
 
 
 class VllmEngine:
-    """Runs graphs on vLLM, many at a time. Implements `Concurrent` and `Restartable`."""
+    """Runs graphs on vLLM, many at a time. Implements `Concurrent`, `Restartable`, `Choosy`."""
 
     def __init__(
         self,
@@ -192,6 +193,10 @@ class VllmEngine:
             " its own way; there is no source of it.",
             hint=_ELSEWHERE,
         )
+
+    def check(self, graph: Graph, stages: Stages) -> None:
+        """Refuse what would give other numbers here: rows are not padded, texts have an end."""
+        check_padding(graph, stages)
 
     def run(self, request: RunRequest, emit: Emit) -> None:
         """Run to the end, on the caller's thread; other runs go on beside it."""

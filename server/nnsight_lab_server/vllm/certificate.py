@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 
 import torch
 
@@ -106,7 +107,7 @@ class Certificate:
 
 def certified(reference: Reference, engine: SurveyedEngine) -> Certificate:
     """Compare vLLM with Hugging Face, address by address."""
-    surveys = [survey for prompt in reference.prompts for survey in _surveyed(engine, prompt)]
+    surveys = [_surveyed(engine, prompt)[0][0] for prompt in reference.prompts]
     found = candidates(reference, surveys)
     apart = _while_decoding(reference, engine, found)
     tolerance = close_enough(reference.logits[0].dtype)
@@ -127,21 +128,27 @@ def certified(reference: Reference, engine: SurveyedEngine) -> Certificate:
     return Certificate(reference.card.name, tuple(entries), points, logits, tolerance)
 
 
-def _surveyed(engine: SurveyedEngine, prompt: tuple[int, ...], tokens: int = 1) -> list[Survey]:
-    """vLLM's forward passes of one prompt."""
+def _surveyed(
+    engine: SurveyedEngine, prompt: tuple[int, ...], tokens: int = 1
+) -> tuple[list[Survey], list[int]]:
+    """vLLM's forward passes of one prompt, and the tokens it went on with."""
     engine.call("lab_survey_begin")
     try:
-        engine.forward(prompt, tokens=tokens)
+        said = engine.forward(prompt, tokens=tokens)[0]
     finally:
         seen = engine.call("lab_survey_end")
-    return read_surveys(seen)
+    return read_surveys(seen), said
 
 
 def _while_decoding(
     reference: Reference, engine: SurveyedEngine, found: Findings
 ) -> dict[Address, float]:
     """How far values are off where vLLM computes one position at a time, from its cache."""
-    passes = _surveyed(engine, reference.prompts[-1], tokens=reference.said_tokens + 1)
+    prompt = reference.prompts[-1]
+    passes, said = _surveyed(engine, prompt, tokens=reference.said_tokens + 1)
+    # Where vLLM has gone on with another token, it has another text.
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(said, reference.text[len(prompt) :]))
+    rows = len(prompt) + len(list(same))
     held = [{each.point: each.nested for each in survey.held} for survey in passes]
     apart: dict[Address, float] = {}
     for address, forms in found.forms.items():
@@ -154,8 +161,8 @@ def _while_decoding(
             apart[address] = float("inf")  # what is held has another form there
             continue
         wanted = reference.said[address]
-        same = taken.shape == wanted.shape
-        apart[address] = difference(taken, wanted) if same else float("inf")
+        alike = taken.shape == wanted.shape
+        apart[address] = difference(taken[:rows], wanted[:rows]) if alike else float("inf")
     return apart
 
 

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
@@ -78,8 +79,7 @@ class Sender:
         self._thread.join()
 
     def _work(self) -> None:
-        import zmq
-
+        zmq: Any = import_module("zmq")
         context = zmq.Context()
         socket = context.socket(zmq.PUSH)
         socket.setsockopt(zmq.LINGER, _LINGER_MS)
@@ -150,8 +150,7 @@ class Receiver:
     """
 
     def __init__(self, hear: Callable[[Message], None]) -> None:
-        import zmq
-
+        zmq: Any = import_module("zmq")
         self._hear = hear
         self.folder = _new_folder()
         self.address = f"ipc://{self.folder / 'socket'}"

@@ -22,7 +22,7 @@ from nnsight_lab_server.vllm.forms import Form, Point, Term, rows_of
 from nnsight_lab_server.vllm.reference import Reference
 from nnsight_lab_server.vllm.survey import Held, Survey
 
-__all__ = ["Findings", "candidates", "close_enough", "difference", "is_attention", "points_in_order"]
+__all__ = ["Findings", "candidates", "close_enough", "difference", "points_in_order"]
 
 _TRIED = 8
 _PIECES = 512
@@ -46,11 +46,20 @@ class _Source:
     """One tensor, or the sum of two, at one point; the rows of all prompts one after another."""
 
     point: Point
-    kind: str
+    attention: bool
     order: int
     terms: tuple[Term, ...]
     axis: int
     rows: torch.Tensor
+    columns: tuple[tuple[int, int], ...] | None = None
+    scale: float = 1.0
+
+    @property
+    def value(self) -> torch.Tensor:
+        """What a form of it takes."""
+        if self.columns is not None:
+            return torch.cat([self.rows[:, start:stop] for start, stop in self.columns], dim=1)
+        return self.rows * self.scale if self.scale != 1.0 else self.rows
 
 
 def close_enough(dtype: torch.dtype) -> float:
@@ -96,38 +105,34 @@ def candidates(reference: Reference, surveys: Sequence[Survey]) -> Findings:
         tolerance = close_enough(wanted.dtype)
         group = by_width.get(key, [])
         near = _near(wanted, firsts[key], tolerance) if group else []
-        same = [group[n] for n in near if difference(group[n].rows, wanted) <= tolerance]
-        known = [(source, None) for source in same] or list(
-            _in_columns(wanted, sources, _layer(_path(address, paths)), tolerance)
+        layer = _layer(_path(address, paths))
+        known = (
+            [group[n] for n in near if difference(group[n].rows, wanted) <= tolerance]
+            or list(_in_columns(wanted, sources, layer, tolerance))
+            or list(_in_proportion(wanted, group, layer, tolerance))
         )
-        ranked = sorted(known, key=lambda found: _rank(address, paths, *found))
+        ranked = sorted(known, key=lambda source: _rank(address, paths, source))
         shape = tuple(values[0].shape[1:])
         forms[address] = tuple(
-            (_form(address, source, columns, shape), _off(source, columns, wanted))
-            for source, columns in ranked[:_TRIED]
+            (_form(address, source, shape), difference(source.value, wanted))
+            for source in ranked[:_TRIED]
         )
         if not ranked:
             nearest[address] = _nearest(address, paths, wanted, group)
     return Findings(forms, nearest)
 
 
-def _form(
-    address: Address,
-    source: _Source,
-    columns: tuple[tuple[int, int], ...] | None,
-    shape: tuple[int, ...],
-) -> Form:
-    form = Form(address, source.point, source.terms, columns, shape, axis=source.axis)
-    return replace(form, kind="logits") if source.point.stage == "logits" else form
-
-
-def _off(
-    source: _Source, columns: tuple[tuple[int, int], ...] | None, wanted: torch.Tensor
-) -> float:
-    rows = source.rows
-    if columns is not None:
-        rows = torch.cat([rows[:, start:stop] for start, stop in columns], dim=1)
-    return difference(rows, wanted)
+def _form(address: Address, source: _Source, shape: tuple[int, ...]) -> Form:
+    return Form(
+        address,
+        source.point,
+        source.terms,
+        source.columns,
+        shape,
+        kind="logits" if source.point.stage == "logits" else "rows",
+        axis=source.axis,
+        scale=source.scale,
+    )
 
 
 def _one_after_another(values: Sequence[torch.Tensor], axis: int) -> torch.Tensor:
@@ -152,7 +157,7 @@ def _sources(surveys: Sequence[Survey]) -> Iterator[_Source]:
     logits = [survey.logits for survey in surveys]
     if all(tensor is not None for tensor in logits):
         rows = torch.cat([tensor for tensor in logits if tensor is not None])
-        yield _Source(Point("logits", ""), "", len(surveys[0].held), ((),), 0, rows)
+        yield _Source(Point("logits", ""), False, len(surveys[0].held), ((),), 0, rows)
 
 
 def _single(each: Sequence[Held], order: int, lengths: Sequence[int]) -> Iterator[_Source]:
@@ -166,7 +171,7 @@ def _single(each: Sequence[Held], order: int, lengths: Sequence[int]) -> Iterato
             ):
                 continue
             rows = _one_after_another([other for other in others if other is not None], axis)
-            yield _Source(first.point, first.kind, order, (way,), axis, rows)
+            yield _Source(first.point, first.attention, order, (way,), axis, rows)
 
 
 def _fits(first: torch.Tensor, other: torch.Tensor, axis: int, length: int) -> bool:
@@ -196,7 +201,7 @@ _Columns = tuple[tuple[int, int], ...]
 
 def _in_columns(
     wanted: torch.Tensor, sources: Sequence[_Source], layer: tuple[int, ...], tolerance: float
-) -> Iterator[tuple[_Source, _Columns]]:
+) -> Iterator[_Source]:
     """Wider tensors of the same layer that have the value among their columns."""
     for source in sources:
         wider = source.rows.shape[1] > wanted.shape[1] or (
@@ -207,7 +212,22 @@ def _in_columns(
             continue
         columns = _columns(wanted, source.rows, tolerance)
         if columns is not None:
-            yield source, columns
+            yield replace(source, columns=columns)
+
+
+def _in_proportion(
+    wanted: torch.Tensor, group: Sequence[_Source], layer: tuple[int, ...], tolerance: float
+) -> Iterator[_Source]:
+    """Tensors of the same layer that are so many times the value, everywhere."""
+    if not wanted.is_floating_point():
+        return
+    for source in group:
+        if _layer(source.point.path) != layer or source.point.stage == "logits":
+            continue
+        there = source.rows.double()
+        scale = float((there * wanted.double()).sum() / (there * there).sum().clamp(min=1e-30))
+        if scale and difference(there * scale, wanted) <= tolerance:
+            yield replace(source, scale=scale)
 
 
 def _columns(wanted: torch.Tensor, wide: torch.Tensor, tolerance: float) -> _Columns | None:
@@ -250,12 +270,12 @@ def _layer(path: str) -> tuple[int, ...]:
 
 
 def _rank(
-    address: Address, paths: Mapping[str, str], source: _Source, columns: _Columns | None
+    address: Address, paths: Mapping[str, str], source: _Source
 ) -> tuple[float, ...]:
     """How likely this is where the address is; the smallest first."""
     path, point = _path(address, paths), source.point
     inside = {"q": "before", "k": "before", "v": "before", "z": "after"}.get(address.port)
-    at_attention = is_attention(source.kind) and point.stage == inside
+    at_attention = source.attention and point.stage == inside
     stage = "after" if address.port == "output" else "before"
     likeness = difflib.SequenceMatcher(None, path, point.path).ratio()
     return (
@@ -265,14 +285,9 @@ def _rank(
         0 if stage == point.stage else 1,
         1 - likeness,
         len(source.terms),
-        len(columns or ()),
+        len(source.columns or ()),
         source.order,
     )
-
-
-def is_attention(kind: str) -> bool:
-    """Whether a class of vLLM's is its own attention layer, which is given q, k and v."""
-    return kind in {"Attention", "EncoderOnlyAttention", "ChunkedLocalAttention"}
 
 
 def _nearest(

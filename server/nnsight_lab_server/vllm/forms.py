@@ -20,6 +20,7 @@ from nnsight_lab.ir import Address, DictSpec, OpaqueSpec, Spec, TensorSpec, Tupl
 __all__ = [
     "Form",
     "Point",
+    "Stage",
     "Term",
     "form_from_plain",
     "packed",
@@ -34,10 +35,13 @@ Term: TypeAlias = tuple[str | int, ...]
 module's call; `(1,)` the second item of an output that is a tuple, `()` an output itself."""
 
 
+Stage: TypeAlias = Literal["before", "after", "logits"]
+
+
 class Point(NamedTuple):
     """Before or after a module of vLLM's own model. `logits`: after the whole model."""
 
-    stage: Literal["before", "after", "logits"]
+    stage: Stage
     path: str
 
 
@@ -50,6 +54,7 @@ class Form:
     shape: what one row holds, e.g. `(d_model,)` or `(heads, d_head)`.
     kind: `rows`, a value of each token; `pattern`, made anew from q and k; `logits`.
     axis: which axis of the tensors the rows lie along; 1 for `[1, rows, d_model]`.
+    scale: the value is so many times what is there; some models scale elsewhere than vLLM does.
     """
 
     address: Address
@@ -59,6 +64,7 @@ class Form:
     shape: tuple[int, ...] = ()
     kind: Literal["rows", "pattern", "logits"] = "rows"
     axis: int = 0
+    scale: float = 1.0
 
     def take(self, held: Any) -> torch.Tensor:
         """The value of every row of the step, `[rows, *shape]`."""
@@ -68,6 +74,8 @@ class Form:
         if self.columns is not None:
             pieces = [value[:, start:stop] for start, stop in self.columns]
             value = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+        if self.scale != 1.0:
+            value = value * self.scale
         return value.reshape(len(value), *self.shape)
 
     def put(self, held: Any, rows: torch.Tensor, new: torch.Tensor) -> Any:
@@ -76,6 +84,8 @@ class Form:
         Nothing that was held is changed: other rows, and other readers of it, keep theirs.
         """
         flat = new.reshape(len(rows), prod(self.shape))
+        if self.scale != 1.0:
+            flat = flat / self.scale
         for number, term in enumerate(self.terms):
             tensor = tensor_at(held, term)
             given = flat if number == 0 else torch.zeros_like(flat)
@@ -107,6 +117,7 @@ class Form:
             "shape": list(self.shape),
             "kind": self.kind,
             "axis": self.axis,
+            "scale": self.scale,
         }
 
 
@@ -121,6 +132,7 @@ def form_from_plain(plain: Mapping[str, Any]) -> Form:
         shape=tuple(plain["shape"]),
         kind=plain["kind"],
         axis=plain["axis"],
+        scale=plain["scale"],
     )
 
 

@@ -18,6 +18,7 @@ import torch
 
 from nnsight_lab.errors import EngineFailed, LabError
 from nnsight_lab_server.vllm import messages as m
+from nnsight_lab_server.vllm.calls import VllmCalls
 from nnsight_lab_server.vllm.forms import Point
 from nnsight_lab_server.vllm.plan import Errand, Plan
 from nnsight_lab_server.vllm.reader import ModelReader
@@ -40,13 +41,13 @@ class Lab:
         self._leave: dict[Point, Callable[[], None]] = {}
         self._segments: dict[str, list[Segment]] = {}
         self._counts: dict[str, int] = {}
-        self._deaf = False
         self.device: torch.device = runner.device
         self._model = runner.get_model()
         self._execute = runner.execute_model
         self._logits = self._model.compute_logits
         runner.execute_model = self._execute_model
         self._model.compute_logits = self._compute_logits
+        self.calls = VllmCalls(self._model, runner.vllm_config)
         self._watch = self._model.register_forward_pre_hook(self._before_model)
 
     def remove(self) -> None:
@@ -105,7 +106,9 @@ class Lab:
             self._send(m.Failed(run, exc))
             return
         reader = ModelReader(self.logits_of, self._model)
-        made = WorkerRun(run, read, self.served, self, reader, self._send)
+        made = WorkerRun(
+            run, read, self.served, self.device, self.calls, reader, self._send
+        )
         if not made.closed:
             self.runs[run] = made
         self._stand_where_needed()
@@ -131,7 +134,7 @@ class Lab:
 
     def _compute_logits(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         logits = self._logits(hidden, *args, **kwargs)
-        if not self._deaf:
+        if not self.calls.silent:
             for run in self._active():
                 run.sampled(logits)
         return logits
@@ -170,23 +173,9 @@ class Lab:
                 self._leave[point] = stand(self._model, point, listener)
 
     def _arrive(self, point: Point, held: Any) -> Any:
-        if self._deaf:
+        if self.calls.silent:
             return None
         changed = held
         for run in self._active():
             changed = run.arrive(point, changed)
         return None if changed is held else changed
-
-    # ------------------------------------------------------------------ what graphs call
-
-    def apply(self, path: str, args: tuple[Any, ...], kwargs: Any) -> Any:
-        """Call a module out of its order; no moment comes of it. Implements `runtime.Host`."""
-        raise NotImplementedError
-
-    def aside(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
-        """Never called: functions of a user's do not come here."""
-        raise AssertionError("local functions do not travel")
-
-    def weight(self, path: str, name: str) -> torch.Tensor:
-        """A parameter as Hugging Face has it."""
-        raise NotImplementedError

@@ -30,7 +30,7 @@ from nnsight_lab_server.vllm.survey import changed
 
 __all__ = ["Reference", "canonical", "delta_of", "edited_positions", "reference_of"]
 
-_LENGTHS = (7, 5)
+_SHORT_WINDOW = 64
 _SAID = 3
 _COLUMNS = 1024
 _EDITS_AT_ONCE = 16
@@ -91,7 +91,7 @@ def delta_of(address: Address, values: tuple[torch.Tensor, ...]) -> torch.Tensor
 def reference_of(executor: LocalExecutor) -> Reference:
     """Run the module on the prompts, plain and edited."""
     card = executor.card()
-    prompts = _prompts(card)
+    prompts = _prompts(card, _window(executor))
     measured = executor.measured_for(TokenRows(prompts[:1]))
     rows, unfit = _fit_addresses(measured.tree)
     forward = _Forward(executor, measured)
@@ -111,9 +111,17 @@ def reference_of(executor: LocalExecutor) -> Reference:
     return Reference(card, prompts, values, unfit, columns, logits, edited, text, said)
 
 
-def _prompts(card: ModelCard) -> tuple[tuple[int, ...], ...]:
+def _window(executor: LocalExecutor) -> int:
+    """How many positions the model's local attention sees; 0 when it has none."""
+    config: Any = getattr(executor.module, "config", None)
+    return int(getattr(config.get_text_config(), "sliding_window", None) or 0) if config else 0
+
+
+def _prompts(card: ModelCard, window: int) -> tuple[tuple[int, ...], ...]:
+    """Random ids. Where the window is short, one prompt is longer than it."""
     draw = torch.Generator().manual_seed(5)
-    lengths = [min(length, card.context or length) for length in _LENGTHS]
+    longest = window + 3 if 0 < window <= _SHORT_WINDOW else 0
+    lengths = [min(length, card.context or length) for length in (max(longest, 7), 5)]
     ids = [torch.randint(1, card.vocab, (length,), generator=draw) for length in lengths]
     return tuple(tuple(map(int, row)) for row in ids)
 

@@ -19,10 +19,11 @@ from nnsight_lab.errors import EngineFailed, LabError, LimitExceeded
 from nnsight_lab.executors.listen import Listener
 from nnsight_lab.ir import Address
 from nnsight_lab.passes import Part, Stages, schedule
-from nnsight_lab.runtime import Host, Interleaver
+from nnsight_lab.runtime import Interleaver
 from nnsight_lab_server.values import to_wire
 from nnsight_lab_server.vllm import messages as m
 from nnsight_lab_server.vllm.forms import Form, Point
+from nnsight_lab_server.vllm.hosting import Calls, RunHost
 from nnsight_lab_server.vllm.part import PartRun
 from nnsight_lab_server.vllm.plan import Plan
 from nnsight_lab_server.vllm.reader import ModelReader
@@ -54,11 +55,13 @@ class WorkerRun:
     id: str
     plan: Plan
     served: Served
-    host: Host
+    device: torch.device
+    calls: Calls
     reader: ModelReader
     send: Callable[[m.Message], None]
     closed: bool = False
     spent: float = 0.0
+    _since: float | None = None
     _here: tuple[Segment, ...] = ()
     _pieces: dict[int, list[Any]] = field(default_factory=dict)
 
@@ -70,14 +73,15 @@ class WorkerRun:
         card, plan = self.served.card, self.plan
         self.stages = Stages(tuple(Part(rows, card.tree, card.decode) for rows in plan.parts))
         self.schedule = schedule(plan.graph, self.stages)
-        self._run = Interleaver(self.schedule, self.host, self._saved)
+        host = RunHost(self.device, self.calls, card.tree.module_of, self._check_time)
+        self._run = Interleaver(self.schedule, host, self._saved)
         self._listener = Listener(self._run, self.schedule, self.stages, lambda: False)
         self._run.begin()
         self.part = self._part(0, 0)
 
     def _part(self, number: int, begins: int) -> PartRun:
         served, inputs = self.served, self.plan.parts[number]
-        texts = Texts(inputs, self.host.device, stop_ids=served.stop_ids, pad=served.end_pad)
+        texts = Texts(inputs, self.device, stop_ids=served.stop_ids, pad=served.end_pad)
         self.number = number
         return PartRun(
             inputs,
@@ -166,12 +170,10 @@ class WorkerRun:
 
     def _guarded(self, function: Callable[[], Any]) -> Any:
         """Call; whatever happens ends this run only."""
-        begun = time.perf_counter()
+        self._since = time.perf_counter()
         try:
             result = function()
-            self.spent += time.perf_counter() - begun
-            if self.spent > self.plan.seconds and not self.closed:
-                self._over_time()
+            self._check_time()
             return result
         except LabError as exc:
             self.fail(exc)
@@ -179,13 +181,19 @@ class WorkerRun:
             failure = EngineFailed(f"The run stopped in the worker: {type(exc).__name__}: {exc}")
             failure.__cause__ = exc
             self.fail(failure)
+        finally:
+            self.spent += time.perf_counter() - self._since
+            self._since = None
         return None
 
-    def _over_time(self) -> None:
-        raise LimitExceeded(
-            f"The run took more than the {self.plan.seconds:g} seconds it may take of a worker.",
-            hint="Compute less inside the trace: save the value, and go on after the block.",
-        )
+    def _check_time(self) -> None:
+        now = time.perf_counter()
+        spent = self.spent + now - (self._since or now)
+        if spent > self.plan.seconds and not self.closed:
+            raise LimitExceeded(
+                f"The run took more than the {self.plan.seconds:g} seconds it may take of a worker.",
+                hint="Compute less inside the trace: save the value, and go on after the block.",
+            )
 
     def fail(self, error: LabError) -> None:
         """End the run with an error."""

@@ -16,12 +16,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from safetensors.torch import load, save
 
-from nnsight_lab_server.vllm.forms import Form, Point, Term, form_from_plain
+from nnsight_lab_server.vllm.forms import Form, Point, Stage, Term, form_from_plain
+from nnsight_lab_server.vllm.standing import is_attention, stand
 
 __all__ = [
     "Edit",
@@ -36,14 +38,18 @@ __all__ = [
 ]
 
 _DEPTH = 3
+_STAGES: tuple[Stage, ...] = ("before", "after")
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What was at one point: a tensor at each way into it. kind: the class of the module."""
+    """What was at one point: a tensor at each way into it.
+
+    attention: whether the module is an attention layer of vLLM's, which is given q, k and v.
+    """
 
     point: Point
-    kind: str
+    attention: bool
     tensors: Mapping[Term, torch.Tensor]
 
     @property
@@ -130,40 +136,30 @@ class _Watching:
 
     def begin(self) -> None:
         for path, module in self.model.named_modules():
-            kind = type(module).__name__
-            before = module.register_forward_pre_hook(
-                self._before(path, kind), with_kwargs=True
-            )
-            after = module.register_forward_hook(self._after(path, kind))
-            self._stack.callback(before.remove)
-            self._stack.callback(after.remove)
+            for stage in _STAGES:
+                listener = self._listener(Point(stage, path), is_attention(module))
+                self._stack.callback(stand(self.model, Point(stage, path), listener))
 
     def end(self) -> bytes:
         self._stack.close()
         return _surveys_to_bytes(self.found)
 
-    def _before(self, path: str, kind: str) -> Callable[..., None]:
-        def hook(_: Any, args: Any, kwargs: Any) -> None:
-            if not path:
-                self._rows, self._held = _rows_of_step(args, kwargs), []
-            self._note(Point("before", path), kind, (args, kwargs))
+    def _listener(self, point: Point, attention: bool) -> Callable[[Any], None]:
+        def listen(held: Any) -> None:
+            if point == Point("before", ""):
+                self._rows, self._held = _rows_of_step(*held), []
+            self._note(point, held, attention=attention)
+            if point == Point("after", ""):
+                self._finish(held)
 
-        return hook
+        return listen
 
-    def _after(self, path: str, kind: str) -> Callable[..., None]:
-        def hook(_: Any, __: Any, output: Any) -> None:
-            self._note(Point("after", path), kind, output)
-            if not path:
-                self._finish(output)
-
-        return hook
-
-    def _note(self, point: Point, kind: str, value: Any) -> None:
+    def _note(self, point: Point, value: Any, *, attention: bool) -> None:
         if self._rows:
             seen = tensors_in(value, self._rows)
             # A copy: what follows may compute in place.
             copies = {way: tensor.detach().to("cpu", copy=True) for way, tensor in seen}
-            self._held.append(Held(point, kind, copies))
+            self._held.append(Held(point, attention, copies))
 
     def _finish(self, output: Any) -> None:
         rows, self._rows = self._rows, 0  # what computes the logits is no part of the pass
@@ -186,38 +182,25 @@ class _Probing:
     _next: int = 0
 
     def begin(self) -> None:
-        modules = dict(self.model.named_modules())
-        top = self.model.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True)
-        self._stack.callback(top.remove)
-        for point in dict.fromkeys(edit.form.point for edit in self.edits):
-            if point.stage == "logits":
-                continue
-            module = modules[point.path]
-            handle = (
-                module.register_forward_pre_hook(self._before(point), with_kwargs=True)
-                if point.stage == "before"
-                else module.register_forward_hook(self._after(point))
-            )
-            self._stack.callback(handle.remove)
-        last = self.model.register_forward_hook(self._leave)
-        self._stack.callback(last.remove)
+        points = {edit.form.point for edit in self.edits if edit.form.point.stage != "logits"}
+        self._stand(Point("before", ""), self._enter)
+        for point in points:
+            self._stand(point, partial(self._edited, point))
+        self._stand(Point("after", ""), self._leave)
+
+    def _stand(self, point: Point, listener: Callable[[Any], Any]) -> None:
+        self._stack.callback(stand(self.model, point, listener))
 
     def end(self) -> bytes:
         self._stack.close()
         logits = torch.cat(self.logits) if self.logits else torch.empty(0)
         return _to_bytes({}, {"logits": logits})
 
-    def _enter(self, _: Any, args: Any, kwargs: Any) -> None:
+    def _enter(self, held: Any) -> None:
         # The requests are alike, so it does not matter which rows are whose.
-        count = _rows_of_step(args, kwargs) // self.length
+        count = _rows_of_step(*held) // self.length
         self._now = self.edits[self._next : self._next + count]
         self._next += count
-
-    def _before(self, point: Point) -> Callable[..., Any]:
-        return lambda _, args, kwargs: self._edited(point, (args, kwargs))
-
-    def _after(self, point: Point) -> Callable[..., Any]:
-        return lambda _, __, output: self._edited(point, output)
 
     def _edited(self, point: Point, held: Any) -> Any:
         for number, edit in enumerate(self._now):
@@ -225,7 +208,7 @@ class _Probing:
                 held = edit.made(held, number * self.length)
         return held
 
-    def _leave(self, _: Any, __: Any, output: Any) -> None:
+    def _leave(self, output: Any) -> None:
         if not self._now or not isinstance(output, torch.Tensor):
             return
         now, self._now = self._now, []
@@ -299,7 +282,7 @@ def _surveys_to_bytes(surveys: list[Survey]) -> bytes:
             for way, tensor in each.tensors.items():
                 ways.append([list(way), f"t{len(tensors)}"])
                 tensors[f"t{len(tensors)}"] = tensor
-            held.append([list(each.point), each.kind, ways])
+            held.append([list(each.point), each.attention, ways])
         logits = None
         if survey.logits is not None:
             logits = f"t{len(tensors)}"
@@ -315,8 +298,8 @@ def read_surveys(data: bytes) -> list[Survey]:
         Survey(
             survey["rows"],
             tuple(
-                Held(Point(*point), kind, {tuple(way): tensors[name] for way, name in ways})
-                for point, kind, ways in survey["held"]
+                Held(Point(*point), attention, {tuple(way): tensors[name] for way, name in ways})
+                for point, attention, ways in survey["held"]
             ),
             None if survey["logits"] is None else tensors[survey["logits"]],
         )
