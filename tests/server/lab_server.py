@@ -190,7 +190,7 @@ class Serving:
 
 @contextmanager
 def serving(
-    *engines: tuple[str, Callable[[], Engine]],
+    *engines: tuple[str, Callable[[], Engine]] | ServedModel,
     limits: ServerLimits | None = None,
     wait: bool = True,
 ) -> Iterator[Serving]:
@@ -198,7 +198,9 @@ def serving(
 
     wait: begin the block when every model is loaded.
     """
-    models = tuple(ServedModel(name, load) for name, load in engines)
+    models = tuple(
+        each if isinstance(each, ServedModel) else ServedModel(*each) for each in engines
+    )
     config = ServerConfig(models, TokenAuth(TOKEN), limits or ServerLimits())
     app = create_app(config)
     listener = bind("127.0.0.1", 0)
