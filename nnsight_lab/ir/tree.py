@@ -176,12 +176,16 @@ class ModuleTree:
     same_as: addresses that hold the very same value under another name, e.g. the module path
         `model.layers.0` for the standard name `layers.0`; the recorder keeps one cell for both.
     standard: standard names that are modules too, e.g. `norm` is `model.norm`.
+    refused: addresses that the model has and this engine does not serve, and why.
+    read_only: sites that this engine does not take an edit at, and why.
     """
 
     modules: tuple[ModuleCard, ...]
     sites: tuple[Site, ...] = ()
     same_as: tuple[tuple[Address, Address], ...] = ()
     standard: tuple[tuple[str, str], ...] = field(default=())
+    refused: tuple[tuple[Address, str], ...] = ()
+    read_only: tuple[tuple[Address, str], ...] = ()
 
     @cached_property
     def generating(self) -> ModuleTree:
@@ -254,6 +258,20 @@ class ModuleTree:
     def reaches(self, address: Address) -> bool:
         """Whether a graph may name an address, under whichever of its names."""
         return address in self.by_address or self.one_name.get(address) in self.by_address
+
+    @cached_property
+    def _refusals(self) -> tuple[dict[Address, str], dict[Address, str]]:
+        return dict(self.refused), dict(self.read_only)
+
+    def why_refused(self, address: Address) -> str | None:
+        """Why this engine does not serve an address that the model has; None where it does."""
+        refused, _ = self._refusals
+        return refused.get(address, refused.get(self.one_name.get(address, address)))
+
+    def why_read_only(self, address: Address) -> str | None:
+        """Why an address takes no edit on this engine; None where it does."""
+        _, read_only = self._refusals
+        return read_only.get(address, read_only.get(self.one_name.get(address, address)))
 
     @cached_property
     def paths(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
     live.py       drop_dead_nodes: every node left serves an output or does something
     stages.py     Stages: the forward passes of a run, and what each can be asked
     schedule.py   schedule: which nodes run at which moment of a run
+    refusals.py   places that an engine does not serve, or takes no edit at
     skips.py      modules that do not run: that nothing inside is named
     sweeps.py     backward passes: in which order gradients arrive
     invokes.py    which rows of a batch are an invoke's

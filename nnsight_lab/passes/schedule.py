@@ -28,6 +28,7 @@ from nnsight_lab.ir import (
     Write,
 )
 from nnsight_lab.ir.nodes import dependencies, has_value
+from nnsight_lab.passes.refusals import check_editable, check_served
 from nnsight_lab.passes.skips import (
     check_skippable,
     check_skips,
@@ -89,10 +90,12 @@ def find_moment(tree: ModuleTree, address: Address) -> int:
 
     Raises:
         AddressNotFound: it never does; the nearest address is named.
+        NotSupported: it does, but this engine does not serve it.
     """
     site = tree.by_address.get(address)
     if site is not None:
         return site.moment
+    check_served(tree, address)
     known = {str(other): other for other in tree.by_address}
     near = difflib.get_close_matches(str(address), list(known), 1, 0.5)
     same_place = [other for other in tree.by_address if other.path == address.path]
@@ -139,7 +142,11 @@ def schedule(graph: Graph, stages: ModuleTree | Stages) -> Schedule:
 
 def _moment(stages: Stages, node: Read | Write) -> int:
     step = stages.step_of(node.address, node.step)
-    return step * STEP + find_moment(stages.at(step).tree, node.address)
+    tree = stages.at(step).tree
+    moment = find_moment(tree, node.address)
+    if isinstance(node, Write):
+        check_editable(tree, node.address)
+    return step * STEP + moment
 
 
 def _moments_of_nodes(graph: Graph, stages: Stages) -> dict[NodeId, int]:
@@ -166,7 +173,7 @@ def _moments_of_nodes(graph: Graph, stages: Stages) -> dict[NodeId, int]:
                     when[node.id] = max(AFTER, after(ready // STEP))
                 case _:
                     when[node.id] = ready
-        except (AddressNotFound, BadInput, WriteTooEarly) as exc:
+        except (AddressNotFound, BadInput, NotSupported, WriteTooEarly) as exc:
             exc.node = node.id
             raise exc.at(node.where)
     return when

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from nnsight_lab.errors import AddressNotFound, GraphError, SourceLine, WriteTooEarly
 from nnsight_lab.ir import STEP, Address, Graph, ModuleTree, NodeId, Read, Skip, Write
+from nnsight_lab.passes.refusals import check_editable, check_served
 from nnsight_lab.passes.stages import Stages
 
 __all__ = [
@@ -32,12 +33,17 @@ def check_skippable(tree: ModuleTree, address: Address) -> None:
 
     Raises:
         AddressNotFound: it is another place, or a standard name.
+        NotSupported: this engine does not serve what goes into the module, or takes no edit of
+            what comes out of it.
     """
     if address.port != "output" or address.path not in tree.by_path:
         raise AddressNotFound(
             f"{address} is not the output of a module, so it cannot be skipped.",
             hint="A graph names a skipped module by the model's own path.",
         )
+    check_served(tree, Address(address.path, "input", address.call))
+    check_served(tree, address)
+    check_editable(tree, address)
 
 
 def inside_skipped(

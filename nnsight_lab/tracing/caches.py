@@ -16,12 +16,13 @@ import torch
 from nnsight_lab.errors import AddressNotFound, BadInput, NotSaved
 from nnsight_lab.ir import Address, ModuleTree, OpaqueSpec
 from nnsight_lab.kernels.infer import map_tensors
+from nnsight_lab.passes.refusals import check_served
 from nnsight_lab.passes.shapes import describe, module_path
 from nnsight_lab.tracing.envoy import Envoy, path_of
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.regions import refuse_inside
-from nnsight_lab.tracing.source import for_the_user, standing_at, user_line
+from nnsight_lab.tracing.source import at_line, for_the_user, standing_at, user_line
 
 __all__ = ["Cache", "CachedModule", "Modules", "declare_cache"]
 
@@ -214,6 +215,8 @@ def declare_cache(
         if there:
             found[path] = there
         elif asked:
+            for port in ports:
+                at_line(where, check_served, tree, Address(path, port))
             raise _unreached(path, ports).at(where)
     if not found:
         raise BadInput("There is nothing to cache.", hint="Name modules that the model runs.").at(

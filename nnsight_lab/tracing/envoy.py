@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from nnsight_lab.errors import AddressNotFound, GraphError, OpNotAllowed, SourceLine
+from nnsight_lab.errors import AddressNotFound, GraphError, LabError, OpNotAllowed, SourceLine
 from nnsight_lab.ir import TOKENS, Address, ModuleSource, ModuleTree
+from nnsight_lab.passes.refusals import not_served
 from nnsight_lab.passes.shapes import module_path, weight_meta
 from nnsight_lab.tracing.aliases import Aliases
 from nnsight_lab.tracing.attached import Attached, Attachments
@@ -291,7 +292,10 @@ class Envoy:
         weights = (name for name, _ in (card.weights if card else ()))
         return list(dict.fromkeys((*self._ports(tree), *below, *weights, *aliases, *own)))
 
-    def _unknown(self, tree: ModuleTree, name: str) -> AddressNotFound:
+    def _unknown(self, tree: ModuleTree, name: str) -> LabError:
+        refused = not_served(tree, self._address(name))
+        if refused is not None:
+            return refused.at(user_line())
         near = difflib.get_close_matches(name, self._names(tree), 1, 0.6)
         here = self._path or "the model"
         where: SourceLine | None = user_line()

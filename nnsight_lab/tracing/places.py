@@ -19,6 +19,7 @@ from nnsight_lab.kernels import Unknown
 from nnsight_lab.kernels.arguments import without_numpy
 from nnsight_lab.passes.check import check_fits
 from nnsight_lab.passes.invokes import check_separable
+from nnsight_lab.passes.refusals import check_editable
 from nnsight_lab.passes.schedule import too_early
 from nnsight_lab.passes.shapes import meta_of_spec
 from nnsight_lab.tracing.cells import Cell, Value, place_and_line
@@ -253,6 +254,7 @@ class Places(Part):
 
         Raises:
             ShapeMismatch: the value does not fit the place.
+            NotSupported: this engine takes no edit there.
             WriteTooEarly: the value is made after the model has passed the place.
             PeekContradicted: Python has seen a value that this would change.
         """
@@ -263,6 +265,7 @@ class Places(Part):
         if cell.address is not None:
             at_line(where, self.steps.check_edit, cell.address)
             at_line(where, self.check_going, cell.address)
+            at_line(where, check_editable, self.tree, cell.address)
             at_line(where, check_fits, str(cell.address), cell.value.meta, new.meta)
             if new.moment > cell.value.moment:
                 raise too_early(cell.address, *place_and_line(new.read)).at(where)

@@ -11,6 +11,7 @@ from nnsight_lab.ir import STEP, Address, OpaqueSpec, Read, Skip, Spec, TupleSpe
 from nnsight_lab.passes.check import check_fits
 from nnsight_lab.passes.shapes import meta_of_spec, module_path
 from nnsight_lab.passes.skips import (
+    check_skippable,
     inside_skipped,
     skip_moments,
     skipped_too_early,
@@ -57,6 +58,7 @@ class Skips(Part):
         step = places.steps.step_of(address)
         at_line(where, places.check_rows, address, step)
         at_line(where, places.steps.moment, address)
+        at_line(where, check_skippable, tree, address)
         before, after = (step * STEP + local for local in skip_moments(tree, address))
         if places.steps.generates:
             places.write(address, value)

@@ -95,6 +95,8 @@ def _tree_to_plain(tree: ModuleTree) -> dict[str, Any]:
         ],
         **_sites_to_plain(tree),
         "standard": [list(pair) for pair in tree.standard],
+        "refused": [[_address_to_plain(at), reason] for at, reason in tree.refused],
+        "read_only": [[_address_to_plain(at), reason] for at, reason in tree.read_only],
     }
 
 
@@ -199,6 +201,11 @@ def _twins(plain: Any) -> tuple[Address, Address]:
     return _address(one), _address(two)
 
 
+def _refusal(plain: Any) -> tuple[Address, str]:
+    address, reason = _few(plain, 2)
+    return _address(address), read_text(reason)
+
+
 def _names(plain: Any) -> tuple[str, str]:
     one, two = _few(plain, 2)
     return read_text(one), read_text(two)
@@ -225,6 +232,8 @@ _TREE = {
     "modules": tuple_of(_module, _MANY),
     **_SITES,
     "standard": tuple_of(_names, _MANY),
+    "refused": tuple_of(_refusal, _MANY),
+    "read_only": tuple_of(_refusal, _MANY),
 }
 _ABLE = {"engine": read_text, "device": read_text, "features": _features}
 _CARD = {

@@ -16,7 +16,10 @@ from nnsight_lab_server.config import ServedModel
 from nnsight_lab_server.engines.base import Engine
 from nnsight_lab_server.engines.transformers_engine import TransformersEngine
 from tests.parity.case import Case
-from tests.server.lab_server import TOKEN, serving
+from tests.server.lab_server import TOKEN, serving_models
+
+APART = ("GPT-NeoX", "OLMo 2")
+"""Families that vLLM runs on the classes of transformers, which it changes: not in our process."""
 
 __all__ = ["ENGINES", "Begun", "NotBuilt", "Opened"]
 
@@ -68,7 +71,7 @@ def _served(*engines: Engine) -> Iterator[Opened]:
     noting = [_noting(engine, begun) for engine in engines]
     first, *others = (partial(_itself, engine) for engine in noting)
     model = ServedModel("model", first, tuple(others))
-    with serving(model) as lab, nl.connect(lab.url, TOKEN) as connected:
+    with serving_models((model,)) as lab, nl.connect(lab.url, TOKEN) as connected:
         yield connected.model("model"), begun
 
 
@@ -94,8 +97,8 @@ def _vllm(case: Case) -> AbstractContextManager[Opened]:
     )  # fmt: skip
     executor = LocalExecutor(case.small.module)
     engine = load_vllm(
-        "model", str(case.folder), Settings(), options=options, one_process=True,
-        executor=lambda: executor,
+        "model", str(case.folder), Settings(), options=options, executor=lambda: executor,
+        one_process=case.name not in APART,
     )  # fmt: skip
     return _served(engine, TransformersEngine("model", executor))
 

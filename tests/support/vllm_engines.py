@@ -1,6 +1,6 @@
 """vLLM in this process, one model at a time, for tests of what its worker sees.
 
-    with in_process(folder) as engine: certified(reference, engine)
+with in_process(folder) as engine: certified(reference, engine)
 """
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ class InProcess:
             TokensPrompt(prompt_token_ids=list(prompt), cache_salt=f"survey {next(_SALTS)}")
             for _ in range(times)
         ]
-        greedy = SamplingParams(
-            temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False
-        )
+        greedy = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False)
         outputs = self.llm.generate(prompts, greedy, use_tqdm=False)
         return [list(output.outputs[0].token_ids) for output in outputs]
 

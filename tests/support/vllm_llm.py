@@ -65,14 +65,15 @@ def vllm_running(name: str, **options: Any) -> Iterator[RunningModel]:
         **options,
     }
     with _classes_put_back(hf):
-        llm = LLM(model=str(folder), **settings)
+        llm: Any = LLM(model=str(folder), **settings)
+        engine = llm.llm_engine.engine_core
+        worker = engine.engine_core.model_executor.driver_worker.worker
         try:
-            engine: Any = llm.llm_engine
-            worker = engine.engine_core.engine_core.model_executor.driver_worker.worker
             yield RunningModel(llm, worker.model_runner.model, hf, folder)
-            del engine, worker
         finally:
-            del llm
+            # By name, and not when the last reference goes: that could be after the next one starts.
+            engine.shutdown()
+            del llm, engine, worker
             cleanup_dist_env_and_memory()
             gc.collect()
 

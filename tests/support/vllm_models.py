@@ -131,7 +131,9 @@ def _bloom() -> Any:
 
 def _cohere2() -> Any:
     """In vLLM its window is one position longer than in Hugging Face."""
-    return transformers.Cohere2Config(**_common(sliding_window=WINDOW, layer_types=WINDOWS_AND_FULL))
+    return transformers.Cohere2Config(
+        **_common(sliding_window=WINDOW, layer_types=WINDOWS_AND_FULL)
+    )
 
 
 _CONFIGS: dict[str, Callable[[], Any]] = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from uuid import uuid4
 
@@ -173,9 +173,10 @@ class VllmEngine:
         return self._options.concurrency
 
     @property
-    def processes_alive(self) -> bool:
-        """Whether vLLM runs, as far as is known."""
-        return self._driver is not None and self._driver.alive
+    def under_way(self) -> tuple[int, int]:
+        """How many runs there are, and how many requests of vLLM's."""
+        driver = self._driver
+        return len(set(self._runs.values())), 0 if driver is None else driver.under_way
 
     def card(self) -> ModelCard:
         """The model, with the addresses that are verified on vLLM."""
@@ -240,9 +241,9 @@ class VllmEngine:
         if run is not None:
             run.hear(message)
 
-    def _ended(self, id: str, error: BaseException | None) -> None:
+    def _ended(self, id: str, ids: Sequence[int], error: BaseException | None) -> None:
         if self._surveyed is not None:
-            self._surveyed.ended(id, error)
+            self._surveyed.ended(id, ids, error)
         if error is None:
             return
         driver = self._driver

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
@@ -59,6 +59,11 @@ class AsyncDriver:
         """Whether all its processes run, as far as is known."""
         return self._engine is not None and self._dead is None
 
+    @property
+    def under_way(self) -> int:
+        """How many requests have not ended."""
+        return len(self._under_way)
+
     def submit(self, requests: Iterable[Request]) -> None:
         """Queue requests in their order."""
         self._loop.call_soon_threadsafe(self._submit, list(requests))
@@ -99,7 +104,7 @@ class AsyncDriver:
     # ---------------------------------------------------------------- on the loop
 
     async def _start(self, model: str, options: VllmOptions) -> None:
-        prepare(options)
+        prepare(options, processes=True)
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -121,11 +126,13 @@ class AsyncDriver:
             self._under_way[request.id] = task
 
     async def _follow(self, request: Request) -> None:
-        """One request, from its beginning to its end; nothing is made of what it says."""
+        """One request, from its beginning to its end."""
         error: BaseException | None = None
+        ids: Sequence[int] = ()
         try:
-            async for _ in self._engine.generate(prompt(request), sampling(request), request.id):
-                pass
+            said = self._engine.generate(prompt(request), sampling(request), request.id)
+            async for output in said:
+                ids = output.outputs[0].token_ids
         except asyncio.CancelledError:
             pass  # aborted: vLLM has been told on the way out
         except Exception as exc:  # noqa: BLE001 - it is handed on
@@ -133,7 +140,7 @@ class AsyncDriver:
             self._look_at(exc)
         finally:
             self._under_way.pop(request.id, None)
-        self._ears.ended(request.id, error)
+        self._ears.ended(request.id, ids, error)
 
     def _look_at(self, error: BaseException) -> None:
         """An error of a request: is it the engine's end?"""

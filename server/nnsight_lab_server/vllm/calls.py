@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from nnsight_lab.errors import NotSupported
+from nnsight_lab.errors import NotSupported, ShapeMismatch
 from nnsight_lab_server.vllm.checkpoint import Checkpoint, checkpoint_folder
 from nnsight_lab_server.vllm.routes import Route, fitted, likely_routes
 
@@ -64,6 +64,9 @@ class VllmCalls:
                 hint=_ELSEWHERE,
             )
         route = self._route(path)
+        reason = _unfit(self._model.get_submodule(route.path), given[0])
+        if reason:
+            raise ShapeMismatch(f"{path} {reason}.", hint="Look at the shape of what it is given.")
         return route.picked(self._through(route.path, given[0]))
 
     def weight(self, path: str, name: str) -> torch.Tensor:
@@ -103,7 +106,7 @@ class VllmCalls:
 
     def _tried(self, path: str, given: torch.Tensor) -> torch.Tensor | None:
         """What a module makes of a value; None where it cannot take it."""
-        if self._why_not(path):
+        if self._why_not(path) or _unfit(self._model.get_submodule(path), given):
             return None
         try:
             output = self._through(path, given)
@@ -178,6 +181,40 @@ class VllmCalls:
             folder = checkpoint_folder(model)
             self._checkpoint = Checkpoint(folder, model.hf_config, model.dtype, device)
         return self._checkpoint
+
+
+def _unfit(module: torch.nn.Module, given: torch.Tensor) -> str | None:
+    """Why a module cannot take a value. vLLM's kernels do not look, and read past the end."""
+    if not given.is_floating_point():
+        table = _named(module, "org_vocab_size", "num_embeddings")
+        if table is None:
+            return "takes no ids"
+        fits = not given.numel() or (int(given.min()) >= 0 and int(given.max()) < table)
+        return None if fits else f"takes ids from 0 to {table - 1}"
+    if given.dim() < 2:
+        return "takes [..., d], with an axis before the last"
+    width = _width(module)
+    if width is None or given.shape[-1] == width:
+        return None
+    return f"takes [..., {width}], and was given {list(given.shape)}"
+
+
+def _width(module: torch.nn.Module) -> int | None:
+    """How long the last axis is that a module takes; a block's is its first matrix's."""
+    if hasattr(module, "org_vocab_size"):
+        return _named(module, "embedding_dim")
+    for each in module.modules():
+        width = _named(each, "input_size", "in_features")
+        if width is not None:
+            return width
+    weight = getattr(module, "weight", None)
+    is_norm = isinstance(weight, torch.Tensor) and weight.dim() == 1
+    return int(weight.shape[0]) if is_norm and weight is not None else None
+
+
+def _named(module: torch.nn.Module, *names: str) -> int | None:
+    found = (getattr(module, name, None) for name in names)
+    return next((int(number) for number in found if isinstance(number, int)), None)
 
 
 def _called(module: Any, rows: torch.Tensor) -> torch.Tensor:

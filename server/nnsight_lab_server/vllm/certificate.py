@@ -1,39 +1,45 @@
 """The parity certificate: which addresses of Hugging Face vLLM's model reads and edits right.
 
-    certificate = certified(reference, engine)
+    store = CertificateStore(folder)
+    certificate = store.get(key) or store.put(key, certified(reference, engine))
     certificate.forms[address]          # where a verified address is
     certificate.refused[address]        # why another is not served
 
-Reads are compared by `discover.py`; here each form is also edited in vLLM, as the reference was on
-Hugging Face, and the logits compared. A certificate is data: JSON, kept by what it depends on.
+Made by `certify.py`, and kept by the model and the versions it is true of. A certificate is looked at again by people (`nnsight-lab check`, `lab.models()`), so it is written to
+be read: one entry for each address, with the differences that were measured.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import takewhile
-
-import torch
+from pathlib import Path
+from typing import Any
 
 from nnsight_lab.ir import Address
-from nnsight_lab_server.vllm.discover import (
-    Findings,
-    candidates,
-    close_enough,
-    difference,
-    points_in_order,
-)
-from nnsight_lab_server.vllm.forms import Form, Point
-from nnsight_lab_server.vllm.probe import SurveyedEngine, Written, written_forms
-from nnsight_lab_server.vllm.reference import Reference
-from nnsight_lab_server.vllm.survey import Survey, read_surveys
+from nnsight_lab_server.vllm.forms import Form, Point, form_from_plain
 
-__all__ = ["Certificate", "Entry", "certified"]
+__all__ = [
+    "Certificate",
+    "CertificateStore",
+    "Entry",
+    "certificate_from_plain",
+    "certificate_key",
+    "certificate_to_plain",
+    "versions",
+]
 
-_STILL_THE_SAME = 0.2
-"""A value that differs by more than this is another value."""
+_SCHEMA = 1
+_LIBRARIES = ("vllm", "transformers", "torch", "nnsight-lab")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,118 +111,131 @@ class Certificate:
         return self.logits <= self.tolerance
 
 
-def certified(reference: Reference, engine: SurveyedEngine) -> Certificate:
-    """Compare vLLM with Hugging Face, address by address."""
-    surveys = [_surveyed(engine, prompt)[0][0] for prompt in reference.prompts]
-    found = candidates(reference, surveys)
-    apart = _while_decoding(reference, engine, found)
-    tolerance = close_enough(reference.logits[0].dtype)
-    fit = {address: forms for address, forms in found.forms.items() if forms}
-    written = written_forms(reference, engine, fit, tolerance)
-    entries = [
-        _entry(address, found, written.get(address), apart.get(address, 0.0), tolerance)
-        for address in reference.values
-    ]
-    entries += [Entry(address, None, reason=reason) for address, reason in reference.unfit.items()]
-    entries += _patterns(reference, {entry.address: entry for entry in entries})
-    logits = max(
-        difference(survey.logits[:, reference.columns], wanted)
-        for survey, wanted in zip(surveys, reference.logits, strict=True)
-        if survey.logits is not None
-    )
-    points = tuple(points_in_order(surveys[0]))
-    return Certificate(reference.card.name, tuple(entries), points, logits, tolerance)
+def versions() -> dict[str, str]:
+    """The versions a certificate depends on."""
+    found = {}
+    for name in _LIBRARIES:
+        for known in (name, f"{name}-cpu"):
+            with suppress(importlib.metadata.PackageNotFoundError):
+                found[name] = importlib.metadata.version(known)
+    return found
 
 
-def _surveyed(
-    engine: SurveyedEngine, prompt: tuple[int, ...], tokens: int = 1
-) -> tuple[list[Survey], list[int]]:
-    """vLLM's forward passes of one prompt, and the tokens it went on with."""
-    engine.call("lab_survey_begin")
-    try:
-        said = engine.forward(prompt, tokens=tokens)[0]
-    finally:
-        seen = engine.call("lab_survey_end")
-    return read_surveys(seen), said
+def certificate_key(model: str | Path, revision: str = "", **settings: str) -> str:
+    """What a certificate of a model is kept by.
+
+    model: a folder, or the id of a model whose `revision` is known. settings: what else changes
+    what an engine computes, such as dtype and device.
+    """
+    folder = Path(model)
+    parts = {
+        "schema": str(_SCHEMA),
+        "model": _files(folder) if folder.is_dir() else f"{model}@{revision}",
+        **versions(),
+        **settings,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _while_decoding(
-    reference: Reference, engine: SurveyedEngine, found: Findings
-) -> dict[Address, float]:
-    """How far values are off where vLLM computes one position at a time, from its cache."""
-    prompt = reference.prompts[-1]
-    passes, said = _surveyed(engine, prompt, tokens=reference.said_tokens + 1)
-    # Where vLLM has gone on with another token, it has another text.
-    same = takewhile(lambda pair: pair[0] == pair[1], zip(said, reference.text[len(prompt) :]))
-    rows = len(prompt) + len(list(same))
-    held = [{each.point: each.nested for each in survey.held} for survey in passes]
-    apart: dict[Address, float] = {}
-    for address, forms in found.forms.items():
-        if not forms or forms[0][0].kind == "logits":
+def _files(folder: Path) -> str:
+    """The files of a model: small ones by what is in them, weights by size and time."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if not path.is_file():
             continue
-        form = forms[0][0]
+        digest.update(path.name.encode())
+        if path.suffix in _WEIGHTS:
+            about = path.stat()
+            digest.update(f"{about.st_size} {about.st_mtime_ns}".encode())
+        else:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class CertificateStore:
+    """Certificates in a folder, one file each. One that cannot be read is made anew."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, key: str) -> Certificate | None:
+        """The certificate kept by that key, or None."""
         try:
-            taken = torch.cat([form.take(each[form.point]) for each in held])
-        except (KeyError, IndexError, AssertionError, RuntimeError):
-            apart[address] = float("inf")  # what is held has another form there
-            continue
-        wanted = reference.said[address]
-        alike = taken.shape == wanted.shape
-        apart[address] = difference(taken[:rows], wanted[:rows]) if alike else float("inf")
-    return apart
+            plain = json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
+            return certificate_from_plain(plain)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def put(self, key: str, certificate: Certificate) -> Certificate:
+        """Keep a certificate; gives it back."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(certificate_to_plain(certificate), indent=1)
+        handle, name = tempfile.mkstemp(dir=self._folder, suffix=".part")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(name).replace(self._folder / f"{key}.json")
+        return certificate
 
 
-def _entry(
-    address: Address,
-    found: Findings,
-    written: Written | None,
-    decoding: float,
-    tolerance: float,
-) -> Entry:
-    forms = found.forms.get(address, ())
-    if not forms:
-        near = found.nearest.get(address, float("inf"))
-        reason = (
-            f"it differs from Hugging Face by {near:.0e} on vLLM"
-            if near < _STILL_THE_SAME
-            else "vLLM computes it nowhere by itself"
-        )
-        return Entry(address, None, read=near if near < float("inf") else None, reason=reason)
-    if written is None:
-        form, read = forms[0]
-        written = Written(form, read, None, None)
-    off = max(written.read, decoding)
-    if decoding > tolerance:
-        reason = f"it differs from Hugging Face by {decoding:.0e} on vLLM while decoding"
-        return Entry(address, written.form, off, reason=reason)
-    return Entry(
-        address,
-        written.form,
-        off,
-        written.write,
-        written.effect,
-        readable=True,
-        writable=written.right,
-        reason=written.reason,
+def certificate_to_plain(certificate: Certificate) -> dict[str, Any]:
+    """Plain data, as JSON has it."""
+    return {
+        "schema": _SCHEMA,
+        "model": certificate.model,
+        "twin": certificate.twin,
+        "logits": _number(certificate.logits),
+        "tolerance": certificate.tolerance,
+        "versions": dict(certificate.versions),
+        "points": [list(point) for point in certificate.points],
+        "entries": [_entry_to_plain(entry) for entry in certificate.entries],
+    }
+
+
+def certificate_from_plain(plain: Mapping[str, Any]) -> Certificate:
+    """The certificate that plain data holds. Raises `ValueError` for another schema."""
+    if plain["schema"] != _SCHEMA:
+        raise ValueError("a certificate of another schema")
+    return Certificate(
+        model=plain["model"],
+        entries=tuple(map(_entry, plain["entries"])),
+        points=tuple(Point(*point) for point in plain["points"]),
+        logits=_float(plain["logits"]) or 0.0,
+        tolerance=plain["tolerance"],
+        versions=dict(plain["versions"]),
+        twin=plain["twin"],
     )
 
 
-def _patterns(reference: Reference, entries: Mapping[Address, Entry]) -> list[Entry]:
-    """Patterns are made from q and k, where those and z are found; the engine checks them."""
-    made = []
-    for site in reference.card.tree.sites:
-        path, port, call = site.address
-        if port != "pattern":
-            continue
-        parts = [entries.get(Address(path, name, call)) for name in ("q", "k", "v", "z")]
-        found = [part for part in parts if part is not None and part.readable]
-        z = entries.get(Address(path, "z", call))
-        points = {part.form.point.path for part in found if part.form is not None}
-        if len(found) < len(parts) or len(points) != 1 or z is None:
-            reason = "it is made from q, k, v and z, which were not all found at one module of vLLM"
-            made.append(Entry(site.address, None, reason=reason))
-            continue
-        form = Form(site.address, Point("after", points.pop()), kind="pattern")
-        reason = "" if z.writable else z.reason
-        made.append(Entry(site.address, form, None, None, None, True, z.writable, reason))
-    return made
+def _entry_to_plain(entry: Entry) -> dict[str, Any]:
+    return {
+        "address": list(entry.address),
+        "form": None if entry.form is None else entry.form.to_plain(),
+        "read": _number(entry.read),
+        "write": _number(entry.write),
+        "effect": _number(entry.effect),
+        "readable": entry.readable,
+        "writable": entry.writable,
+        "reason": entry.reason,
+    }
+
+
+def _entry(plain: Mapping[str, Any]) -> Entry:
+    return Entry(
+        address=Address(*plain["address"]),
+        form=None if plain["form"] is None else form_from_plain(plain["form"]),
+        read=_float(plain["read"]),
+        write=_float(plain["write"]),
+        effect=_float(plain["effect"]),
+        readable=plain["readable"],
+        writable=plain["writable"],
+        reason=plain["reason"],
+    )
+
+
+def _number(value: float | None) -> float | str | None:
+    """JSON has no infinity."""
+    return value if value is None or math.isfinite(value) else "inf"
+
+
+def _float(value: float | str | None) -> float | None:
+    return None if value is None else float(value)

@@ -4,7 +4,7 @@
 
 A value may be a tensor of vLLM's own, the sum of two that are held at one point, or some columns of
 a wider one. Several may be right for reading; which one takes an edit as Hugging Face does is tried
-in `certificate.py`. Names only decide what is tried first, and nothing is keyed by a model's class.
+in `probe.py`. Names only decide what is tried first, and nothing is keyed by a model's class.
 """
 
 from __future__ import annotations
@@ -269,12 +269,10 @@ def _layer(path: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"(?<=\.)\d+(?=\.|$)", path)[:1])
 
 
-def _rank(
-    address: Address, paths: Mapping[str, str], source: _Source
-) -> tuple[float, ...]:
+def _rank(address: Address, paths: Mapping[str, str], source: _Source) -> tuple[float, ...]:
     """How likely this is where the address is; the smallest first."""
     path, point = _path(address, paths), source.point
-    inside = {"q": "before", "k": "before", "v": "before", "z": "after"}.get(address.port)
+    inside = "before" if address.port in ("q", "k", "v") else None
     at_attention = source.attention and point.stage == inside
     stage = "after" if address.port == "output" else "before"
     likeness = difflib.SequenceMatcher(None, path, point.path).ratio()

@@ -4,13 +4,13 @@
     OneProcessDriver   vLLM stepped by a thread of this process           one_process.py
 
 What a request computes is heard from the worker (`channel.py`), never read off vLLM's answers. A
-driver only says when a request has ended and when the engine has died.
+driver only says when a request has ended, with what tokens, and when the engine has died.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,12 +35,12 @@ class Request:
 class Ears:
     """Who listens to a driver, on threads of its own.
 
-    message: what a worker says. ended: a request has, with an error or without.
+    message: what a worker says. ended: a request has, with the ids vLLM went on with, or an error.
     died: the engine has, once; every request it had is lost.
     """
 
     message: Callable[[Message], None]
-    ended: Callable[[str, BaseException | None], None] = lambda _, __: None
+    ended: Callable[[str, Sequence[int], BaseException | None], None] = lambda *_: None
     died: Callable[[BaseException], None] = lambda _: None
 
 
@@ -55,6 +55,11 @@ class Driver(Protocol):
     @property
     def alive(self) -> bool:
         """Whether it still runs."""
+        ...
+
+    @property
+    def under_way(self) -> int:
+        """How many requests have not ended."""
         ...
 
     def submit(self, requests: Iterable[Request]) -> None:
@@ -89,8 +94,9 @@ def on_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def prepare(options: VllmOptions) -> None:
-    """Set what vLLM reads from the environment. Before it is imported."""
+def prepare(options: VllmOptions, *, processes: bool) -> None:
+    """Set what vLLM reads from the environment when it starts. processes: of its own, or this."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if processes else "0"
     for name, value in options.environment(on_gpu=on_gpu()).items():
         os.environ.setdefault(name, value)
 

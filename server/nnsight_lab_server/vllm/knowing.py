@@ -8,19 +8,18 @@ The addresses of the card are those the certificate verified; their moments foll
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from nnsight_lab.contract import ModelCard
 from nnsight_lab.executors.generate import padding_of, stop_ids_of
 from nnsight_lab.executors.local import LocalExecutor
-from nnsight_lab.ir import Address, ModuleTree, Site
-from nnsight_lab_server.vllm.certificate import Certificate, certified
+from nnsight_lab_server.vllm.certificate import Certificate
+from nnsight_lab_server.vllm.certify import certified
 from nnsight_lab_server.vllm.driver import Driver, Request
-from nnsight_lab_server.vllm.forms import Form
-from nnsight_lab_server.vllm.reference import canonical, reference_of
+from nnsight_lab_server.vllm.reference import reference_of
 from nnsight_lab_server.vllm.run import Served
+from nnsight_lab_server.vllm.served import served_card, served_forms
 
 __all__ = ["Learned", "Surveyed", "learn"]
 
@@ -38,47 +37,15 @@ class Learned:
 def learn(executor: LocalExecutor, surveyed: Surveyed) -> Learned:
     """Compare the model in vLLM with the same on Hugging Face."""
     certificate = certified(reference_of(executor), surveyed)
-    module = executor.module
-    card = executor.card()
-    forms = _all_names(card, certificate)
-    order = {point: place for place, point in enumerate(certificate.points)}
-    moments = {address: order[form.point] for address, form in forms.items() if form.point in order}
+    card = served_card(executor.card(), certificate)
     served = Served(
-        card=replace(
-            card,
-            tree=_less(card.tree, moments),
-            decode=None if card.decode is None else _less(card.decode, moments),
-        ),
-        forms={address: form for address, form in forms.items() if address in moments},
-        stop_ids=stop_ids_of(module),
-        end_pad=padding_of(module),
+        card=card,
+        forms=served_forms(card, certificate),
+        stop_ids=stop_ids_of(executor.module),
+        end_pad=padding_of(executor.module),
         pad=getattr(executor.tokenizer, "pad_token_id", None) or 0,
     )
     return Learned(served, certificate)
-
-
-def _all_names(card: ModelCard, certificate: Certificate) -> dict[Address, Form]:
-    """The verified forms, under every name an address has."""
-    found = {}
-    for address in card.tree.by_address:
-        form = certificate.forms.get(address) or certificate.forms.get(
-            canonical(card.tree, address)
-        )
-        if form is not None:
-            found[address] = replace(form, address=address)
-    return found
-
-
-def _less(tree: ModuleTree, moments: Mapping[Address, int]) -> ModuleTree:
-    """A tree with the addresses that are verified, in the order in which vLLM comes by them."""
-    sites = [
-        Site(site.address, moments[site.address], site.spec)
-        for site in tree.sites
-        if site.address in moments
-    ]
-    kept = {site.address for site in sites}
-    twins = tuple((one, two) for one, two in tree.same_as if one in kept and two in kept)
-    return replace(tree, sites=tuple(sorted(sites, key=lambda s: s.moment)), same_as=twins)
 
 
 class Surveyed:
@@ -89,13 +56,15 @@ class Surveyed:
         self._most = batch_tokens
         self._count = 0
         self._waiting: set[str] = set()
+        self._said: dict[str, list[int]] = {}
         self._error: BaseException | None = None
         self._changed = threading.Condition()
 
-    def ended(self, id: str, error: BaseException | None) -> None:
+    def ended(self, id: str, ids: Sequence[int], error: BaseException | None) -> None:
         """A request has ended."""
         with self._changed:
             self._waiting.discard(id)
+            self._said[id] = list(ids)
             self._error = self._error or error
             self._changed.notify_all()
 
@@ -103,14 +72,18 @@ class Surveyed:
         """Call a method of every worker; gives what the first returns."""
         return self._driver.rpc(method, *args)[0]
 
-    def forward(self, prompt: tuple[int, ...], *, times: int = 1, tokens: int = 1) -> None:
+    def forward(
+        self, prompt: tuple[int, ...], *, times: int = 1, tokens: int = 1
+    ) -> list[list[int]]:
         """Run a prompt so many times at once, as far as they fit into one step of the engine."""
         at_once = max(1, (self._most or len(prompt) * times) // len(prompt))
+        said = []
         while times > 0:
-            self._forward(prompt, min(times, at_once), tokens)
+            said += self._forward(prompt, min(times, at_once), tokens)
             times -= at_once
+        return said
 
-    def _forward(self, prompt: tuple[int, ...], times: int, tokens: int) -> None:
+    def _forward(self, prompt: tuple[int, ...], times: int, tokens: int) -> list[list[int]]:
         requests = []
         for _ in range(times):
             self._count += 1
@@ -124,3 +97,4 @@ class Surveyed:
                 self._error = TimeoutError("vLLM does not answer")
         if self._error is not None:
             raise self._error
+        return [self._said.pop(request.id) for request in requests]

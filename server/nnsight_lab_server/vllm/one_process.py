@@ -6,7 +6,6 @@ serve: an engine that dies takes its memory with it, and the process has to be l
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterable
@@ -54,6 +53,11 @@ class OneProcessDriver:
     def alive(self) -> bool:
         """Whether it still runs."""
         return self._alive
+
+    @property
+    def under_way(self) -> int:
+        """How many requests have not ended."""
+        return len(self._names)
 
     def submit(self, requests: Iterable[Request]) -> None:
         """Queue requests; they are scheduled together."""
@@ -128,23 +132,22 @@ class OneProcessDriver:
                 name = self._engine.add_request(request.id, prompt(request), sampling(request))
                 self._names[request.id] = name
             except Exception as exc:  # noqa: BLE001 - vLLM refuses this request; others go on
-                self._ears.ended(request.id, exc)
+                self._ears.ended(request.id, (), exc)
 
     def _abort(self, ids: Iterable[str]) -> None:
         self._engine.abort_request([id for id in ids if id in self._names])
         for id in ids:
             if self._names.pop(id, None) is not None:
-                self._ears.ended(id, None)
+                self._ears.ended(id, (), None)
 
     def _step(self) -> None:
         for output in self._engine.step():
             if output.finished and self._names.pop(output.request_id, None) is not None:
-                self._ears.ended(output.request_id, None)
+                self._ears.ended(output.request_id, output.outputs[0].token_ids, None)
 
 
 def _made(model: str, options: VllmOptions) -> Any:
-    prepare(options)
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    prepare(options, processes=False)
     from vllm import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 

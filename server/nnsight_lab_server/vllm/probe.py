@@ -82,7 +82,7 @@ def written_forms(
 
 
 def _edited(reference: Reference, engine: SurveyedEngine, forms: list[Form]) -> torch.Tensor:
-    """vLLM's logits after an edit at each form."""
+    """The logits of vLLM after an edit at each form."""
     prompt = reference.prompts[0]
     positions = edited_positions(len(prompt))
     edits = [

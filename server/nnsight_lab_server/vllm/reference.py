@@ -34,6 +34,7 @@ _SHORT_WINDOW = 64
 _SAID = 3
 _COLUMNS = 1024
 _EDITS_AT_ONCE = 16
+_MOVED = 1e-3
 _BATCH, _POS, _ROWS = Dim(SizeForm.BATCH), Dim(SizeForm.POS), Dim(SizeForm.BATCH_POS)
 
 
@@ -45,6 +46,7 @@ class Reference:
     unfit: addresses whose value is not one tensor with a row for each position, and why.
     columns: which logits are kept. logits: those of each prompt, `[pos, column]`.
     edited: the logits of the first prompt after an edit of the address.
+    moves: for each address, which others hold something else after an edit of it.
     text: the last prompt and a few tokens the model goes on with. said: the values on it.
     """
 
@@ -55,6 +57,7 @@ class Reference:
     columns: torch.Tensor
     logits: tuple[torch.Tensor, ...]
     edited: Mapping[Address, torch.Tensor]
+    moves: Mapping[Address, frozenset[Address]]
     text: tuple[int, ...]
     said: Mapping[Address, torch.Tensor]
 
@@ -104,11 +107,11 @@ def reference_of(executor: LocalExecutor) -> Reference:
     size = seen[0][1].shape[-1]
     draw = torch.Generator().manual_seed(0)
     columns = torch.randperm(size, generator=draw)[:_COLUMNS].sort().values
-    edited = forward.edited(prompts[0], values, columns)
+    edited, moves = forward.edited(prompts[0], values, columns)
     logits = tuple(logits[:, columns] for _, logits in seen)
     text = forward.gone_on(prompts[-1], min(_SAID, (card.context or 64) - len(prompts[-1])))
     said, _ = forward.values(text, values)
-    return Reference(card, prompts, values, unfit, columns, logits, edited, text, said)
+    return Reference(card, prompts, values, unfit, columns, logits, edited, moves, text, said)
 
 
 def _window(executor: LocalExecutor) -> int:
@@ -190,30 +193,53 @@ class _Forward:
         prompt: tuple[int, ...],
         values: Mapping[Address, tuple[torch.Tensor, ...]],
         columns: torch.Tensor,
-    ) -> dict[Address, torch.Tensor]:
-        """The logits after an edit of each address, several of them in the rows of one batch."""
+    ) -> tuple[dict[Address, torch.Tensor], dict[Address, frozenset[Address]]]:
+        """The logits after an edit of each address, and which addresses it moves.
+
+        Several edits are made at once, in the rows of one batch.
+        """
         addresses = list(values)
         found: dict[Address, torch.Tensor] = {}
+        moved: dict[Address, set[Address]] = {address: set() for address in addresses}
+        at = self._points(addresses)
         for begin in range(0, len(addresses), _EDITS_AT_ONCE):
             chunk = addresses[begin : begin + _EDITS_AT_ONCE]
-            at = self._points(chunk)
             row = {address: number for number, address in enumerate(chunk)}
 
-            def on_point(
-                point: HookPoint,
-                value: Any,
-                at: dict[HookPoint, list[Address]] = at,
-                row: dict[Address, int] = row,
-            ) -> Any:
+            def on_point(point: HookPoint, value: Any, row: dict[Address, int] = row) -> Any:
                 for address in at[point]:
-                    delta = delta_of(address, values[address])
-                    value = self._with_edit(address, value, row[address], delta, len(prompt))
+                    for edited in self._moved(address, value, values[address][0], list(row)):
+                        moved[edited].add(address)
+                for address in at[point]:
+                    if address in row:
+                        delta = delta_of(address, values[address])
+                        value = self._with_edit(address, value, row[address], delta, len(prompt))
                 return value
 
             logits = self._run((prompt,) * len(chunk), set(at), on_point)
             kept = logits[:, :, columns.to(logits.device)].to("cpu")
             found.update({address: kept[number].clone() for address, number in row.items()})
-        return found
+        return found, {address: frozenset(others) for address, others in moved.items()}
+
+    def _moved(
+        self, address: Address, value: Any, plain: torch.Tensor, edits: list[Address]
+    ) -> list[Address]:
+        """Which of the edits in the rows of a batch have changed what is there."""
+        tensor = self._tensor(address, value)
+        if tensor is None:
+            return []
+        each = self._each_prompt(address, tensor, len(plain)).to("cpu", torch.float32)
+        if each.shape != (len(edits), *plain.shape):
+            return []
+        apart = (each - plain.float()).abs().flatten(1).amax(1)
+        far = apart > _MOVED * plain.float().abs().max()
+        return [edits[int(number)] for number in far.nonzero().flatten()]
+
+    def _each_prompt(self, address: Address, tensor: torch.Tensor, length: int) -> torch.Tensor:
+        """`[batch, pos, …]`, also of what holds the positions of all prompts in one axis."""
+        spec = tensor_spec_of(self._spec(address))
+        flat = spec is not None and spec.dims[0] == _ROWS
+        return tensor.unflatten(0, (-1, length)) if flat else tensor
 
     def _points(self, addresses: Iterable[Address]) -> dict[HookPoint, list[Address]]:
         at: dict[HookPoint, list[Address]] = {}
@@ -240,9 +266,7 @@ class _Forward:
         if tensor is None:
             return value
         new = tensor.clone()
-        spec = tensor_spec_of(self._spec(address))
-        flat = spec is not None and spec.dims[0] == _ROWS
-        rows = new.unflatten(0, (-1, length)) if flat else new
+        rows = self._each_prompt(address, new, length)
         places = list(edited_positions(length))
         rows[row, places] = changed(rows[row, places], delta)
         return self._measured.bindings[address].put(value, packed(new, self._spec(address)))

@@ -29,7 +29,8 @@ _SEARCHED = 1 << 28
 @dataclass(frozen=True, slots=True)
 class Route:
     """path: a module of vLLM's. columns: those of its output that are meant, in order, as
-    `(start, stop)` pieces; None for all. factor: what Hugging Face multiplies with, inside."""
+    `(start, stop)` pieces; None for all. factor: what Hugging Face multiplies with, inside.
+    """
 
     path: str
     columns: Columns | None = None
@@ -51,14 +52,15 @@ def likely_routes(path: str, model: torch.nn.Module) -> Iterator[Route]:
     parent, _, leaf = path.rpartition(".")
     for holder in _alike(parent, paths) if parent else [""]:
         yield from _inside_merged(model.get_submodule(holder), holder, leaf, model)
-    # A module of another name, such as the experts of a block.
-    for holder in _alike(parent, paths) if parent else [""]:
-        for name, _ in model.get_submodule(holder).named_children():
-            yield Route(f"{holder}.{name}" if holder else name)
+    # A module of another name, made of others: the experts of a block.
+    for holder in _alike(parent, paths) if parent else []:
+        for name, child in model.get_submodule(holder).named_children():
+            if next(child.children(), None) is not None:
+                yield Route(f"{holder}.{name}")
 
 
 def _alike(path: str, paths: list[str]) -> list[str]:
-    """vLLM's modules whose path ends as this one, the longest common end first."""
+    """VLLM's modules whose path ends as this one, the longest common end first."""
     parts = path.split(".")
     last = max((place for place, part in enumerate(parts) if part.isdigit()), default=None)
     # The number of the layer must be the same, and the list it counts in.
@@ -80,8 +82,8 @@ def _inside_merged(
     packed = {**_MERGED, **(getattr(model, "packed_modules_mapping", None) or {})}
     for name, child in holder.named_children():
         parts = tuple(packed.get(name, ()))
-        sizes = _sizes(child)
-        if leaf in parts and len(parts) == len(sizes):
+        sizes = _sizes(child) if leaf in parts else []
+        if sizes and len(parts) == len(sizes):
             start = sum(sizes[: parts.index(leaf)])
             columns = ((start, start + sizes[parts.index(leaf)]),)
             yield Route(f"{path}.{name}" if path else name, columns)

@@ -6,7 +6,7 @@
     worker.lab_probe_begin(edits)      # then one request for each edit, all of the same prompt
     logits = read_logits(worker.lab_probe_end())
 
-Used by `discover.py` and `certificate.py`, while nobody else's request runs. Hooks stand only from
+Used by `certify.py` and `probe.py`, while nobody else's request runs. Hooks stand only from
 a beginning to its end. What comes back is plain bytes: JSON, and tensors in the safetensors form.
 """
 

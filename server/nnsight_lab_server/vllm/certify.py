@@ -1,0 +1,148 @@
+"""`certified`: vLLM's model compared with Hugging Face's, address by address.
+
+    certificate = certified(reference, engine)      # before anybody is served
+
+Reads are compared by `discover.py`, for prompts and while decoding. Then each form is edited in vLLM
+as the reference was on Hugging Face, and the logits are compared (`probe.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import takewhile
+
+import torch
+
+from nnsight_lab.ir import Address
+from nnsight_lab_server.vllm.certificate import Certificate, Entry, versions
+from nnsight_lab_server.vllm.discover import (
+    Findings,
+    candidates,
+    close_enough,
+    difference,
+    points_in_order,
+)
+from nnsight_lab_server.vllm.forms import Form, Point
+from nnsight_lab_server.vllm.order import in_order
+from nnsight_lab_server.vllm.probe import SurveyedEngine, Written
+from nnsight_lab_server.vllm.reference import Reference
+from nnsight_lab_server.vllm.survey import Survey, read_surveys
+
+__all__ = ["certified"]
+
+_STILL_THE_SAME = 0.2
+"""A value that differs by more than this is another value."""
+
+
+def certified(reference: Reference, engine: SurveyedEngine) -> Certificate:
+    """Compare vLLM with Hugging Face, address by address."""
+    surveys = [_surveyed(engine, prompt)[0][0] for prompt in reference.prompts]
+    found = candidates(reference, surveys)
+    tolerance = close_enough(reference.logits[0].dtype)
+    points = tuple(points_in_order(surveys[0]))
+    written = in_order(reference, engine, found.forms, points, tolerance)
+    apart = _while_decoding(reference, engine, written)
+    entries = [
+        _entry(address, found, written.get(address), apart.get(address, 0.0), tolerance)
+        for address in reference.values
+    ]
+    entries += [Entry(address, None, reason=reason) for address, reason in reference.unfit.items()]
+    entries += _patterns(reference, {entry.address: entry for entry in entries})
+    logits = max(
+        difference(survey.logits[:, reference.columns], wanted)
+        for survey, wanted in zip(surveys, reference.logits, strict=True)
+        if survey.logits is not None
+    )
+    return Certificate(reference.card.name, tuple(entries), points, logits, tolerance, versions())
+
+
+def _surveyed(
+    engine: SurveyedEngine, prompt: tuple[int, ...], tokens: int = 1
+) -> tuple[list[Survey], list[int]]:
+    """The forward passes of one prompt in vLLM, and the tokens it went on with."""
+    engine.call("lab_survey_begin")
+    try:
+        said = engine.forward(prompt, tokens=tokens)[0]
+    finally:
+        seen = engine.call("lab_survey_end")
+    return read_surveys(seen), said
+
+
+def _while_decoding(
+    reference: Reference, engine: SurveyedEngine, written: Mapping[Address, Written]
+) -> dict[Address, float]:
+    """How far values are off where vLLM computes one position at a time, from its cache."""
+    prompt = reference.prompts[-1]
+    passes, said = _surveyed(engine, prompt, tokens=reference.said_tokens + 1)
+    # Where vLLM has gone on with another token, it has another text.
+    same = takewhile(
+        lambda pair: pair[0] == pair[1], zip(said, reference.text[len(prompt) :], strict=False)
+    )
+    rows = len(prompt) + len(list(same))
+    held = [{each.point: each.nested for each in survey.held} for survey in passes]
+    apart: dict[Address, float] = {}
+    for address, made in written.items():
+        form = made.form
+        if form.kind == "logits":
+            continue
+        try:
+            taken = torch.cat([form.take(each[form.point]) for each in held])
+        except (KeyError, IndexError, AssertionError, RuntimeError):
+            apart[address] = float("inf")  # what is held has another form there
+            continue
+        wanted = reference.said[address]
+        alike = taken.shape == wanted.shape
+        apart[address] = difference(taken[:rows], wanted[:rows]) if alike else float("inf")
+    return apart
+
+
+def _entry(
+    address: Address,
+    found: Findings,
+    written: Written | None,
+    decoding: float,
+    tolerance: float,
+) -> Entry:
+    if written is None:
+        near = found.nearest.get(address, float("inf"))
+        reason = (
+            f"it differs from Hugging Face by {near:.0e} on vLLM"
+            if near < _STILL_THE_SAME
+            else "vLLM computes it nowhere by itself"
+        )
+        return Entry(address, None, read=near if near < float("inf") else None, reason=reason)
+    off = max(written.read, decoding)
+    if decoding > tolerance:
+        reason = f"it differs from Hugging Face by {decoding:.0e} on vLLM while decoding"
+        return Entry(address, written.form, off, reason=reason)
+    return Entry(
+        address,
+        written.form,
+        off,
+        written.write,
+        written.effect,
+        readable=True,
+        writable=written.right,
+        reason=written.reason,
+    )
+
+
+def _patterns(reference: Reference, entries: Mapping[Address, Entry]) -> list[Entry]:
+    """Patterns are made from q and k, where those and z are found; the engine checks them."""
+    made = []
+    for site in reference.card.tree.sites:
+        path, port, call = site.address
+        if port != "pattern":
+            continue
+        parts = [entries.get(Address(path, name, call)) for name in ("q", "k", "v", "z")]
+        found = [part for part in parts if part is not None and part.readable]
+        z = entries.get(Address(path, "z", call))
+        points = {part.form.point.path for part in found[:3] if part.form is not None}
+        if len(found) < len(parts) or len(points) != 1 or z is None:
+            reason = "it is made from q, k, v and z, which were not all found in vLLM"
+            made.append(Entry(site.address, None, reason=reason))
+            continue
+        form = Form(site.address, Point("after", points.pop()), kind="pattern")
+        reason = "" if z.writable else z.reason
+        made.append(Entry(site.address, form, None, None, None, True, z.writable, reason))
+    return made
