@@ -28,7 +28,7 @@ class InProcess:
     def call(self, method: str, *args: Any) -> Any:
         return self.llm.collective_rpc(method, args=args)[0]
 
-    def forward(self, prompt: tuple[int, ...], *, times: int = 1, tokens: int = 1) -> list[Any]:
+    def forward(self, prompt: tuple[int, ...], *, times: int = 1, tokens: int = 1) -> None:
         from vllm import SamplingParams, TokensPrompt
 
         prompts = [
@@ -36,8 +36,7 @@ class InProcess:
             for _ in range(times)
         ]
         greedy = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False)
-        outputs = self.llm.generate(prompts, greedy, use_tqdm=False)
-        return [list(output.outputs[0].token_ids) for output in outputs]
+        self.llm.generate(prompts, greedy, use_tqdm=False)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
@@ -126,13 +126,11 @@ class AsyncDriver:
             self._under_way[request.id] = task
 
     async def _follow(self, request: Request) -> None:
-        """One request, from its beginning to its end."""
+        """One request, from its beginning to its end; nothing is made of what it says."""
         error: BaseException | None = None
-        ids: Sequence[int] = ()
         try:
-            said = self._engine.generate(prompt(request), sampling(request), request.id)
-            async for output in said:
-                ids = output.outputs[0].token_ids
+            async for _ in self._engine.generate(prompt(request), sampling(request), request.id):
+                pass
         except asyncio.CancelledError:
             pass  # aborted: vLLM has been told on the way out
         except Exception as exc:  # noqa: BLE001 - it is handed on
@@ -140,7 +138,7 @@ class AsyncDriver:
             self._look_at(exc)
         finally:
             self._under_way.pop(request.id, None)
-        self._ears.ended(request.id, ids, error)
+        self._ears.ended(request.id, error)
 
     def _look_at(self, error: BaseException) -> None:
         """An error of a request: is it the engine's end?"""

@@ -62,10 +62,12 @@ def _surveyed(
     """The forward passes of one prompt in vLLM, and the tokens it went on with."""
     engine.call("lab_survey_begin")
     try:
-        said = engine.forward(prompt, tokens=tokens)[0]
+        engine.forward(prompt, tokens=tokens)
     finally:
-        seen = engine.call("lab_survey_end")
-    return read_surveys(seen), said
+        seen = read_surveys(engine.call("lab_survey_end"))
+    # It goes on with the likeliest.
+    said = [int(each.logits[-1].argmax()) for each in seen if each.logits is not None]
+    return seen, said
 
 
 def _while_decoding(

@@ -4,13 +4,13 @@
     OneProcessDriver   vLLM stepped by a thread of this process           one_process.py
 
 What a request computes is heard from the worker (`channel.py`), never read off vLLM's answers. A
-driver only says when a request has ended, with what tokens, and when the engine has died.
+driver only says when a request has ended and when the engine has died.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,12 +35,12 @@ class Request:
 class Ears:
     """Who listens to a driver, on threads of its own.
 
-    message: what a worker says. ended: a request has, with the ids vLLM went on with, or an error.
+    message: what a worker says. ended: a request has, with an error or without.
     died: the engine has, once; every request it had is lost.
     """
 
     message: Callable[[Message], None]
-    ended: Callable[[str, Sequence[int], BaseException | None], None] = lambda *_: None
+    ended: Callable[[str, BaseException | None], None] = lambda _, __: None
     died: Callable[[BaseException], None] = lambda _: None
 
 

@@ -8,13 +8,12 @@ The addresses of the card are those the certificate verified; their moments foll
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nnsight_lab.executors.generate import padding_of, stop_ids_of
 from nnsight_lab.executors.local import LocalExecutor
-from nnsight_lab_server.vllm.certificate import Certificate
+from nnsight_lab_server.vllm.certificate import Certificate, CertificateStore
 from nnsight_lab_server.vllm.certify import certified
 from nnsight_lab_server.vllm.driver import Driver, Request
 from nnsight_lab_server.vllm.reference import reference_of
@@ -34,9 +33,18 @@ class Learned:
     certificate: Certificate | None = None
 
 
-def learn(executor: LocalExecutor, surveyed: Surveyed) -> Learned:
-    """Compare the model in vLLM with the same on Hugging Face."""
-    certificate = certified(reference_of(executor), surveyed)
+def learn(
+    executor: LocalExecutor,
+    surveyed: Surveyed,
+    store: CertificateStore | None = None,
+    key: str = "",
+) -> Learned:
+    """Compare the model in vLLM with the same on Hugging Face, or look up what came of it before."""
+    certificate = store.get(key) if store is not None else None
+    if certificate is None:
+        certificate = certified(reference_of(executor), surveyed)
+        if store is not None:
+            store.put(key, certificate)
     card = served_card(executor.card(), certificate)
     served = Served(
         card=card,
@@ -56,15 +64,13 @@ class Surveyed:
         self._most = batch_tokens
         self._count = 0
         self._waiting: set[str] = set()
-        self._said: dict[str, list[int]] = {}
         self._error: BaseException | None = None
         self._changed = threading.Condition()
 
-    def ended(self, id: str, ids: Sequence[int], error: BaseException | None) -> None:
+    def ended(self, id: str, error: BaseException | None) -> None:
         """A request has ended."""
         with self._changed:
             self._waiting.discard(id)
-            self._said[id] = list(ids)
             self._error = self._error or error
             self._changed.notify_all()
 
@@ -72,18 +78,14 @@ class Surveyed:
         """Call a method of every worker; gives what the first returns."""
         return self._driver.rpc(method, *args)[0]
 
-    def forward(
-        self, prompt: tuple[int, ...], *, times: int = 1, tokens: int = 1
-    ) -> list[list[int]]:
+    def forward(self, prompt: tuple[int, ...], *, times: int = 1, tokens: int = 1) -> None:
         """Run a prompt so many times at once, as far as they fit into one step of the engine."""
         at_once = max(1, (self._most or len(prompt) * times) // len(prompt))
-        said = []
         while times > 0:
-            said += self._forward(prompt, min(times, at_once), tokens)
+            self._forward(prompt, min(times, at_once), tokens)
             times -= at_once
-        return said
 
-    def _forward(self, prompt: tuple[int, ...], times: int, tokens: int) -> list[list[int]]:
+    def _forward(self, prompt: tuple[int, ...], times: int, tokens: int) -> None:
         requests = []
         for _ in range(times):
             self._count += 1
@@ -97,4 +99,3 @@ class Surveyed:
                 self._error = TimeoutError("vLLM does not answer")
         if self._error is not None:
             raise self._error
-        return [self._said.pop(request.id) for request in requests]

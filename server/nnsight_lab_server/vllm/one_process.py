@@ -132,18 +132,18 @@ class OneProcessDriver:
                 name = self._engine.add_request(request.id, prompt(request), sampling(request))
                 self._names[request.id] = name
             except Exception as exc:  # noqa: BLE001 - vLLM refuses this request; others go on
-                self._ears.ended(request.id, (), exc)
+                self._ears.ended(request.id, exc)
 
     def _abort(self, ids: Iterable[str]) -> None:
         self._engine.abort_request([id for id in ids if id in self._names])
         for id in ids:
             if self._names.pop(id, None) is not None:
-                self._ears.ended(id, (), None)
+                self._ears.ended(id, None)
 
     def _step(self) -> None:
         for output in self._engine.step():
             if output.finished and self._names.pop(output.request_id, None) is not None:
-                self._ears.ended(output.request_id, output.outputs[0].token_ids, None)
+                self._ears.ended(output.request_id, None)
 
 
 def _made(model: str, options: VllmOptions) -> Any:

@@ -32,10 +32,8 @@ class SurveyedEngine(Protocol):
         """Call a method of every worker; gives what the first returns."""
         ...
 
-    def forward(
-        self, prompt: tuple[int, ...], *, times: int = 1, tokens: int = 1
-    ) -> list[list[int]]:
-        """Run a prompt so many times at once; gives the likeliest next tokens of each.
+    def forward(self, prompt: tuple[int, ...], *, times: int = 1, tokens: int = 1) -> None:
+        """Run a prompt so many times at once, and go on with the likeliest tokens.
 
         Nothing is read from a cache of prefixes, and no prompt is cut into chunks.
         """
