@@ -47,9 +47,6 @@ class Listener:
         self._graph = plan.graph
         self._stages = stages
         self._cancelled = cancelled
-        self._moments: dict[int, list[int]] = {}
-        for moment in plan.moments:
-            self._moments.setdefault(moment // STEP, []).append(moment % STEP)
 
     def enough(self, step: int) -> bool:
         """Whether the part of the run that `step` belongs to needs nothing further."""
@@ -69,25 +66,30 @@ class Listener:
 
         ended: invokes that have no part in this pass. to_the_end: never raise `Enough`.
         """
+        known = measured.points
         points = {
-            measured.points[moment]: step * STEP + moment
-            for moment in self._moments.get(step, ())
-            if moment in measured.points
+            known[moment % STEP]: moment
+            for moment in self._plan.of_step.get(step, ())
+            if moment % STEP in known
         }
         last = max(points.values(), default=-1)
+        moments, bindings = self._plan.moments, measured.bindings
 
         def on_point(point: HookPoint, value: Any) -> Any:
             if self._cancelled():
                 raise Cancelled("The run was cancelled.")
             moment = points[point]
-            value = self.hand_over(
-                moment,
-                value,
-                measured.tree,
-                ended,
-                lambda place, held: self._taken(place, held, measured, point),
-                lambda place, held, new: measured.bindings[place.address].put(held, new),
-            )
+            if moments[moment].only_saves and point.op is None:
+                self._run.reach(moment, lambda place: bindings[place.address].take(value))
+            else:
+                value = self.hand_over(
+                    moment,
+                    value,
+                    measured.tree,
+                    ended,
+                    lambda place, held: self._taken(place, held, measured, point),
+                    lambda place, held, new: bindings[place.address].put(held, new),
+                )
             if moment >= last and not to_the_end and self.enough(step):
                 raise Enough
             return value
@@ -95,8 +97,8 @@ class Listener:
         if not points:
             yield False
             return
-        skips = [skip for moment in points.values() for skip in self._skips(moment)]
-        with host.attached(set(points), on_point), host.skipping(skips, self._run.instead):
+        skips = [skip for moment in points.values() for skip in moments[moment].skips]
+        with host.attached(points, on_point), host.skipping(skips, self._run.instead):
             yield True
 
     def _taken(self, place: Place, held: Any, measured: Measured, point: HookPoint) -> Any:
@@ -106,9 +108,6 @@ class Listener:
             site = measured.tree.by_address[place.address]
             check_as_measured(site, value, stage.batch, stage.pos)
         return value
-
-    def _skips(self, moment: int) -> tuple[Skip, ...]:
-        return self._plan.moments[moment].skips
 
     def hand_over(
         self,

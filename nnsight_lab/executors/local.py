@@ -245,7 +245,7 @@ class LocalExecutor:
         # Of tensors, what was measured tells them.
         shapes = tuple(shape_key(rows, each_row=apart) for rows in prompts)
         # The operations a plan needs follow from its graph, so what they were added to tells plans apart.
-        key = (request.graph.key, tuple(map(id, bases)), shapes)
+        key = (request.graph.quick_key, tuple(map(id, bases)), shapes)
         with self._planning:
             plan = self._schedules.get(key)
         if plan is not None:

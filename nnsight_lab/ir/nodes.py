@@ -248,7 +248,10 @@ Node: TypeAlias = (
 
 def has_value(node: Node) -> bool:
     """Whether other nodes may refer to it; a write and a skip only do something."""
-    return not isinstance(node, Write | GradientWrite | Skip)
+    return not isinstance(node, _EFFECTS)
+
+
+_EFFECTS = (Write, GradientWrite, Skip)  # a union would be put together at each call
 
 
 def blocks_of(node: Node) -> tuple[Block, ...]:
@@ -293,6 +296,8 @@ def argument_refs(arg: Arg) -> Iterator[NodeId]:
 def dependencies(node: Node) -> tuple[NodeId, ...]:
     """The ids of the values a node needs, in the order it names them."""
     match node:
+        case Read():  # the most frequent, and not to be compared with each kind below
+            return ()
         case Call(args=args, kwargs=kwargs) | Apply(args=args, kwargs=kwargs):
             return _refs_of_call(args, kwargs)
         case LocalCall(args=args, kwargs=kwargs):

@@ -276,10 +276,11 @@ class TracedModel(ABC):
         ending: list[Done | Failed] = []
 
         def collect(event: RunEvent) -> None:
-            if isinstance(event, Saved) and is_shown(event.name):
-                print_shown(event.name, event.value)
-            elif isinstance(event, Saved):
-                values[event.name] = event.value
+            if isinstance(event, Saved):
+                if is_shown(event.name):
+                    print_shown(event.name, event.value)
+                else:
+                    values[event.name] = event.value
             elif isinstance(event, Token):
                 tokens.append(event.ids)
             elif isinstance(event, Done | Failed):

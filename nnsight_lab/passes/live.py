@@ -45,9 +45,12 @@ def live_ids(graph: Graph, *, calls: bool = True) -> set[NodeId]:
     return live
 
 
+_REGIONS = (Cond, Foreach, While)  # a union would be put together at each call
+
+
 def _calls(node: Node) -> bool:
     """Whether a local function is called here, or in a block of this node."""
-    if not isinstance(node, Cond | Foreach | While):
+    if not isinstance(node, _REGIONS):
         return isinstance(node, LocalCall)
     return any(isinstance(found, LocalCall) for found in nodes_within(node))
 

@@ -13,6 +13,7 @@ import difflib
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from nnsight_lab.errors import AddressNotFound, BadInput, NotSupported, WriteTooEarly
 from nnsight_lab.ir import (
@@ -54,6 +55,7 @@ class Moment:
     outputs: names of saved values that are ready now. drops: values nobody needs afterwards.
     skips: modules that are due now and do not run; they are given their values first.
     kept: what is read now, and saved or needed later. lasting: the same of what is computed now.
+    only_saves: whether all that happens is that values of all rows are read and saved.
     """
 
     reads: tuple[Read, ...] = ()
@@ -64,19 +66,33 @@ class Moment:
     skips: tuple[Skip, ...] = ()
     kept: tuple[NodeId, ...] = ()
     lasting: tuple[NodeId, ...] = ()
+    only_saves: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Schedule:
     """A graph laid along a run; `moments[BEFORE]` runs before it begins."""
 
     graph: Graph
     moments: dict[int, Moment]
 
-    @property
+    @cached_property
     def gradients(self) -> tuple[Gradient, ...]:
         """The gradients the graph takes; without any, nothing needs to be kept for them."""
         return tuple(node for node in self.graph.nodes if isinstance(node, Gradient))
+
+    @cached_property
+    def inside(self) -> frozenset[int]:
+        """The moments that a host comes to: not the one before the run, nor ends of passes."""
+        return frozenset(at for at in self.moments if at != BEFORE and at != after(at // STEP))
+
+    @cached_property
+    def of_step(self) -> dict[int, tuple[int, ...]]:
+        """The moments of each forward pass."""
+        found: defaultdict[int, list[int]] = defaultdict(list)
+        for moment in self.moments:
+            found[moment // STEP].append(moment)
+        return {step: tuple(moments) for step, moments in found.items()}
 
     @property
     def last(self) -> int:
@@ -239,6 +255,11 @@ def _grouped(
     def outliving(moment: int, made: Iterable[NodeId]) -> tuple[NodeId, ...]:
         return tuple(id for id in made if id in saved or last_use[id] != moment)
 
+    def only_saves(moment: int) -> bool:
+        if steps[moment] or writes[moment] or skips[moment]:
+            return False
+        return all(node.invoke is None and last_use[node.id] == moment for node in reads[moment])
+
     return {
         moment: Moment(
             tuple(reads[moment]),
@@ -249,6 +270,7 @@ def _grouped(
             tuple(skips[moment]),
             outliving(moment, (node.id for node in reads[moment])),
             outliving(moment, steps[moment]),
+            only_saves(moment),
         )
         for moment in used
     }

@@ -27,7 +27,7 @@ from nnsight_lab.runtime.blocks import Functions, compute, failed
 from nnsight_lab.runtime.gradients import Gradients, followed_by_autograd
 from nnsight_lab.runtime.host import Host
 from nnsight_lab.runtime.missing import MISSING, did_not_happen, without_missing
-from nnsight_lab.runtime.values import Values, copied, in_order
+from nnsight_lab.runtime.values import Values, copied, in_order, snapshot
 
 __all__ = ["Interleaver", "Place"]
 
@@ -53,7 +53,7 @@ class Interleaver:
         self._functions = functions or {}
         self._gradients = Gradients(schedule.graph)
         self._missing: set[NodeId] = set()
-        self._pending = {moment for moment in schedule.moments if not _is_outside(moment)}
+        self._pending = set(schedule.inside)
         self._skipped: dict[NodeId, Any] = {}
 
     @property
@@ -86,6 +86,10 @@ class Interleaver:
         here = self._schedule.moments.get(moment)
         if here is None or moment not in self._pending:
             return []
+        if here.only_saves and not self._gradients.active:
+            self._hand_on(here, read)
+            self._pending.discard(moment)
+            return []
         writes: list[tuple[Place, Any]] = []
         put_back = write or (lambda place, new: writes.append((place, new)))
         for node in self._gradients.in_order(here.reads):
@@ -106,6 +110,19 @@ class Interleaver:
         self._values.forget(here.drops)
         self._pending.discard(moment)
         return writes
+
+    def _hand_on(self, here: Moment, read: Callable[[Place], Any]) -> None:
+        """Send what is read, and keep none of it: the short way through most moments."""
+        found: dict[NodeId, Any] = {}
+        for node in here.reads:
+            value = read(node)
+            if value is MISSING:
+                self._missing.add(node.id)
+            else:
+                found[node.id] = snapshot(value)
+        for name, id in here.outputs:
+            if id in found:
+                self._on_saved(name, found[id])
 
     def instead(self, skip: Skip) -> Any:
         """What a skipped module gives: asked for once, in its place."""
@@ -194,8 +211,3 @@ class Interleaver:
             failure = failed(node, exc)
             failure.node = id if failure.node is None else failure.node
             raise failure from (exc.__cause__ if failure is exc else exc)
-
-
-def _is_outside(moment: int) -> bool:
-    """Whether a moment is before the run, or at the end of a forward pass."""
-    return moment == BEFORE or moment == after(moment // STEP)

@@ -55,7 +55,10 @@ _open: ContextVar[tuple[tuple[object, Recorder], ...]] = ContextVar("open_traces
 
 def open_recorder(owner: object) -> Recorder | None:
     """The recording that is open on a model in this thread, or None."""
-    return next((recorder for model, recorder in open_recordings() if model is owner), None)
+    for model, recorder in reversed(_open.get()):
+        if model is owner:
+            return recorder
+    return None
 
 
 def open_recordings() -> tuple[tuple[object, Recorder], ...]:
