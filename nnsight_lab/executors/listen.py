@@ -19,7 +19,7 @@ from nnsight_lab.errors import Cancelled, ShapeMismatch
 from nnsight_lab.executors.host import TorchHost
 from nnsight_lab.executors.measure import Measured
 from nnsight_lab.executors.sites import HookPoint
-from nnsight_lab.ir import STEP, ModuleTree, Skip, Spec, Write
+from nnsight_lab.ir import STEP, ModuleTree, Spec, Write
 from nnsight_lab.passes.check import check_fits
 from nnsight_lab.passes.invokes import Span, narrowed, widened
 from nnsight_lab.passes.schedule import Schedule
@@ -61,10 +61,12 @@ class Listener:
         *,
         ended: Collection[int] = (),
         to_the_end: bool = False,
+        let_go: bool = False,
     ) -> Iterator[bool]:
         """Hear forward pass `step` while the block runs; gives whether there is anything to hear.
 
         ended: invokes that have no part in this pass. to_the_end: never raise `Enough`.
+        let_go: within the block `Enough` is caught, and nothing that the pass made is kept.
         """
         known = measured.points
         points = {
@@ -80,7 +82,9 @@ class Listener:
                 raise Cancelled("The run was cancelled.")
             moment = points[point]
             if moments[moment].only_saves and point.op is None:
-                self._run.reach(moment, lambda place: bindings[place.address].take(value))
+                stops = let_go and self._run.is_last(moment)
+                read = lambda place: bindings[place.address].take(value)  # noqa: E731
+                self._run.reach(moment, read, stops=stops)
             else:
                 value = self.hand_over(
                     moment,
@@ -100,6 +104,7 @@ class Listener:
         skips = [skip for moment in points.values() for skip in moments[moment].skips]
         with host.attached(points, on_point), host.skipping(skips, self._run.instead):
             yield True
+        self._run.let_go()
 
     def _taken(self, place: Place, held: Any, measured: Measured, point: HookPoint) -> Any:
         value = measured.bindings[place.address].take(held)

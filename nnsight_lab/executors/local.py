@@ -284,7 +284,8 @@ class LocalExecutor:
                     text.go()
                     made, ended = made + text.steps, text.ended
                 else:
-                    with listener.attached(host, places, begins) as heard, suppress(Enough):
+                    hearing = listener.attached(host, places, begins, let_go=True)
+                    with hearing as heard, suppress(Enough):
                         if heard:
                             self._call_model(
                                 part.inputs, **self._logits_needed(request.graph, stages)

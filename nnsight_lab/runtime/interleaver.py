@@ -26,6 +26,7 @@ from nnsight_lab.passes.stages import after
 from nnsight_lab.runtime.blocks import Functions, compute, failed
 from nnsight_lab.runtime.gradients import Gradients, followed_by_autograd
 from nnsight_lab.runtime.host import Host
+from nnsight_lab.runtime.last_holder import Held, hold, mine
 from nnsight_lab.runtime.missing import MISSING, did_not_happen, without_missing
 from nnsight_lab.runtime.values import Values, copied, in_order, snapshot
 
@@ -55,11 +56,16 @@ class Interleaver:
         self._missing: set[NodeId] = set()
         self._pending = set(schedule.inside)
         self._skipped: dict[NodeId, Any] = {}
+        self._held: list[tuple[str, Held]] = []
 
     @property
     def finished(self) -> bool:
         """Whether every moment of the schedule has come, so the model may stop."""
         return not self._pending
+
+    def is_last(self, moment: int) -> bool:
+        """Whether no other moment of the schedule is still to come."""
+        return self._pending == {moment}
 
     def waiting(self, before: int) -> bool:
         """Whether a moment before this one is still to come."""
@@ -77,17 +83,21 @@ class Interleaver:
         moment: int,
         read: Callable[[Place], Any],
         write: Callable[[Place, Any], None] | None = None,
+        *,
+        stops: bool = False,
     ) -> list[tuple[Place, Any]]:
         """The model is at `moment`: take reads, compute, send saves, give back writes.
 
         write: puts back at once what gradients are taken at, so that rows of it which are read
             after it are parts of it. Without one, it is given back with the rest.
+        stops: the model goes no further than here, and the host calls `let_go` when nothing of
+            this pass is left; what is saved here may be sent only then, without a copy.
         """
         here = self._schedule.moments.get(moment)
         if here is None or moment not in self._pending:
             return []
         if here.only_saves and not self._gradients.active:
-            self._hand_on(here, read)
+            self._hand_on(here, read, stops)
             self._pending.discard(moment)
             return []
         writes: list[tuple[Place, Any]] = []
@@ -111,7 +121,7 @@ class Interleaver:
         self._pending.discard(moment)
         return writes
 
-    def _hand_on(self, here: Moment, read: Callable[[Place], Any]) -> None:
+    def _hand_on(self, here: Moment, read: Callable[[Place], Any], stops: bool) -> None:
         """Send what is read, and keep none of it: the short way through most moments."""
         found: dict[NodeId, Any] = {}
         for node in here.reads:
@@ -119,10 +129,19 @@ class Interleaver:
             if value is MISSING:
                 self._missing.add(node.id)
             else:
-                found[node.id] = snapshot(value)
+                held = hold(value) if stops else None
+                found[node.id] = snapshot(value) if held is None else held
         for name, id in here.outputs:
-            if id in found:
+            if id in found and isinstance(found[id], Held):
+                self._held.append((name, found[id]))
+            elif id in found:
                 self._on_saved(name, found[id])
+
+    def let_go(self) -> None:
+        """Nothing is left of the forward pass that stopped: send what was held back for that."""
+        for name, held in self._held:
+            self._on_saved(name, mine(held))
+        self._held.clear()
 
     def instead(self, skip: Skip) -> Any:
         """What a skipped module gives: asked for once, in its place."""
