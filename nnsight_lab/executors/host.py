@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from functools import partial
+from functools import cached_property, partial
 from itertools import count
 from typing import Any
 
@@ -39,13 +39,16 @@ class TorchHost:
 
     def __init__(self, module: torch.nn.Module, standard: Mapping[str, str] | None = None) -> None:
         self._module = module
-        self._standard = dict(standard or {})
+        self._standard = standard or {}
         self._silent = False
         self._thread = threading.get_ident()
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
-        """Where the model's first parameter is; the CPU for a model without any."""
+        """Where the model's first parameter is; the CPU for a model without any.
+
+        Looked for once: a host serves one run, in which the model stays where it is.
+        """
         first = next(self._module.parameters(), None)
         return first.device if first is not None else torch.device("cpu")
 

@@ -276,11 +276,18 @@ def nodes_within(node: Node) -> Iterator[Node]:
         stack.extend(inner for block in blocks_of(found) for inner in block.nodes)
 
 
+_WITHOUT_REFS = frozenset({type(None), bool, int, float, str})
+"""Types of arguments that refer to nothing. Most do not, so they are asked first."""
+
+
 def argument_refs(arg: Arg) -> Iterator[NodeId]:
     """The ids an argument refers to, in order, without recursion."""
     stack: list[Arg] = [arg]
     while stack:
-        match stack.pop():
+        part = stack.pop()
+        if type(part) in _WITHOUT_REFS:
+            continue
+        match part:
             case Ref(id=id):
                 yield id
             case SliceArg(start=start, stop=stop, step=step):

@@ -16,6 +16,8 @@ from nnsight_lab.ir.plain_nodes import node_to_plain
 
 __all__ = ["said_by"]
 
+_PLAIN = frozenset({type(None), bool, int, str})
+
 
 def said_by(node: Node) -> Hashable:
     """What a node says, without its line. Its id is its place in the graph."""
@@ -35,6 +37,8 @@ def said_by(node: Node) -> Hashable:
 
 
 def _said_by_argument(arg: Arg) -> Hashable:
+    if type(arg) in _PLAIN:
+        return type(arg), arg
     match arg:
         case Ref(id=id):
             return Ref, id

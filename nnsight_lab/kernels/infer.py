@@ -81,7 +81,12 @@ def meta_like(value: Any) -> Any:
     return map_tensors(value, lambda tensor: tensor.detach().to("meta"))
 
 
+_KNOWN_TYPES = frozenset({torch.Tensor, type(None), bool, int, float, str})
+
+
 def _holds_unknown(value: Any) -> bool:
+    if type(value) in _KNOWN_TYPES:  # nearly always
+        return False
     if isinstance(value, Unknown):
         return True
     if isinstance(value, tuple | list):

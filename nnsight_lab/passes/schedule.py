@@ -10,15 +10,17 @@ Moments of forward pass `i` lie from `i * STEP` on (`stages.py`).
 from __future__ import annotations
 
 import difflib
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from nnsight_lab.errors import AddressNotFound, BadInput, NotSupported, WriteTooEarly
 from nnsight_lab.ir import (
     STEP,
     Address,
+    Call,
     Gradient,
     GradientWrite,
     Graph,
@@ -47,6 +49,10 @@ AFTER = after(0)
 """The moment of gradients and what needs them: the first forward pass is over."""
 
 
+_COPIES = frozenset({"lab.assign", "lab.set_item"})
+"""Operations that give a copy of a tensor, in which something is written."""
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """What happens when the model reaches one point.
@@ -71,10 +77,16 @@ class Moment:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A graph laid along a run; `moments[BEFORE]` runs before it begins."""
+    """A graph laid along a run; `moments[BEFORE]` runs before it begins.
+
+    ready: what whoever runs it has made of its nodes and may use again; no values of a run.
+    """
 
     graph: Graph
     moments: dict[int, Moment]
+    ready: dict[NodeId, Callable[..., Any]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @cached_property
     def gradients(self) -> tuple[Gradient, ...]:
@@ -85,6 +97,23 @@ class Schedule:
     def inside(self) -> frozenset[int]:
         """The moments that a host comes to: not the one before the run, nor ends of passes."""
         return frozenset(at for at in self.moments if at != BEFORE and at != after(at // STEP))
+
+    @cached_property
+    def given_away(self) -> frozenset[NodeId]:
+        """The edited copies of whole values (`_COPIES`) that one write uses, and nothing else."""
+        used = Counter(output.node for output in self.graph.outputs)
+        for node in self.graph.nodes:
+            used.update(dependencies(node))
+        written = {node.value for node in self.graph.writes()}
+        return frozenset(
+            node.id
+            for node in self.graph.nodes
+            if isinstance(node, Call)
+            and node.op in _COPIES
+            and node.args[1:2] != ((),)  # of all of it: then it is the new value itself
+            and node.id in written
+            and used[node.id] == 1
+        )
 
     @cached_property
     def of_step(self) -> dict[int, tuple[int, ...]]:

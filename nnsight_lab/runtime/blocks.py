@@ -25,13 +25,14 @@ from nnsight_lab.ir import (
     Weight,
     While,
 )
-from nnsight_lab.ir.nodes import blocks_of
+from nnsight_lab.ir.literals import Arg, DictArg, ListArg, Ref
+from nnsight_lab.ir.nodes import argument_refs, blocks_of
 from nnsight_lab.kernels import kernel, tensor_from_data, to_python
 from nnsight_lab.runtime.host import Host
 from nnsight_lab.runtime.local_calls import called
 from nnsight_lab.runtime.values import in_order
 
-__all__ = ["Functions", "compute", "failed"]
+__all__ = ["Functions", "call_of", "compute", "failed"]
 
 ValueOf: TypeAlias = Callable[[NodeId], Any]
 
@@ -46,9 +47,8 @@ def compute(node: Node, value_of: ValueOf, host: Host, functions: Functions) -> 
             return tensor_from_data(value).to(host.device)
         case Weight(path=path, name=name):
             return in_order(host.weight(path, name).detach())
-        case Call(op=op):
-            args, kwargs = _arguments(node, value_of)
-            return kernel(op)(*args, **kwargs)
+        case Call():
+            return call_of(node)(value_of)
         case Apply(path=path):
             return in_order(host.apply(path, *_arguments(node, value_of)))
         case LocalCall():
@@ -61,6 +61,43 @@ def compute(node: Node, value_of: ValueOf, host: Host, functions: Functions) -> 
         case While():
             return _while(node, value_of, host, functions)
     raise AssertionError(f"{type(node).__name__} is not computed")
+
+
+def call_of(node: Call) -> Callable[[ValueOf], Any]:
+    """An operation made ready: given the values, its result. Ready once, it serves every run."""
+    function = kernel(node.op)
+    # Our own operations write to none of their arguments, so that lists in them may be shared.
+    shared = node.op.startswith("lab.")
+    makers = [_maker(arg, shared) for arg in node.args]
+    named = [(key, _maker(arg, shared)) for key, arg in node.kwargs]
+
+    def run(value_of: ValueOf) -> Any:
+        args = [make(value_of) for make in makers]
+        return function(*args, **{key: make(value_of) for key, make in named})
+
+    return run
+
+
+def _maker(arg: Arg, shared: bool) -> Callable[[ValueOf], Any]:
+    """From the values of a run to one argument."""
+    if isinstance(arg, Ref):
+        id = arg.id
+        return lambda value_of: value_of(id)
+    if any(True for _ in argument_refs(arg)) or not (shared or _is_fixed(arg)):
+        return lambda value_of: to_python(arg, value_of)
+    made = to_python(arg, _no_value)
+    return lambda _: made
+
+
+def _is_fixed(arg: Arg) -> bool:
+    """Whether the Python object of an argument can be changed by nobody."""
+    if isinstance(arg, tuple):
+        return all(map(_is_fixed, arg))
+    return not isinstance(arg, ListArg | DictArg)
+
+
+def _no_value(id: NodeId) -> Any:
+    raise AssertionError(f"%{id} is not among the references of this argument")
 
 
 def failed(node: Node, exc: Exception) -> LabError:
@@ -84,7 +121,7 @@ _NAMED = {Cond: "a branch", Foreach: "a loop", While: "a loop"}
 
 
 def _arguments(
-    node: Call | Apply | LocalCall, value_of: ValueOf
+    node: Apply | LocalCall, value_of: ValueOf
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     args = tuple(to_python(arg, value_of) for arg in node.args)
     return args, {key: to_python(arg, value_of) for key, arg in node.kwargs}

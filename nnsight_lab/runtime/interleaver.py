@@ -17,13 +17,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import torch
+
 from nnsight_lab.errors import NeverReached
-from nnsight_lab.ir import Gradient, NodeId, Read, Skip, Weight, Write
+from nnsight_lab.ir import Call, Gradient, NodeId, Read, Skip, Weight, Write
 from nnsight_lab.ir.nodes import dependencies
 from nnsight_lab.ir.tree import RESULT, STEP
 from nnsight_lab.passes.schedule import BEFORE, Moment, Schedule
 from nnsight_lab.passes.stages import after
-from nnsight_lab.runtime.blocks import Functions, compute, failed
+from nnsight_lab.runtime.blocks import Functions, call_of, compute, failed
 from nnsight_lab.runtime.gradients import Gradients, followed_by_autograd
 from nnsight_lab.runtime.host import Host
 from nnsight_lab.runtime.last_holder import Held, hold, mine
@@ -114,7 +116,9 @@ class Interleaver:
             self._values[node.id] = value
         self._compute(here)
         # The model may change what it is handed (an in-place activation), so it gets a copy.
-        writes.extend((node, copied(self._values[node.value])) for node in here.writes)
+        for edit in here.writes:
+            new = self._values[edit.value]
+            writes.append((edit, new if self._is_given_away(edit, new) else copied(new)))
         for skip in here.skips:
             self._skipped[skip.id] = copied(self._values[skip.value])
         self._values.forget(here.drops)
@@ -179,6 +183,11 @@ class Interleaver:
                 return
             self.reach(moment, lambda _: MISSING)
 
+    def _is_given_away(self, node: Write, value: Any) -> bool:
+        """Whether a value is made for this write alone, in memory of its own: it needs no copy."""
+        only_here = node.value in self._schedule.given_away and not self._gradients.active
+        return only_here and isinstance(value, torch.Tensor)
+
     def _compute(self, here: Moment) -> None:
         for id in here.steps:
             self._step(id)
@@ -193,6 +202,15 @@ class Interleaver:
         """Compute a node, unless an edit of a gradient has already asked for it."""
         if id not in self._values:
             self._values[id] = self._gradients.followed(id, self._evaluate(id))
+
+    def _call(self, node: Call) -> Callable[[Callable[[NodeId], Any]], Any]:
+        """An operation made ready, once for all runs of this schedule."""
+        if node is not self._graph[node.id]:
+            return call_of(node)  # without the values of steps that did not happen
+        ready = self._schedule.ready
+        if node.id not in ready:
+            ready[node.id] = call_of(node)
+        return ready[node.id]
 
     def _value_of(self, id: NodeId) -> Any:
         """The value of a node that may not have had its turn yet, and of what it needs."""
@@ -215,6 +233,8 @@ class Interleaver:
                 return MISSING
             node = found
         try:
+            if isinstance(node, Call):
+                return self._call(node)(self._values.__getitem__)
             match node:
                 case Gradient():
                     return self._gradients.taken(node, self._values, self._value_of)

@@ -39,7 +39,7 @@ def hold(value: Any) -> Held | None:
     whole = storage.nbytes() == value.numel() * value.element_size()
     if not (whole and value.is_contiguous() and storage.resizable()) or storage.is_shared():
         return None
-    return Held(value.detach(), value._version)  # noqa: SLF001
+    return Held(value.detach(), value._version)
 
 
 def mine(held: Held) -> torch.Tensor:
@@ -49,7 +49,7 @@ def mine(held: Held) -> torch.Tensor:
         EngineFailed: the model wrote to it while it stopped, so what it was is lost.
     """
     tensor = held.tensor
-    if tensor._version != held.version:  # noqa: SLF001 - how torch itself tells
+    if tensor._version != held.version:
         raise EngineFailed(
             "The model wrote to its last value while it was being stopped.",
             hint="Save a copy of it: value.clone().save().",

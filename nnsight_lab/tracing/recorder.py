@@ -54,6 +54,8 @@ from nnsight_lab.tracing.source import at_line, user_line
 
 __all__ = ["Recorder"]
 
+_VALUES = (Proxy, torch.Tensor)
+
 
 class Recorder:
     """One recording. `batch` and `pos` are the size of the prompt it is recorded with.
@@ -291,7 +293,7 @@ class Recorder:
         needs: list[Value] = []
 
         def ref(item: Any) -> Ref | None:
-            if not isinstance(item, Proxy | torch.Tensor):
+            if not isinstance(item, _VALUES):
                 return None
             needs.append(self.value_of(item))
             return Ref(needs[-1].node)
