@@ -67,6 +67,8 @@ def from_python(value: Any, ref: Callable[[Any], Ref | None]) -> Arg:
     """
     if type(value) in _ITSELF:
         return value  # type: ignore[no-any-return]
+    if isinstance(value, np.generic):
+        value = value.item()
     found = ref(value)
     if found is not None:
         return found

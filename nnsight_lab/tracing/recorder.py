@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 
 from nnsight_lab.contract import Inputs
@@ -182,7 +183,6 @@ class Recorder:
             OpNotAllowed: the operation or an argument cannot be part of a graph.
         """
         where = user_line()
-        args, kwargs = without_numpy(args), without_numpy(kwargs)
         plain_args, plain_kwargs, needs = at_line(where, self._prepared, args, kwargs)
         metas = [to_python(arg, self._meta_of) for arg in plain_args]
         named = {key: to_python(arg, self._meta_of) for key, arg in plain_kwargs.items()}
@@ -293,6 +293,8 @@ class Recorder:
         needs: list[Value] = []
 
         def ref(item: Any) -> Ref | None:
+            if isinstance(item, np.ndarray):
+                item = without_numpy(item)
             if not isinstance(item, _VALUES):
                 return None
             needs.append(self.value_of(item))

@@ -39,13 +39,7 @@ from nnsight_lab.tracing.show import is_shown
 from nnsight_lab.tracing.source import for_the_user, one_frame, shorten_traceback, user_line
 from nnsight_lab.tracing.steps import Iteration, Loop
 
-__all__ = [
-    "Tracer",
-    "close_for",
-    "open_for",
-    "open_recorder",
-    "open_recordings",
-]
+__all__ = ["Tracer", "close_for", "open_for", "open_recorder", "open_recordings"]
 
 RunT = TypeVar("RunT")
 OtherT = TypeVar("OtherT")
