@@ -79,9 +79,13 @@ class TorchHost:
     def attached(self, points: Collection[HookPoint], on_point: OnPoint) -> Iterator[None]:
         """Hear of `points` while the block runs, in this thread: others use the model as it is."""
         self._thread = threading.get_ident()
-        # A module has one hook of each kind, however often it is called.
-        calls = {(point.path, point.stage) for point in points if point.stage in _CALLS}
-        deeper = {point for point in points if point.stage not in _CALLS}
+        calls: dict[tuple[str, Stage], None] = {}  # one hook, however often a module is called
+        deeper: set[HookPoint] = set()
+        for point in points:
+            if point.stage in _CALLS:
+                calls[point.path, point.stage] = None
+            else:
+                deeper.add(point)
         operations = {point for point in deeper if point.stage in OPERATIONS}
         hearing = Hearing.of(operations, on_point) if operations else None
         on_point = hearing.tell if hearing is not None else on_point

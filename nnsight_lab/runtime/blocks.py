@@ -47,8 +47,9 @@ def compute(node: Node, value_of: ValueOf, host: Host, functions: Functions) -> 
             return tensor_from_data(value).to(host.device)
         case Weight(path=path, name=name):
             return in_order(host.weight(path, name).detach())
-        case Call():
-            return call_of(node)(value_of)
+        case Call(op=op):
+            args, kwargs = _arguments(node, value_of)
+            return kernel(op)(*args, **kwargs)
         case Apply(path=path):
             return in_order(host.apply(path, *_arguments(node, value_of)))
         case LocalCall():
@@ -64,7 +65,7 @@ def compute(node: Node, value_of: ValueOf, host: Host, functions: Functions) -> 
 
 
 def call_of(node: Call) -> Callable[[ValueOf], Any]:
-    """An operation made ready: given the values, its result. Ready once, it serves every run."""
+    """An operation made ready, for many runs: given the values, what `compute` gives."""
     function = kernel(node.op)
     # Our own operations write to none of their arguments, so that lists in them may be shared.
     shared = node.op.startswith("lab.")
@@ -121,7 +122,7 @@ _NAMED = {Cond: "a branch", Foreach: "a loop", While: "a loop"}
 
 
 def _arguments(
-    node: Apply | LocalCall, value_of: ValueOf
+    node: Call | Apply | LocalCall, value_of: ValueOf
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     args = tuple(to_python(arg, value_of) for arg in node.args)
     return args, {key: to_python(arg, value_of) for key, arg in node.kwargs}

@@ -67,7 +67,7 @@ class Interleaver:
 
     def is_last(self, moment: int) -> bool:
         """Whether no other moment of the schedule is still to come."""
-        return self._pending == {moment}
+        return len(self._pending) == 1 and moment in self._pending
 
     def waiting(self, before: int) -> bool:
         """Whether a moment before this one is still to come."""
@@ -205,8 +205,6 @@ class Interleaver:
 
     def _call(self, node: Call) -> Callable[[Callable[[NodeId], Any]], Any]:
         """An operation made ready, once for all runs of this schedule."""
-        if node is not self._graph[node.id]:
-            return call_of(node)  # without the values of steps that did not happen
         ready = self._schedule.ready
         if node.id not in ready:
             ready[node.id] = call_of(node)
@@ -233,7 +231,7 @@ class Interleaver:
                 return MISSING
             node = found
         try:
-            if isinstance(node, Call):
+            if isinstance(node, Call) and node is self._graph[id]:
                 return self._call(node)(self._values.__getitem__)
             match node:
                 case Gradient():
