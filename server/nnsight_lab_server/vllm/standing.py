@@ -15,7 +15,7 @@ import torch
 
 from nnsight_lab_server.vllm.forms import Point
 
-__all__ = ["is_attention", "stand"]
+__all__ = ["is_attention", "is_here", "stand"]
 
 Listener = Callable[[Any], Any]
 """Given what is held at a point; returns what shall be held there."""
@@ -37,6 +37,14 @@ def stand(model: torch.nn.Module, point: Point, listener: Listener) -> Callable[
     else:
         handle = module.register_forward_hook(lambda _, args, output: listener(output))
     return handle.remove
+
+
+def is_here(model: torch.nn.Module, path: str) -> bool:
+    """Whether a module is in this stage of a pipeline; the others stand in for it emptily."""
+    try:
+        return type(model.get_submodule(path)).__name__ != "PPMissingLayer"
+    except AttributeError:
+        return False
 
 
 def is_attention(module: Any) -> bool:

@@ -24,7 +24,7 @@ from safetensors.torch import load, save
 
 from nnsight_lab_server.vllm.forms import Form, Point, Stage, Term, form_from_plain
 from nnsight_lab_server.vllm.ranks import gathered, largest, ranks
-from nnsight_lab_server.vllm.standing import is_attention, stand
+from nnsight_lab_server.vllm.standing import is_attention, is_here, stand
 
 __all__ = [
     "Edit",
@@ -224,6 +224,8 @@ class _Probing:
         self._stand(Point("after", ""), self._leave)
 
     def _stand(self, point: Point, listener: Callable[[Any], Any]) -> None:
+        if not is_here(self.model, point.path):
+            return
         self._stack.callback(stand(self.model, point, listener))
 
     def end(self) -> bytes:
