@@ -143,8 +143,11 @@ def test_outside_a_run_the_layer_is_as_it_was(
         assert "forward" not in vars(layer)
 
 
+@pytest.mark.parametrize("running", ["llama"], indirect=True)
 @torch.no_grad()
-def test_an_edited_pattern_has_the_effect_it_has_on_hugging_face() -> None:
+def test_an_edited_pattern_has_the_effect_it_has_on_hugging_face(
+    running: tuple[RunningModel, list[Patterns]],
+) -> None:
     def blind(pattern: torch.Tensor) -> torch.Tensor:
         """Head 1 looks at the first token only."""
         edited = pattern.clone()
@@ -170,14 +173,14 @@ def test_an_edited_pattern_has_the_effect_it_has_on_hugging_face() -> None:
     clean = hf(ids, output_hidden_states=True).hidden_states[2]
     seen: list[torch.Tensor] = []
     heard = Heard()
-    with vllm_running("llama") as running:
-        layers = attention_layers(running.model)
-        path, layer = list(layers.items())[1]
-        undo = heard.hear(path, layer, blind)
-        block = running.model.model.layers[1]
-        block.register_forward_hook(lambda _, __, output: seen.append(output[0] + output[1]))
-        running.generate(PROMPT, 1)
-        undo()
+    model = running[0]
+    path, layer = list(attention_layers(model.model).items())[1]
+    undo = heard.hear(path, layer, blind)
+    block = model.model.model.layers[1]
+    hook = block.register_forward_hook(lambda _, __, output: seen.append(output[0] + output[1]))
+    model.generate(PROMPT, 1)
+    hook.remove()
+    undo()
     assert (expected - clean).abs().max() > 0.1
     torch.testing.assert_close(torch.cat(seen), expected[0], atol=1e-5, rtol=0)
 

@@ -105,92 +105,92 @@ def test_every_weight_is_the_one_of_hugging_face(checked: Checked) -> None:
     assert all(".mlp.experts." in name for name in refused)
 
 
-@pytest.fixture(scope="module")
-def llama() -> Iterator[Checked]:
-    hf, _ = vllm_model("llama")
-    samples = samples_of(hf, TOKENS, paths_of(hf))
-    with vllm_running("llama") as running:
-        calls = VllmCalls(running.model, running.llm.llm_engine.vllm_config)
-        yield Checked(running, calls, samples, calls.check(samples), "llama")
+# One engine at a time: the models of a process share vLLM's parallel groups.
+on_llama = pytest.mark.parametrize("checked", ["llama"], indirect=True)
+on_mixtral = pytest.mark.parametrize("checked", ["mixtral"], indirect=True)
 
 
+@on_llama
 @torch.no_grad()
-def test_the_logit_lens_reads_any_residual_stream(llama: Checked) -> None:
-    hf = llama.running.hf
+def test_the_logit_lens_reads_any_residual_stream(checked: Checked) -> None:
+    hf = checked.running.hf
     draw = torch.Generator().manual_seed(6)
     for shape in ((D_MODEL,), (4, D_MODEL), (2, 3, 4, D_MODEL)):
         value = torch.randn(shape, generator=draw)
         if len(shape) == 1:
             value = value[None]
-        normed = llama.calls.apply("model.norm", (value,), {})
-        found = llama.calls.apply("lm_head", (), {"input": normed})
+        normed = checked.calls.apply("model.norm", (value,), {})
+        found = checked.calls.apply("lm_head", (), {"input": normed})
         assert found.shape == (*value.shape[:-1], VOCAB)
         torch.testing.assert_close(found, hf.lm_head(hf.model.norm(value)), atol=1e-5, rtol=0)
 
 
-def test_a_call_wakes_no_hook_that_asks(llama: Checked) -> None:
+@on_llama
+def test_a_call_wakes_no_hook_that_asks(checked: Checked) -> None:
     asked: list[bool] = []
-    inner = llama.running.model.model.layers[LAYER].mlp.down_proj
-    handle = inner.register_forward_hook(lambda *_: asked.append(llama.calls.silent))
-    llama.calls.apply(f"model.layers.{LAYER}.mlp", (torch.ones(2, D_MODEL),), {})
+    inner = checked.running.model.model.layers[LAYER].mlp.down_proj
+    handle = inner.register_forward_hook(lambda *_: asked.append(checked.calls.silent))
+    checked.calls.apply(f"model.layers.{LAYER}.mlp", (torch.ones(2, D_MODEL),), {})
     handle.remove()
     assert asked == [True]
-    assert not llama.calls.silent
+    assert not checked.calls.silent
 
 
+@on_mixtral
 @torch.no_grad()
-def test_experts_called_within_a_step_do_not_put_the_step_out_of_order() -> None:
+def test_experts_called_within_a_step_do_not_put_the_step_out_of_order(checked: Checked) -> None:
     """vLLM counts which experts are next; a call in between must not be counted."""
-    hf, _ = vllm_model("mixtral")
     path = f"model.layers.{LAYER}.mlp"
-    samples = samples_of(hf, TOKENS, [path])
-    given, expected = samples[path]
+    given, expected = checked.samples[path]
     found: list[torch.Tensor] = []
     prompt = TOKENS[0].tolist()
-    with vllm_running("mixtral") as running:
-        calls = VllmCalls(running.model, running.llm.llm_engine.vllm_config)
-        calls.check(samples)
-        clean = running.generate(prompt, 6)
+    clean = checked.running.generate(prompt, 6)
 
-        def call(*_: Any) -> None:
-            found.append(calls.apply(path, (given,), {}))
+    def call(*_: Any) -> None:
+        found.append(checked.calls.apply(path, (given,), {}))
 
-        running.model.model.layers[0].self_attn.register_forward_hook(call)
-        assert running.generate(prompt, 6) == clean
+    first = checked.running.model.model.layers[0].self_attn
+    handle = first.register_forward_hook(call)
+    assert checked.running.generate(prompt, 6) == clean
+    handle.remove()
     assert len(found) == 6
     for each in found:
         torch.testing.assert_close(each, expected, atol=1e-5, rtol=0)
 
 
-def test_what_needs_the_keys_of_a_request_is_refused(llama: Checked) -> None:
+@on_llama
+def test_what_needs_the_keys_of_a_request_is_refused(checked: Checked) -> None:
     for path in (f"model.layers.{LAYER}.self_attn", f"model.layers.{LAYER}", "model"):
         with pytest.raises(NotSupported, match="holds attention"):
-            llama.calls.apply(path, (torch.ones(2, D_MODEL),), {})
+            checked.calls.apply(path, (torch.ones(2, D_MODEL),), {})
 
 
-def test_what_was_not_compared_is_refused(llama: Checked) -> None:
+@on_llama
+def test_what_was_not_compared_is_refused(checked: Checked) -> None:
     with pytest.raises(NotSupported, match="not compared"):
-        llama.calls.apply("model.layers.2.mlp", (torch.ones(2, D_MODEL),), {})
+        checked.calls.apply("model.layers.2.mlp", (torch.ones(2, D_MODEL),), {})
     with pytest.raises(NotSupported, match="one tensor"):
-        llama.calls.apply("model.norm", (torch.ones(2, D_MODEL), 1), {})
+        checked.calls.apply("model.norm", (torch.ones(2, D_MODEL), 1), {})
 
 
-def test_routes_found_once_serve_another_worker_of_the_same_model(llama: Checked) -> None:
-    other = VllmCalls(llama.running.model, llama.running.llm.llm_engine.vllm_config)
-    other.use(llama.calls.routes)
+@on_llama
+def test_routes_found_once_serve_another_worker_of_the_same_model(checked: Checked) -> None:
+    other = VllmCalls(checked.running.model, checked.running.llm.llm_engine.vllm_config)
+    other.use(checked.calls.routes)
     path = f"model.layers.{LAYER}.self_attn.k_proj"
-    given, expected = llama.samples[path]
+    given, expected = checked.samples[path]
     torch.testing.assert_close(other.apply(path, (given,), {}), expected, atol=1e-5, rtol=0)
 
 
-def test_a_wrong_shape_never_reaches_a_kernel(llama: Checked) -> None:
+@on_llama
+def test_a_wrong_shape_never_reaches_a_kernel(checked: Checked) -> None:
     """They do not look: a row too short, or an id too high, is read past its end."""
     for path in ("model.norm", "lm_head", f"model.layers.{LAYER}.mlp"):
         with pytest.raises(ShapeMismatch, match=rf"\[\.\.\., {D_MODEL}\]"):
-            llama.calls.apply(path, (torch.ones(2, D_MODEL + 32),), {})
+            checked.calls.apply(path, (torch.ones(2, D_MODEL + 32),), {})
     for ids in ([VOCAB], [-1]):
         with pytest.raises(ShapeMismatch, match="ids from 0 to 96"):
-            llama.calls.apply("model.embed_tokens", (torch.tensor([ids]),), {})
+            checked.calls.apply("model.embed_tokens", (torch.tensor([ids]),), {})
 
 
 def test_a_checkpoint_in_several_files_with_shorter_names_is_read_alike(tmp_path: Path) -> None:
