@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
+import torch
+
 from nnsight_lab.contract import (
     Capabilities,
     Done,
@@ -33,6 +35,8 @@ from nnsight_lab.passes import Stages, check_padding
 from nnsight_lab.settings import Settings
 from nnsight_lab_server.engines.base import Engine
 from nnsight_lab_server.engines.vllm_run import VllmRun, nothing_to_run
+from nnsight_lab_server.vllm.calling import Callables, check_calls, samples_to_bytes
+from nnsight_lab_server.vllm.calls import samples_of
 from nnsight_lab_server.vllm.certificate import Certificate, CertificateStore, certificate_key
 from nnsight_lab_server.vllm.driver import Driver, Ears, on_gpu, start
 from nnsight_lab_server.vllm.knowing import Learned, Surveyed, learn
@@ -44,6 +48,7 @@ from nnsight_lab_server.vllm.served_bytes import served_to_bytes
 __all__ = ["FEATURES", "VllmEngine", "load_vllm"]
 
 _log = logging.getLogger(__name__)
+_SAMPLED = 12
 FEATURES = frozenset({"trace", "apply", "tokens", "generate"})
 """What a graph may ask of this engine; gradients and the inside of a forward are not among it."""
 _ELSEWHERE = "Serve the model with --engine auto or transformers, or load it in this process."
@@ -99,6 +104,8 @@ class VllmEngine:
         self._learned: Learned | None = None
         self._surveyed: Surveyed | None = None
         self._card: ModelCard | None = None
+        self._callables = Callables()
+        self._samples: bytes | None = None
         self._runs: dict[str, VllmRun] = {}
         self._cancelled: set[str] = set()
         self._lost: Callable[[], None] = lambda: None
@@ -118,12 +125,11 @@ class VllmEngine:
             self._start()
             assert self._driver is not None, "started just now"
             self._say(f"{self._name}: checking every name against Hugging Face")
-            self._surveyed = Surveyed(
-                self._driver, options.batch_tokens, tensor=options.tensor
-            )
+            self._surveyed = Surveyed(self._driver, options.batch_tokens, tensor=options.tensor)
             self._learned = learn(executor, self._surveyed, store, self._key(executor))
             self._surveyed = None
             self._card = self._served_card(self._learned.served.card)
+            self._samples = _samples(executor)
             self._install()
         except BaseException:
             self.close()
@@ -172,7 +178,11 @@ class VllmEngine:
         options = self._options
         speaker = (options.pipeline - 1) * options.tensor  # the first worker of the last stage
         driver.rpc("lab_install", {"channel": driver.address, "speaker": speaker})
-        driver.rpc("lab_serve", served_to_bytes(learned.served))
+        if self._samples is not None:
+            found = driver.rpc("lab_check", self._samples)[speaker]
+            self._callables, self._samples = Callables.from_plain(found), None
+        served = replace(learned.served, routes=self._callables.routes)
+        driver.rpc("lab_serve", served_to_bytes(served))
 
     def _served_card(self, card: ModelCard) -> ModelCard:
         device = "cpu" if not card.capabilities.device.startswith("cuda") else "cuda"
@@ -225,6 +235,7 @@ class VllmEngine:
     def check(self, graph: Graph, stages: Stages) -> None:
         """Refuse what would give other numbers here: rows are not padded, texts have an end."""
         check_padding(graph, stages)
+        check_calls(graph, self.card().tree, self._callables)
         if self._options.pipeline > 1 and self._learned is not None:
             forms = self._learned.served.forms
             check_pipeline(graph, stages, forms, self._options.pipeline - 1)
@@ -299,3 +310,14 @@ class VllmEngine:
             runs = set(self._runs.values())
         for run in runs:
             run.lose(error)
+
+
+def _samples(executor: LocalExecutor) -> bytes:
+    """What modules on Hugging Face make of one prompt, to compare vLLM's with."""
+    card = executor.card()
+    length = min(_SAMPLED, card.context or _SAMPLED)
+    device = next(executor.module.parameters()).device
+    tokens = torch.arange(1, length + 1, device=device)[None] % (card.vocab or length + 1)
+    paths = [module.path for module in card.tree.modules if module.path]
+    with torch.no_grad():
+        return samples_to_bytes(samples_of(executor.module, tokens, paths))

@@ -8,7 +8,7 @@ Hugging Face module, and says how far off each one is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,6 +45,10 @@ class VllmCalls:
     def routes(self) -> dict[str, Route]:
         """Where calls go: those that were found so far."""
         return dict(self._routes)
+
+    def reasons(self, paths: Iterable[str]) -> dict[str, str]:
+        """Why those of some modules have no route that have none."""
+        return {path: self._reason(path) for path in paths if path not in self._routes}
 
     def use(self, routes: Mapping[str, Route]) -> None:
         """Take routes that were found earlier, of the same model."""

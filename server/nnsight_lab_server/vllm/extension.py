@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nnsight_lab_server.vllm.calling import samples_from_bytes
 from nnsight_lab_server.vllm.install import mend_pipeline, missing, relay_of, sends
 from nnsight_lab_server.vllm.lab import Lab
 from nnsight_lab_server.vllm.served_bytes import served_from_bytes
@@ -38,6 +39,10 @@ class LabWorker(SurveyWorker):
     def lab_serve(self, served: Any) -> None:
         """Tell the lab what is known of the model; from now on, runs may come."""
         self.lab.serve(served_from_bytes(served) if isinstance(served, bytes) else served)
+
+    def lab_check(self, samples: bytes) -> dict[str, Any]:
+        """Compare modules with what Hugging Face's made of the same (`calling.Callables`)."""
+        return self.lab.compared(samples_from_bytes(samples)).to_plain()
 
     def lab_forget(self, run: str) -> None:
         """Nothing more is wanted of a run."""

@@ -18,8 +18,8 @@ from nnsight_lab_server.vllm.certify import certified
 from nnsight_lab_server.vllm.driver import Driver, Request
 from nnsight_lab_server.vllm.reference import reference_of
 from nnsight_lab_server.vllm.run import Served
-from nnsight_lab_server.vllm.survey import merged
 from nnsight_lab_server.vllm.served import served_card, served_forms
+from nnsight_lab_server.vllm.survey import merged
 
 __all__ = ["Learned", "Surveyed", "learn"]
 
@@ -63,9 +63,7 @@ class Surveyed:
     tensor: how many workers share each layer.
     """
 
-    def __init__(
-        self, driver: Driver, batch_tokens: int | None = None, *, tensor: int = 1
-    ) -> None:
+    def __init__(self, driver: Driver, batch_tokens: int | None = None, *, tensor: int = 1) -> None:
         self._driver = driver
         self._tensor = tensor
         self._most = batch_tokens

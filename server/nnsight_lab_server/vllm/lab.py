@@ -10,7 +10,7 @@ row of a run takes the way it would take without us.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,8 @@ import torch
 
 from nnsight_lab.errors import EngineFailed, LabError
 from nnsight_lab_server.vllm import messages as m
-from nnsight_lab_server.vllm.calls import VllmCalls
+from nnsight_lab_server.vllm.calling import Callables
+from nnsight_lab_server.vllm.calls import Sample, VllmCalls
 from nnsight_lab_server.vllm.forms import Point
 from nnsight_lab_server.vllm.plan import Errand, Plan
 from nnsight_lab_server.vllm.reader import ModelReader
@@ -72,6 +73,12 @@ class Lab:
     def serve(self, served: Served) -> None:
         """Take runs of graphs that name these addresses."""
         self.served = served
+        self.calls.use(served.routes)
+
+    def compared(self, samples: Mapping[str, Sample]) -> Callables:
+        """Which modules do what those of Hugging Face do, from what these made of something."""
+        self.calls.check(samples)
+        return Callables(self.calls.routes, self.calls.reasons(samples))
 
     @property
     def stats(self) -> dict[str, int]:

@@ -90,7 +90,7 @@ class ModelReader:
         return whole
 
     def _mixed(self, form: Form, piece: Piece, pattern: torch.Tensor) -> torch.Tensor:
-        """z of a piece's rows, by an edited pattern."""
+        """Z of a piece's rows, by an edited pattern."""
         seen = piece.position + piece.count
         _, values = self._kept.upto(piece.row, form.point.path, seen)
         known = pattern[..., piece.pad : piece.pad + seen]

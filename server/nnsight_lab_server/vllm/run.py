@@ -30,6 +30,7 @@ from nnsight_lab_server.vllm.plan import Plan
 from nnsight_lab_server.vllm.ranks import largest, ranks
 from nnsight_lab_server.vllm.reader import ModelReader
 from nnsight_lab_server.vllm.relay import Passed
+from nnsight_lab_server.vllm.routes import Route
 from nnsight_lab_server.vllm.rows import Piece, Segment
 from nnsight_lab_server.vllm.texts import Texts
 
@@ -54,7 +55,7 @@ class Served:
     """What a worker knows of the model it serves, given to it when the lab is installed.
 
     card: with the trees that graphs are laid along. forms: where each address is. stop_ids, end_pad:
-    of the model's own settings. pad: what fills up prompts.
+    of the model's own settings. pad: what fills up prompts. routes: where calls of modules go.
     """
 
     card: ModelCard
@@ -62,6 +63,7 @@ class Served:
     stop_ids: tuple[int, ...] = ()
     end_pad: int | None = None
     pad: int = 0
+    routes: Mapping[str, Route] = field(default_factory=dict)
 
 
 @dataclass
@@ -75,7 +77,7 @@ class WorkerRun:
     calls: Calls
     reader: ModelReader
     send: Callable[[m.Message], None]
-    place: Place = field(default_factory=lambda: Place())
+    place: Place = field(default_factory=Place)
     closed: bool = False
     spent: float = 0.0
     _since: float | None = None
@@ -157,9 +159,7 @@ class WorkerRun:
     def _follow(self, segment: Segment) -> None:
         """The last stage has begun a part, or has a row come again; here that is seen by its rows."""
         while segment.part > self.number:
-            self.part = self._part(
-                self.number + 1, self.part.begins + self.part.inputs.passes
-            )
+            self.part = self._part(self.number + 1, self.part.begins + self.part.inputs.passes)
         if segment.part == self.number and segment.attempt > self.part.attempts[segment.row]:
             self.part.attempts[segment.row] = segment.attempt
             self.part.stale.pop(segment.row, None)

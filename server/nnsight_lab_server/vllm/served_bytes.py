@@ -6,6 +6,7 @@ import json
 import struct
 
 from nnsight_lab.wire import WireLimits, decode_card, encode_card
+from nnsight_lab_server.vllm.calling import Callables
 from nnsight_lab_server.vllm.forms import form_from_plain
 from nnsight_lab_server.vllm.run import Served
 
@@ -23,6 +24,7 @@ def served_to_bytes(served: Served) -> bytes:
             "stop_ids": served.stop_ids,
             "end_pad": served.end_pad,
             "pad": served.pad,
+            "calls": Callables(served.routes).to_plain(),
         }
     ).encode()
     return _HEAD.pack(len(head)) + head + encode_card(served.card)
@@ -39,4 +41,5 @@ def served_from_bytes(data: bytes) -> Served:
         stop_ids=tuple(head["stop_ids"]),
         end_pad=head["end_pad"],
         pad=head["pad"],
+        routes=Callables.from_plain(head["calls"]).routes,
     )
