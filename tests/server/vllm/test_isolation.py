@@ -229,7 +229,9 @@ def test_a_clean_run_after_a_steered_one_is_what_it_was_before(
     before = run(engine, "before", clean, TokenRows((ids,)))
     between = run(engine, "between", steered, TokenRows((ids,)))
     after = run(engine, "after", clean, TokenRows((ids,)))
-    assert any(off(between.values[n], v) > 0.01 for n, v in before.values.items() if n in between.values)
+    assert any(
+        off(between.values[n], v) > 0.01 for n, v in before.values.items() if n in between.values
+    )
     assert before.values.keys() == after.values.keys()
     for name, value in before.values.items():
         assert torch.equal(value, after.values[name])
