@@ -83,7 +83,7 @@ def test_rows_may_lie_along_another_axis() -> None:
 
 def test_a_scaled_value_is_written_scaled_back() -> None:
     form = Form(PLACE, Point("before", "attn"), terms=((0, 0),), shape=(2,), scale=0.5)
-    held = ((torch.tensor([[2.0, 4]]), None), {})
+    held: Any = ((torch.tensor([[2.0, 4]]), None), {})
     assert form.take(held).tolist() == [[1, 2]]
     new = form.put(held, torch.tensor([0]), torch.tensor([[3.0, 3]]))
     assert new[0][0].tolist() == [[6, 6]]
