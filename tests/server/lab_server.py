@@ -48,6 +48,7 @@ __all__ = [
     "reads",
     "request_for",
     "serving",
+    "serving_models",
     "tiny_engine",
     "values_of",
 ]
@@ -199,6 +200,18 @@ def serving(
     wait: begin the block when every model is loaded.
     """
     models = tuple(ServedModel(name, load) for name, load in engines)
+    with serving_models(models, limits=limits, wait_s=WAIT_S if wait else None) as running:
+        yield running
+
+
+@contextmanager
+def serving_models(
+    models: tuple[ServedModel, ...],
+    *,
+    limits: ServerLimits | None = None,
+    wait_s: float | None = WAIT_S,
+) -> Iterator[Serving]:
+    """A server with these models. wait_s: how long loading may take; None begins at once."""
     config = ServerConfig(models, TokenAuth(TOKEN), limits or ServerLimits())
     app = create_app(config)
     listener = bind("127.0.0.1", 0)
@@ -206,8 +219,8 @@ def serving(
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        for worker in app.state.catalogue if wait else ():
-            assert worker.settled.wait(WAIT_S)
+        for worker in app.state.catalogue if wait_s is not None else ():
+            assert worker.settled.wait(wait_s)
         yield Serving(listener.getsockname()[1], app.state.catalogue)
     finally:
         server.should_exit = True

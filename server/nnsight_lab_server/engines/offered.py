@@ -7,6 +7,7 @@ auto           both: each run goes to vLLM where that can run it, else to transf
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -52,10 +53,24 @@ def served_model(
         )
     options = VllmOptions() if file is None else VllmOptions.from_file(file)
     if engine == "vllm":
-        load = partial(load_vllm, name, source, settings, options=options, say=say)
+        load = partial(
+            load_vllm,
+            name,
+            source,
+            settings,
+            options=options,
+            say=say,
+            certificates=_certificates(),
+        )
         return ServedModel(name, load)
     both = _Both(name, source, settings, options, say)
     return ServedModel(name, both.load_vllm, (both.load_transformers,))
+
+
+def _certificates() -> Path:
+    """The folder of this user's in which certificates are kept from one start to the next."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "nnsight-lab" / "certificates"
 
 
 class _Both:
@@ -94,6 +109,7 @@ class _Both:
                 options=self._options,
                 say=self._say,
                 executor=self._shared,
+                certificates=_certificates(),
             )
         finally:
             self._measured.set()

@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from uuid import uuid4
 
 from nnsight_lab.contract import (
@@ -32,7 +33,8 @@ from nnsight_lab.passes import Stages, check_padding
 from nnsight_lab.settings import Settings
 from nnsight_lab_server.engines.base import Engine
 from nnsight_lab_server.engines.vllm_run import VllmRun, nothing_to_run
-from nnsight_lab_server.vllm.driver import Driver, Ears, start
+from nnsight_lab_server.vllm.certificate import Certificate, CertificateStore, certificate_key
+from nnsight_lab_server.vllm.driver import Driver, Ears, on_gpu, start
 from nnsight_lab_server.vllm.knowing import Learned, Surveyed, learn
 from nnsight_lab_server.vllm.messages import Message
 from nnsight_lab_server.vllm.options import VllmOptions
@@ -54,12 +56,14 @@ def load_vllm(
     options: VllmOptions | None = None,
     say: Callable[[str], None] = lambda _: None,
     executor: Callable[[], LocalExecutor] | None = None,
+    certificates: Path | None = None,
     one_process: bool = False,
 ) -> Engine:
     """The engine of a model by bundled name, folder or Hugging Face id, served as `name`.
 
     say: is told how far it is. executor: gives the model on Hugging Face, where somebody else has
-    it already. one_process: keep vLLM in this process, for tests.
+    it already. certificates: a folder to keep what was measured in, for the next start.
+    one_process: keep vLLM in this process, for tests.
 
     Raises:
         ModelNotFound: there is no such model.
@@ -69,7 +73,7 @@ def load_vllm(
     here = executor() if executor is not None else load_local(source, settings)
     where, _ = resolve_name(source, settings)
     engine = VllmEngine(name, where, options or VllmOptions(), say=say, one_process=one_process)
-    engine.begin(here)
+    engine.begin(here, CertificateStore(certificates) if certificates is not None else None)
     return engine
 
 
@@ -102,7 +106,7 @@ class VllmEngine:
 
     # ---------------------------------------------------------------- from start to end
 
-    def begin(self, executor: LocalExecutor) -> None:
+    def begin(self, executor: LocalExecutor, store: CertificateStore | None = None) -> None:
         """Start vLLM, and learn where in it is what the model on Hugging Face has."""
         card = executor.card()
         options = self._options
@@ -114,7 +118,7 @@ class VllmEngine:
             assert self._driver is not None, "started just now"
             self._say(f"{self._name}: checking every name against Hugging Face")
             self._surveyed = Surveyed(self._driver, options.batch_tokens)
-            self._learned = learn(executor, self._surveyed)
+            self._learned = learn(executor, self._surveyed, store, self._key(executor))
             self._surveyed = None
             self._card = self._served_card(self._learned.served.card)
             self._install()
@@ -122,6 +126,13 @@ class VllmEngine:
             self.close()
             raise
         self._say(f"{self._name}: ready")
+
+    def _key(self, executor: LocalExecutor) -> str:
+        """What a certificate of this model, started this way, is kept by."""
+        revision = getattr(getattr(executor.module, "config", None), "_commit_hash", None)
+        chosen = self._options.arguments("", on_gpu=on_gpu())
+        started = {f"vllm.{name}": str(value) for name, value in chosen.items()}
+        return certificate_key(self._model, str(revision or ""), **started)
 
     def restart(self) -> None:
         """Start vLLM once more; what was learned of the model still holds."""
@@ -173,14 +184,26 @@ class VllmEngine:
         return self._options.concurrency
 
     @property
-    def processes_alive(self) -> bool:
-        """Whether vLLM runs, as far as is known."""
-        return self._driver is not None and self._driver.alive
+    def under_way(self) -> tuple[int, int]:
+        """How many runs there are, and how many requests of vLLM's."""
+        driver = self._driver
+        return len(set(self._runs.values())), 0 if driver is None else driver.under_way
+
+    def stats(self) -> dict[str, int]:
+        """What the first worker says of itself: `runs` under way, `points` listened at, …"""
+        assert self._driver is not None, "begun before it is asked"
+        found: dict[str, int] = self._driver.rpc("lab_stats")[0]
+        return found
 
     def card(self) -> ModelCard:
         """The model, with the addresses that are verified on vLLM."""
         assert self._card is not None, "begun before it is served"
         return self._card
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """What was measured of the model, address by address."""
+        return self._learned.certificate if self._learned is not None else None
 
     def source_of(self, path: str) -> ModuleSource:
         """Nothing: what vLLM calls in a forward is not what Hugging Face calls.

@@ -59,6 +59,11 @@ class AsyncDriver:
         """Whether all its processes run, as far as is known."""
         return self._engine is not None and self._dead is None
 
+    @property
+    def under_way(self) -> int:
+        """How many requests have not ended."""
+        return len(self._under_way)
+
     def submit(self, requests: Iterable[Request]) -> None:
         """Queue requests in their order."""
         self._loop.call_soon_threadsafe(self._submit, list(requests))
@@ -99,7 +104,7 @@ class AsyncDriver:
     # ---------------------------------------------------------------- on the loop
 
     async def _start(self, model: str, options: VllmOptions) -> None:
-        prepare(options)
+        prepare(options, processes=True)
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 

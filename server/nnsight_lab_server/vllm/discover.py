@@ -53,6 +53,7 @@ class _Source:
     rows: torch.Tensor
     columns: tuple[tuple[int, int], ...] | None = None
     scale: float = 1.0
+    parted: bool = False
 
     @property
     def value(self) -> torch.Tensor:
@@ -132,6 +133,7 @@ def _form(address: Address, source: _Source, shape: tuple[int, ...]) -> Form:
         kind="logits" if source.point.stage == "logits" else "rows",
         axis=source.axis,
         scale=source.scale,
+        parted=source.parted,
     )
 
 
@@ -171,7 +173,8 @@ def _single(each: Sequence[Held], order: int, lengths: Sequence[int]) -> Iterato
             ):
                 continue
             rows = _one_after_another([other for other in others if other is not None], axis)
-            yield _Source(first.point, first.attention, order, (way,), axis, rows)
+            parted = way in first.parted
+            yield _Source(first.point, first.attention, order, (way,), axis, rows, parted=parted)
 
 
 def _fits(first: torch.Tensor, other: torch.Tensor, axis: int, length: int) -> bool:
@@ -185,6 +188,7 @@ def _fits(first: torch.Tensor, other: torch.Tensor, axis: int, length: int) -> b
 
 def _can_be_added(one: _Source, other: _Source) -> bool:
     alike = one.rows.shape == other.rows.shape and one.axis == other.axis
+    alike = alike and one.parted == other.parted
     return alike and one.rows.is_floating_point() and other.rows.is_floating_point()
 
 

@@ -57,6 +57,11 @@ class Driver(Protocol):
         """Whether it still runs."""
         ...
 
+    @property
+    def under_way(self) -> int:
+        """How many requests have not ended."""
+        ...
+
     def submit(self, requests: Iterable[Request]) -> None:
         """Queue requests, together. They end with `Ears.ended`."""
         ...
@@ -89,8 +94,9 @@ def on_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def prepare(options: VllmOptions) -> None:
-    """Set what vLLM reads from the environment. Before it is imported."""
+def prepare(options: VllmOptions, *, processes: bool) -> None:
+    """Set what vLLM reads from the environment when it starts. processes: of its own, or this."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if processes else "0"
     for name, value in options.environment(on_gpu=on_gpu()).items():
         os.environ.setdefault(name, value)
 

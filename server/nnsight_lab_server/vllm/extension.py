@@ -23,13 +23,15 @@ class LabWorker(SurveyWorker):
     rank: int
 
     def lab_selftest(self) -> list[str]:
-        """What this version of vLLM lacks of all we rely on."""
-        return missing(self)
+        """What this version of vLLM lacks of all we rely on. Called first: requests may come then."""
+        found = missing(self)
+        if not found:
+            mend_pipeline(self.model_runner)
+        return found
 
     def lab_install(self, options: dict[str, Any]) -> None:
         """Hang the lab on this worker. options: where messages go (`send` or `channel`)."""
         if not hasattr(self, "lab"):
-            mend_pipeline(self.model_runner)
             self.lab = Lab(self.model_runner, sends(options, self.rank))
 
     def lab_serve(self, served: Any) -> None:
@@ -39,3 +41,7 @@ class LabWorker(SurveyWorker):
     def lab_forget(self, run: str) -> None:
         """Nothing more is wanted of a run."""
         self.lab.forget(run)
+
+    def lab_stats(self) -> dict[str, int]:
+        """How many runs are under way, and the like."""
+        return self.lab.stats

@@ -39,22 +39,18 @@ def learn(
     store: CertificateStore | None = None,
     key: str = "",
 ) -> Learned:
-    """Compare the model in vLLM with the same on Hugging Face, or remember that it was compared.
-
-    key: what the certificate is kept by in the store (`certificate_key`).
-    """
+    """Compare the model in vLLM with the same on Hugging Face, or look up what came of it before."""
     certificate = store.get(key) if store is not None else None
     if certificate is None:
         certificate = certified(reference_of(executor), surveyed)
         if store is not None:
             store.put(key, certificate)
-    module = executor.module
     card = served_card(executor.card(), certificate)
     served = Served(
         card=card,
         forms=served_forms(card, certificate),
-        stop_ids=stop_ids_of(module),
-        end_pad=padding_of(module),
+        stop_ids=stop_ids_of(executor.module),
+        end_pad=padding_of(executor.module),
         pad=getattr(executor.tokenizer, "pad_token_id", None) or 0,
     )
     return Learned(served, certificate)

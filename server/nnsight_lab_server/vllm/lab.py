@@ -30,7 +30,10 @@ __all__ = ["Lab"]
 
 
 class Lab:
-    """The runs of one worker. runner: vLLM's model runner. send: takes messages for the server."""
+    """The runs of one worker. runner: vLLM's model runner. send: takes messages for the server.
+
+    set_aside: how many requests of runs vLLM has set aside, and computed once more.
+    """
 
     def __init__(self, runner: Any, send: Callable[[m.Message], None]) -> None:
         self.runner = runner
@@ -39,6 +42,7 @@ class Lab:
         self._send = send
         self._errands: dict[str, Errand] = {}
         self._leave: dict[Point, Callable[[], None]] = {}
+        self.set_aside = 0
         self._segments: dict[str, list[Segment]] = {}
         self._counts: dict[str, int] = {}
         self.device: torch.device = runner.device
@@ -62,6 +66,12 @@ class Lab:
         """Take runs of graphs that name these addresses."""
         self.served = served
 
+    @property
+    def stats(self) -> dict[str, int]:
+        """What there is to say of it: runs under way, points listened at, rows computed anew."""
+        listening = len(self._leave)
+        return {"runs": len(self.runs), "points": listening, "set_aside": self.set_aside}
+
     def forget(self, run: str) -> None:
         """Nothing more is wanted of a run."""
         self.runs.pop(run, None)
@@ -75,6 +85,8 @@ class Lab:
             self._errands.pop(id, None)
         for request in scheduler_output.scheduled_new_reqs:
             self._meet(request)
+        resumed = scheduler_output.scheduled_cached_reqs.resumed_req_ids
+        self.set_aside += sum(id in self._errands for id in resumed)
         self._counts = scheduler_output.num_scheduled_tokens
         for id in self._counts:
             if id in self._errands:

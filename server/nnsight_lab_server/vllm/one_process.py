@@ -6,7 +6,6 @@ serve: an engine that dies takes its memory with it, and the process has to be l
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterable
@@ -54,6 +53,11 @@ class OneProcessDriver:
     def alive(self) -> bool:
         """Whether it still runs."""
         return self._alive
+
+    @property
+    def under_way(self) -> int:
+        """How many requests have not ended."""
+        return len(self._names)
 
     def submit(self, requests: Iterable[Request]) -> None:
         """Queue requests; they are scheduled together."""
@@ -143,8 +147,7 @@ class OneProcessDriver:
 
 
 def _made(model: str, options: VllmOptions) -> Any:
-    prepare(options)
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    prepare(options, processes=False)
     from vllm import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 

@@ -26,6 +26,7 @@ from nnsight_lab_server.vllm.forms import Form, Point
 from nnsight_lab_server.vllm.hosting import Calls, RunHost
 from nnsight_lab_server.vllm.part import PartRun
 from nnsight_lab_server.vllm.plan import Plan
+from nnsight_lab_server.vllm.ranks import largest, ranks
 from nnsight_lab_server.vllm.reader import ModelReader
 from nnsight_lab_server.vllm.rows import Segment
 from nnsight_lab_server.vllm.texts import Texts
@@ -81,7 +82,14 @@ class WorkerRun:
 
     def _part(self, number: int, begins: int) -> PartRun:
         served, inputs = self.served, self.plan.parts[number]
-        texts = Texts(inputs, self.device, stop_ids=served.stop_ids, pad=served.end_pad)
+        texts = Texts(
+            inputs,
+            self.device,
+            stop_ids=served.stop_ids,
+            pad=served.end_pad,
+            # Rows of one run draw apart from each other, whichever part they are of.
+            entropy=self.plan.entropy + (number << 20),
+        )
         self.number = number
         return PartRun(
             inputs,
@@ -117,6 +125,9 @@ class WorkerRun:
         """These rows of the engine's next step are this run's."""
         self._here = tuple(segment for segment in segments if self.takes(segment))
         self._pieces = self.part.pieces(self._here)
+        if self._here and ranks() > 1:
+            self.spent = largest(self.spent)  # they fail together or not at all
+            self._guarded(lambda: self._check_time(anywhere=True))
 
     def arrive(self, point: Point, held: Any) -> Any:
         """Rows of the run are at a point of the model; what is held there from now on."""
@@ -186,7 +197,10 @@ class WorkerRun:
             self._since = None
         return None
 
-    def _check_time(self) -> None:
+    def _check_time(self, *, anywhere: bool = False) -> None:
+        """anywhere: all workers have come here, so one that stops does not leave others waiting."""
+        if ranks() > 1 and not anywhere:
+            return
         now = time.perf_counter()
         spent = self.spent + now - (self._since or now)
         if spent > self.plan.seconds and not self.closed:

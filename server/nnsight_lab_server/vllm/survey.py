@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load, save
 
 from nnsight_lab_server.vllm.forms import Form, Point, Stage, Term, form_from_plain
+from nnsight_lab_server.vllm.ranks import gathered, largest, ranks
 from nnsight_lab_server.vllm.standing import is_attention, stand
 
 __all__ = [
@@ -46,11 +47,13 @@ class Held:
     """What was at one point: a tensor at each way into it.
 
     attention: whether the module is an attention layer of vLLM's, which is given q, k and v.
+    parted: the tensors of which each worker holds a part; here they are whole.
     """
 
     point: Point
     attention: bool
     tensors: Mapping[Term, torch.Tensor]
+    parted: frozenset[Term] = frozenset()
 
     @property
     def nested(self) -> Any:
@@ -175,16 +178,26 @@ class _Watching:
 
     def _note(self, point: Point, value: Any, *, attention: bool) -> None:
         if self._rows:
-            seen = tensors_in(value, self._rows)
+            seen = {way: _of_all(tensor) for way, tensor in tensors_in(value, self._rows)}
             # A copy: what follows may compute in place.
-            copies = {way: tensor.detach().to("cpu", copy=True) for way, tensor in seen}
-            self._held.append(Held(point, attention, copies))
+            copies = {way: whole.detach().to("cpu", copy=True) for way, (whole, _) in seen.items()}
+            parted = frozenset(way for way, (_, in_parts) in seen.items() if in_parts)
+            self._held.append(Held(point, attention, copies, parted))
 
     def _finish(self, output: Any) -> None:
         rows, self._rows = self._rows, 0  # what computes the logits is no part of the pass
         logits = self.model.compute_logits(output) if isinstance(output, torch.Tensor) else None
         logits = None if logits is None else logits.detach().to("cpu", copy=True)
         self.found.append(Survey(rows, self._ids, tuple(self._held), logits))
+
+
+def _of_all(tensor: torch.Tensor) -> tuple[torch.Tensor, bool]:
+    """A tensor of all workers together, and whether each has a part of it only."""
+    if ranks() == 1 or not tensor.is_floating_point():  # ids are everybody's
+        return tensor, False
+    side_by_side = gathered(tensor)
+    same = all(torch.equal(part, tensor) for part in side_by_side.chunk(ranks(), -1))
+    return (tensor, False) if largest(float(not same)) == 0.0 else (side_by_side, True)
 
 
 @dataclass
@@ -302,7 +315,8 @@ def _surveys_to_bytes(surveys: list[Survey]) -> bytes:
             for way, tensor in each.tensors.items():
                 ways.append([list(way), f"t{len(tensors)}"])
                 tensors[f"t{len(tensors)}"] = tensor
-            held.append([list(each.point), each.attention, ways])
+            parted = [list(way) for way in each.parted]
+            held.append([list(each.point), each.attention, ways, parted])
         logits = None
         if survey.logits is not None:
             logits = f"t{len(tensors)}"
@@ -319,8 +333,13 @@ def read_surveys(data: bytes) -> list[Survey]:
             survey["rows"],
             tuple(survey["ids"]),
             tuple(
-                Held(Point(*point), attention, {tuple(way): tensors[name] for way, name in ways})
-                for point, attention, ways in survey["held"]
+                Held(
+                    Point(*point),
+                    attention,
+                    {tuple(way): tensors[name] for way, name in ways},
+                    frozenset(map(tuple, parted)),
+                )
+                for point, attention, ways, parted in survey["held"]
             ),
             None if survey["logits"] is None else tensors[survey["logits"]],
         )

@@ -64,7 +64,7 @@ def engine(request: pytest.FixtureRequest, hf: Any) -> Iterator[VllmEngine]:
         context=128,
         batch_tokens=request.param,
         kv_cache_gib=1 / 64,
-        engine={"num_gpu_blocks_override": 14, "max_num_seqs": RUNS},
+        engine={"num_gpu_blocks_override": 10, "block_size": 32, "max_num_seqs": RUNS},
     )
     made = load_vllm(
         "llama",
@@ -141,7 +141,7 @@ def knock_out(lm: nl.LanguageModel, draw: random.Random) -> tuple[Graph, TokenRo
 
 
 def generating(lm: nl.LanguageModel, draw: random.Random) -> tuple[Graph, TokenRows]:
-    ids, towards, steps = prompt(draw), direction(draw), draw.randint(3, 12)
+    ids, towards, steps = prompt(draw), direction(draw), draw.randint(20, 40)
     options: dict[str, Any] = {"max_new_tokens": steps, "eos_token_id": []}
     seen = []
     with lm.generate(ids, **options) as tracer:
@@ -154,7 +154,7 @@ def generating(lm: nl.LanguageModel, draw: random.Random) -> tuple[Graph, TokenR
 
 
 KINDS: tuple[Callable[[nl.LanguageModel, random.Random], tuple[Graph, TokenRows]], ...] = (
-    reading, steering, canary, patching, knock_out, generating,
+    generating, reading, generating, steering, canary, generating, patching, knock_out,
 )  # fmt: skip
 
 
@@ -205,6 +205,8 @@ def test_sixteen_runs_at_once_each_get_what_they_get_alone(
         assert one.values.keys() == other.values.keys()
         for name in other.values:
             assert off(one.values[name], other.values[name]) <= CLOSE, (number, name)
+    assert engine.stats() == {"runs": 0, "points": 0, "set_aside": engine.stats()["set_aside"]}
+    assert engine.stats()["set_aside"] > 0
 
 
 def test_what_one_run_plants_is_never_in_another_ones_bytes(
