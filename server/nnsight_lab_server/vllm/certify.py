@@ -9,6 +9,7 @@ as the reference was on Hugging Face, and the logits are compared (`probe.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import takewhile
 
 import torch
@@ -139,6 +140,7 @@ def _patterns(reference: Reference, entries: Mapping[Address, Entry]) -> list[En
             made.append(Entry(site.address, None, reason=reason))
             continue
         form = Form(site.address, Point("after", points.pop()), kind="pattern")
+        form = replace(form, stage=z.form.stage if z.form is not None else 0)
         reason = "" if z.writable else z.reason
         made.append(Entry(site.address, form, None, None, None, True, z.writable, reason))
     return made

@@ -56,6 +56,7 @@ class Form:
     kind: `rows`, a value of each token; `pattern`, made anew from q and k; `logits`.
     axis: which axis of the tensors the rows lie along; 1 for `[1, rows, d_model]`.
     scale: the value is so many times what is there; some models scale elsewhere than vLLM does.
+    stage: which stage of a pipeline has it.
     parted: each of several workers holds a part of the tensors' last axis; columns are of all.
     """
 
@@ -68,6 +69,7 @@ class Form:
     axis: int = 0
     scale: float = 1.0
     parted: bool = False
+    stage: int = 0
 
     def take(self, held: Any) -> torch.Tensor:
         """The value of every row of the step, `[rows, *shape]`."""
@@ -126,6 +128,7 @@ class Form:
             "axis": self.axis,
             "scale": self.scale,
             "parted": self.parted,
+            "stage": self.stage,
         }
 
 
@@ -142,6 +145,7 @@ def form_from_plain(plain: Mapping[str, Any]) -> Form:
         axis=plain["axis"],
         scale=plain["scale"],
         parted=plain["parted"],
+        stage=plain["stage"],
     )
 
 

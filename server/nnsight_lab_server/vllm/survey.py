@@ -13,9 +13,9 @@ a beginning to its end. What comes back is plain bytes: JSON, and tensors in the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,7 @@ __all__ = [
     "SurveyWorker",
     "changed",
     "edits_to_bytes",
+    "merged",
     "read_logits",
     "read_surveys",
     "tensors_in",
@@ -48,12 +49,14 @@ class Held:
 
     attention: whether the module is an attention layer of vLLM's, which is given q, k and v.
     parted: the tensors of which each worker holds a part; here they are whole.
+    stage: which stage of a pipeline has it.
     """
 
     point: Point
     attention: bool
     tensors: Mapping[Term, torch.Tensor]
     parted: frozenset[Term] = frozenset()
+    stage: int = 0
 
     @property
     def nested(self) -> Any:
@@ -316,7 +319,7 @@ def _surveys_to_bytes(surveys: list[Survey]) -> bytes:
                 ways.append([list(way), f"t{len(tensors)}"])
                 tensors[f"t{len(tensors)}"] = tensor
             parted = [list(way) for way in each.parted]
-            held.append([list(each.point), each.attention, ways, parted])
+            held.append([list(each.point), each.attention, ways, parted, each.stage])
         logits = None
         if survey.logits is not None:
             logits = f"t{len(tensors)}"
@@ -338,13 +341,28 @@ def read_surveys(data: bytes) -> list[Survey]:
                     attention,
                     {tuple(way): tensors[name] for way, name in ways},
                     frozenset(map(tuple, parted)),
+                    stage,
                 )
-                for point, attention, ways, parted in survey["held"]
+                for point, attention, ways, parted, stage in survey["held"]
             ),
             None if survey["logits"] is None else tensors[survey["logits"]],
         )
         for survey in plain["surveys"]
     ]
+
+
+def merged(seen: Sequence[bytes]) -> bytes:
+    """The same forward passes as the stages of a pipeline saw them, as one."""
+    stages = [read_surveys(data) for data in seen]
+    passes = []
+    for each in zip(*stages, strict=True):
+        held = [
+            replace(found, stage=stage)
+            for stage, survey in enumerate(each)
+            for found in survey.held
+        ]
+        passes.append(replace(each[0], held=tuple(held), logits=each[-1].logits))
+    return _surveys_to_bytes(passes)
 
 
 def _to_bytes(plain: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> bytes:
