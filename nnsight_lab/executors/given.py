@@ -10,7 +10,18 @@ from nnsight_lab.contract import ModuleInputs, TokenRows
 from nnsight_lab.errors import BadInput
 from nnsight_lab.kernels.infer import map_tensors
 
-__all__ = ["not_a_language_model", "shape_key"]
+__all__ = ["not_a_language_model", "shape_key", "small_sizes"]
+
+_SMALL = ((2, 5), (3, 7))
+"""Two small (batch, pos), with no factor in common, to learn how axes follow the prompt."""
+_SMALLER = ((5, 1), (3, 2))
+"""The same for models whose context is shorter than that; of one position, both get one."""
+
+
+def small_sizes(context: int) -> list[tuple[int, int]]:
+    """The (batch, pos) a model is measured with. context: how many positions it takes, 0 for any."""
+    sizes = _SMALL if not context or context >= _SMALL[-1][1] else _SMALLER
+    return [(batch, min(pos, context or pos)) for batch, pos in sizes]
 
 
 def not_a_language_model(module: torch.nn.Module, exc: Exception) -> BadInput:

@@ -38,7 +38,7 @@ from nnsight_lab.executors.certify import certified
 from nnsight_lab.executors.decoding import measured_decoding
 from nnsight_lab.executors.families import NameReport, names_in_tree
 from nnsight_lab.executors.generate import Decoder, Decoding, padding_of, stop_ids_of
-from nnsight_lab.executors.given import not_a_language_model, shape_key
+from nnsight_lab.executors.given import not_a_language_model, shape_key, small_sizes
 from nnsight_lab.executors.host import TorchHost
 from nnsight_lab.executors.listen import Enough, Listener
 from nnsight_lab.executors.loading import load_model, tokenizer_files
@@ -69,10 +69,6 @@ from nnsight_lab.settings import Settings
 
 __all__ = ["LocalExecutor", "load_local"]
 
-_SMALL = ((2, 5), (3, 7))
-"""Two small (batch, pos), with no factor in common, to learn how axes follow the prompt."""
-_SMALLER = ((5, 1), (3, 2))
-"""The same for models whose context is shorter than that; of one position, both get one."""
 _PLANS_KEPT = 64
 
 
@@ -131,7 +127,7 @@ class LocalExecutor:
         features = {"trace", "apply", "gradient", "source", "local", "local_fn"} | (
             {"tokens"} if self._language else set()
         )
-        tree = self._measured_for(TokenRows(((0,),))).tree if self._language else ModuleTree(())
+        tree = self.measured_for(TokenRows(((0,),))).tree if self._language else ModuleTree(())
         features |= {"generate"} if self._decoding else set()
         return ModelCard(
             name=self.name,
@@ -160,11 +156,7 @@ class LocalExecutor:
 
     def tree_for(self, inputs: Inputs) -> ModuleTree:
         """The sites of one forward pass on these inputs. Raises `BadInput` if it has none."""
-        return self._measured_for(inputs).tree
-
-    def measured_for(self, inputs: Inputs) -> Measured:
-        """The same sites, with how each is reached in the module."""
-        return self._measured_for(inputs)
+        return self.measured_for(inputs).tree
 
     def source_of(self, path: str, inputs: Inputs) -> ModuleSource:
         """What the forward of one module calls, measured when it is first asked for.
@@ -173,7 +165,7 @@ class LocalExecutor:
             AddressNotFound: there is no such module.
             NotSupported: its forward never runs, or calls no torch function itself.
         """
-        measured = self._measured_for(inputs)
+        measured = self.measured_for(inputs)
         if self._sources.knows(measured, path):  # without waiting for a run to end
             return self._sources.source(measured, path, [])
         with self._one_at_a_time, self._small_passes(inputs) as passes:
@@ -199,7 +191,7 @@ class LocalExecutor:
     def _small_passes(self, inputs: Inputs) -> Iterator[Passes]:
         """Forward passes to watch the inside of modules in; they leave nothing behind."""
         if isinstance(inputs, TokenRows):
-            sizes = self._small_sizes()
+            sizes = small_sizes(self._config_number("max_position_embeddings"))
             # The last has the size of the first and other tokens: what differs depends on those.
             runs = [(size, self._small_run(*size)) for size in sizes]
             with self._evaluating():
@@ -216,7 +208,7 @@ class LocalExecutor:
             check_inputs(self.card(), request.inputs)
             inputs = request.inputs
             given = inputs.parts if isinstance(inputs, Several) else (inputs,)
-            bases = [self._measured_for(part) for part in given]
+            bases = [self.measured_for(part) for part in given]
             measured = self._with_sources(request.graph, given, bases)
             stages = Stages(tuple(map(self._part, given, measured)))
             plan = self._plan(request, bases, stages)
@@ -350,7 +342,8 @@ class LocalExecutor:
     def _padding(self) -> int:
         return getattr(self.tokenizer, "pad_token_id", None) or 0
 
-    def _measured_for(self, inputs: Inputs) -> Measured:
+    def measured_for(self, inputs: Inputs) -> Measured:
+        """The same sites, with how each is reached in the module."""
         key: Any = "tokens"
         if isinstance(inputs, ModuleInputs):
             key = (shape_key(inputs), self.module.training)
@@ -363,7 +356,8 @@ class LocalExecutor:
     def _measure(self, inputs: Inputs) -> Measured:
         if isinstance(inputs, ModuleInputs):
             return self._measure_module(inputs)
-        runs = {size: self._small_run(*size) for size in self._small_sizes()}
+        sizes = small_sizes(self._config_number("max_position_embeddings"))
+        runs = {size: self._small_run(*size) for size in sizes}
         try:
             with self._evaluating():
                 measured, self._names = certified(self.module, runs)
@@ -379,11 +373,6 @@ class LocalExecutor:
         except Exception as exc:  # a seam: any module refuses tokens in its own way
             raise not_a_language_model(self.module, exc) from exc
         return measured
-
-    def _small_sizes(self) -> list[tuple[int, int]]:
-        context = self._config_number("max_position_embeddings")
-        sizes = _SMALL if not context or context >= _SMALL[-1][1] else _SMALLER
-        return [(batch, min(pos, context or pos)) for batch, pos in sizes]
 
     def _small_run(self, batch: int, pos: int, first: int = 1) -> Callable[[], None]:
         vocab = self._config_number("vocab_size") or pos + 1

@@ -161,10 +161,15 @@ _CONFIGS: dict[str, Callable[[], Any]] = {
     "falcon-7b": _falcon,
     "falcon-rw": lambda: _falcon(alibi=True, multi_query=False, parallel_attn=False, bias=True),
     "bloom": _bloom,
-    "cohere2": _cohere2,
 }
 
 VLLM_NAMES = tuple(_CONFIGS)
+
+_MORE: dict[str, Callable[[], Any]] = {
+    "llama-deep": lambda: _llama(num_hidden_layers=6),
+    "cohere2": _cohere2,
+}
+"""For what only some tests are about."""
 
 
 def _made(config: Any, *, gains_around: float) -> Any:
@@ -184,7 +189,7 @@ def _made(config: Any, *, gains_around: float) -> Any:
 @cache
 def vllm_model(name: str) -> tuple[Any, Path]:
     """One of `VLLM_NAMES`, made once: the Hugging Face module, and the folder it is saved in."""
-    config = _CONFIGS[name]()
+    config = {**_CONFIGS, **_MORE}[name]()
     module = _made(config, gains_around=0.0 if name.startswith("gemma") else 1.0)
     folder = Path(_scratch().name) / name
     module.save_pretrained(folder)

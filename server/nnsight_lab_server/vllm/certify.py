@@ -17,7 +17,6 @@ import torch
 from nnsight_lab.ir import Address
 from nnsight_lab_server.vllm.certificate import Certificate, Entry, versions
 from nnsight_lab_server.vllm.discover import (
-    Findings,
     candidates,
     close_enough,
     difference,
@@ -33,6 +32,10 @@ __all__ = ["certified"]
 
 _STILL_THE_SAME = 0.2
 """A value that differs by more than this is another value."""
+_NOWHERE = "vLLM computes it nowhere by itself"
+_ANOTHER_MODEL = (
+    "vLLM does not compute this model as Hugging Face does; the logits differ by {:.0e}"
+)
 
 
 def certified(reference: Reference, engine: SurveyedEngine) -> Certificate:
@@ -43,17 +46,20 @@ def certified(reference: Reference, engine: SurveyedEngine) -> Certificate:
     points = tuple(points_in_order(surveys[0]))
     written = in_order(reference, engine, found.forms, points, tolerance)
     apart = _while_decoding(reference, engine, written)
-    entries = [
-        _entry(address, found, written.get(address), apart.get(address, 0.0), tolerance)
-        for address in reference.values
-    ]
-    entries += [Entry(address, None, reason=reason) for address, reason in reference.unfit.items()]
-    entries += _patterns(reference, {entry.address: entry for entry in entries})
     logits = max(
         difference(survey.logits[:, reference.columns], wanted)
         for survey, wanted in zip(surveys, reference.logits, strict=True)
         if survey.logits is not None
     )
+    otherwise = _NOWHERE if logits <= tolerance else _ANOTHER_MODEL.format(logits)
+    entries = [
+        _measured(address, written[address], apart.get(address, 0.0), tolerance)
+        if address in written
+        else _not_found(address, found.nearest[address], otherwise)
+        for address in reference.values
+    ]
+    entries += [Entry(address, None, reason=reason) for address, reason in reference.unfit.items()]
+    entries += _patterns(reference, {entry.address: entry for entry in entries})
     return Certificate(reference.card.name, tuple(entries), points, logits, tolerance, versions())
 
 
@@ -94,21 +100,14 @@ def _while_decoding(
     return apart
 
 
-def _entry(
-    address: Address,
-    found: Findings,
-    written: Written | None,
-    decoding: float,
-    tolerance: float,
-) -> Entry:
-    if written is None:
-        near = found.nearest.get(address, float("inf"))
-        reason = (
-            f"it differs from Hugging Face by {near:.0e} on vLLM"
-            if near < _STILL_THE_SAME
-            else "vLLM computes it nowhere by itself"
-        )
-        return Entry(address, None, read=near if near < float("inf") else None, reason=reason)
+def _not_found(address: Address, near: float, otherwise: str) -> Entry:
+    """near: how far off the most similar value is. otherwise: what to say if that is another."""
+    known = f"it differs from Hugging Face by {near:.0e} on vLLM"
+    read = near if near < float("inf") else None
+    return Entry(address, None, read=read, reason=known if near < _STILL_THE_SAME else otherwise)
+
+
+def _measured(address: Address, written: Written, decoding: float, tolerance: float) -> Entry:
     off = max(written.read, decoding)
     if decoding > tolerance:
         reason = f"it differs from Hugging Face by {decoding:.0e} on vLLM while decoding"

@@ -18,7 +18,7 @@ from nnsight_lab_server.vllm.forms import Form
 from nnsight_lab_server.vllm.reference import Reference, delta_of, edited_positions
 from nnsight_lab_server.vllm.survey import Edit, edits_to_bytes, read_logits
 
-__all__ = ["SurveyedEngine", "Written", "written_forms"]
+__all__ = ["SurveyedEngine", "Written", "edited_logits", "written_forms"]
 
 _EDITS_AT_ONCE = 16
 _OF_EFFECT = 0.05
@@ -80,14 +80,21 @@ def written_forms(
 
 
 def _edited(reference: Reference, engine: SurveyedEngine, forms: list[Form]) -> torch.Tensor:
-    """The logits of vLLM after an edit at each form."""
+    """The logits of vLLM after the edit of the reference, at each form."""
     prompt = reference.prompts[0]
     positions = edited_positions(len(prompt))
     edits = [
         Edit(form, positions, delta_of(form.address, reference.values[form.address]))
         for form in forms
     ]
-    engine.call("lab_probe_begin", edits_to_bytes(edits, len(prompt), reference.columns))
+    return edited_logits(engine, prompt, edits, reference.columns)
+
+
+def edited_logits(
+    engine: SurveyedEngine, prompt: tuple[int, ...], edits: list[Edit], columns: torch.Tensor
+) -> torch.Tensor:
+    """The logits of a prompt after each of some edits, `[edit, pos, column]`."""
+    engine.call("lab_probe_begin", edits_to_bytes(edits, len(prompt), columns))
     try:
         engine.forward(prompt, times=len(edits))
     finally:
