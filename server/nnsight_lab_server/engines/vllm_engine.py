@@ -189,6 +189,11 @@ class VllmEngine:
         driver = self._driver
         return len(set(self._runs.values())), 0 if driver is None else driver.under_way
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder in shared memory that vLLM's processes are given large things in."""
+        return None if self._driver is None else self._driver.folder
+
     def stats(self) -> dict[str, int]:
         """What the first worker says of itself: `runs` under way, `points` listened at, …"""
         assert self._driver is not None, "begun before it is asked"
