@@ -45,6 +45,7 @@ __all__ = ["FEATURES", "VllmEngine", "load_vllm"]
 _log = logging.getLogger(__name__)
 FEATURES = frozenset({"trace", "apply", "tokens", "generate"})
 """What a graph may ask of this engine; gradients and the inside of a forward are not among it."""
+_AGAIN = "Run it once more when the model is ready."
 _ELSEWHERE = "Serve the model with --engine auto or transformers, or load it in this process."
 
 
@@ -148,7 +149,7 @@ class VllmEngine:
 
     def close(self) -> None:
         """Stop vLLM."""
-        self._fail_all(EngineFailed("The engine was closed."))
+        self._fail_all(EngineFailed("The engine was closed.", hint=_AGAIN))
         if self._driver is not None:
             self._driver.close()
 
@@ -286,7 +287,7 @@ class VllmEngine:
             first, self._dead = not self._dead, True
         if first:
             self._lost()
-        failed = EngineFailed("vLLM died.")
+        failed = EngineFailed("vLLM died.", hint=_AGAIN)
         failed.__cause__ = error
         self._fail_all(failed)
 

@@ -29,6 +29,8 @@ from nnsight_lab_server.vllm.standing import stand
 
 __all__ = ["Lab"]
 
+_AGAIN = "Run it once more."
+
 
 class Lab:
     """The runs of one worker. runner: vLLM's model runner. send: takes messages for the server.
@@ -110,7 +112,7 @@ class Lab:
 
     def _open(self, run: str, plan: bytes | str) -> None:
         if self.served is None:
-            missing = EngineFailed("The worker has not been told of its model yet.")
+            missing = EngineFailed("The worker has not been told of its model yet.", hint=_AGAIN)
             self._send(m.Failed(run, missing))
             return
         try:
@@ -120,7 +122,8 @@ class Lab:
             return
         except Exception as exc:  # noqa: BLE001 - a seam: nothing of a run may end the engine
             # Its file is gone, for one, when the run was cancelled before it came here.
-            self._send(m.Failed(run, EngineFailed(f"The plan of a run is not there: {exc!r}")))
+            lost = EngineFailed(f"The plan of a run is not there: {exc!r}", hint=_AGAIN)
+            self._send(m.Failed(run, lost))
             return
         reader = ModelReader(self.logits_of, self._model)
         made = WorkerRun(run, read, self.served, self.device, self.calls, reader, self._send)
