@@ -14,6 +14,7 @@ import argparse
 import os
 import sys
 import time
+import traceback
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -98,9 +99,12 @@ def _timed_column(
     began = time.monotonic()
     cells = column(family, engine, methods, expected)
     print(f"{family:<10} {engine:<12} {time.monotonic() - began:5.1f} s  {shares(cells)}")
+    told: dict[tuple[str, str], list[str]] = {}
     for cell in cells:
         if cell.verdict in (REFUSED, WRONG):
-            print(f"    {cell.verdict} {cell.method}: {cell.why}")
+            told.setdefault((cell.verdict, cell.why), []).append(cell.method)
+    for (verdict, why), names in told.items():
+        print(f"    {verdict} {', '.join(names)}: {why}")
     sys.stdout.flush()
     return cells
 
@@ -116,6 +120,7 @@ def column(
         except NotBuilt as exc:
             return [Cell(m.name, family, engine, NOT_BUILT, why=str(exc)) for m in methods]
         except Exception as exc:  # noqa: BLE001 - every cell of an engine that does not start
+            traceback.print_exc()
             why = f"the engine did not start: {exc!r}"
             return [Cell(m.name, family, engine, WRONG, why=why) for m in methods]
         cells = []

@@ -5,16 +5,21 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import nnsight_lab as nl
 from nnsight_lab.contract import Emit, Failed, RunEvent, RunRequest
 from nnsight_lab.executors.local import LocalExecutor
 from nnsight_lab.settings import Settings
+from nnsight_lab_server.config import ServedModel
 from nnsight_lab_server.engines.base import Engine
 from nnsight_lab_server.engines.transformers_engine import TransformersEngine
 from tests.parity.case import Case
-from tests.server.lab_server import TOKEN, serving
+from tests.server.lab_server import TOKEN, serving_models
+
+APART = ("GPT-NeoX", "OLMo 2")
+"""Families that vLLM runs on the classes of transformers, which it changes: not in our process."""
 
 __all__ = ["ENGINES", "Begun", "NotBuilt", "Opened"]
 
@@ -24,10 +29,11 @@ class NotBuilt(Exception):
 
 
 class Begun:
-    """What an engine was asked to run: a refusal must come before that."""
+    """What engines were told to run: which, and how many runs failed after that."""
 
     def __init__(self) -> None:
         self.failed = 0
+        self.engines: set[str] = set()
 
     def note(self, event: RunEvent) -> None:
         """One event of a run."""
@@ -38,10 +44,12 @@ Opened = tuple[Any, Begun]
 
 
 def _noting(engine: Engine, begun: Begun) -> Engine:
-    """The same engine, which notes each run of it that failed after it had begun."""
+    """The same engine, which notes each of its runs."""
     run = engine.run
 
     def noted(request: RunRequest, emit: Emit) -> None:
+        begun.engines.add(engine.card().capabilities.engine)
+
         def note(event: RunEvent) -> None:
             begun.note(event)
             emit(event)
@@ -58,11 +66,17 @@ def _local(case: Case) -> Iterator[Opened]:
 
 
 @contextmanager
-def _served(engine: Engine) -> Iterator[Opened]:
+def _served(*engines: Engine) -> Iterator[Opened]:
     begun = Begun()
-    noting = _noting(engine, begun)
-    with serving(("model", lambda: noting)) as lab, nl.connect(lab.url, TOKEN) as connected:
+    noting = [_noting(engine, begun) for engine in engines]
+    first, *others = (partial(_itself, engine) for engine in noting)
+    model = ServedModel("model", first, tuple(others))
+    with serving_models((model,)) as lab, nl.connect(lab.url, TOKEN) as connected:
         yield connected.model("model"), begun
+
+
+def _itself(engine: Engine) -> Engine:
+    return engine
 
 
 def _transformers(case: Case) -> AbstractContextManager[Opened]:
@@ -70,6 +84,7 @@ def _transformers(case: Case) -> AbstractContextManager[Opened]:
 
 
 def _vllm(case: Case) -> AbstractContextManager[Opened]:
+    """As `--engine auto` has it: vLLM, and the same model beside it for what vLLM cannot."""
     if importlib.util.find_spec("vllm") is None:
         raise NotBuilt("vLLM is not installed")
     from nnsight_lab_server.engines.vllm_engine import load_vllm
@@ -80,12 +95,12 @@ def _vllm(case: Case) -> AbstractContextManager[Opened]:
         dtype="float32", context=64, batch_tokens=32, kv_cache_gib=1 / 64,
         engine={"max_num_seqs": 16},
     )  # fmt: skip
-    return _served(
-        load_vllm(
-            "model", str(case.folder), Settings(), options=options, one_process=True,
-            executor=lambda: LocalExecutor(case.small.module),
-        )
+    executor = LocalExecutor(case.small.module)
+    engine = load_vllm(
+        "model", str(case.folder), Settings(), options=options, executor=lambda: executor,
+        one_process=case.name not in APART,
     )  # fmt: skip
+    return _served(engine, TransformersEngine("model", executor))
 
 
 ENGINES: dict[str, Callable[[Case], AbstractContextManager[Opened]]] = {

@@ -28,6 +28,7 @@ class Cell:
     """What one method on one family and engine came to.
 
     difference: the largest, as `CLOSE` counts it. why: of a refusal, or of what is wrong.
+    by: the engine that ran it, where a server has several and it was not the one of the column.
     """
 
     method: str
@@ -36,6 +37,7 @@ class Cell:
     verdict: str
     difference: float = math.nan
     why: str = ""
+    by: str = ""
 
     def plain(self) -> dict[str, Any]:
         """For the file of results."""
@@ -49,6 +51,7 @@ def judged(
     """Run and compare. Whatever a program raises is an answer too."""
     lm, begun = opened
     failed = begun.failed
+    begun.engines.clear()
     at = (method.name, case.name, engine)
     try:
         difference, why = compared(method.program(lm, case), expected)
@@ -58,7 +61,8 @@ def judged(
         return Cell(*at, WRONG, why=f"refused after it was queued: {_first_line(exc)}")
     except Exception as exc:  # noqa: BLE001 - the grid goes on, and says so
         return Cell(*at, WRONG, why=f"{type(exc).__name__}: {_first_line(exc)}")
-    return Cell(*at, WRONG if why else SUPPORTED, difference, why)
+    by = ", ".join(sorted(begun.engines - {engine}))
+    return Cell(*at, WRONG if why else SUPPORTED, difference, why, by)
 
 
 def _first_line(exc: Exception) -> str:

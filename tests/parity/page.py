@@ -33,6 +33,8 @@ and scale matters; windows, soft-caps and multipliers are those of the family.
 
 - **✓**: the likeliest token is the same everywhere, no number is further off than {close:g} (of the largest number, where
   that is above 1), and an edit changed the logits at least a hundred times as much.
+- **✓ᵗ**: the same, where vLLM cannot and the transformers engine of the same server answers: the server was started with
+  `--engine auto`, and says so with the answer.
 - **refused**: an error before anything was queued, with a reason. Reasons are below.
 - **✗**: anything else.
 - **·**: that engine was not there.
@@ -98,11 +100,15 @@ def _section(engine: str, cells: list[Cell]) -> Iterator[str]:
     yield "|---|" + "---|" * len(families)
     for method in dict.fromkeys(cell.method for cell in cells):
         row = [cell for cell in cells if cell.method == method]
-        yield f"| {method} |" + "".join(f" {MARKS[cell.verdict]} |" for cell in row)
+        yield f"| {method} |" + "".join(f" {_mark(cell)} |" for cell in row)
     worst = [max((c.difference for c in cells if _counts(c, f)), default=0.0) for f in families]
     yield "| *largest difference* |" + "".join(f" {number:.0e} |" for number in worst)
     yield from _reasons(cells)
     yield "\n"
+
+
+def _mark(cell: Cell) -> str:
+    return MARKS[cell.verdict] + ("ᵗ" if cell.verdict == SUPPORTED and cell.by else "")
 
 
 def _counts(cell: Cell, family: str) -> bool:

@@ -161,6 +161,8 @@ def test_the_table_and_the_page_say_what_is_not_right() -> None:
         Cell("lens", "OPT", "local", REFUSED, why="no {such} place"),
         Cell("lens", "Llama", "vllm", WRONG, 0.5, "logits differs by 5.0e-01"),
         Cell("lens", "OPT", "vllm", NOT_BUILT, why="not built"),
+        Cell("gradients", "Llama", "vllm", SUPPORTED, 0.0, by="transformers"),
+        Cell("gradients", "OPT", "vllm", SUPPORTED, 0.0),
     ]
 
     shown = table(cells)
@@ -169,6 +171,7 @@ def test_the_table_and_the_page_say_what_is_not_right() -> None:
     page = written(cells)
     assert "| lens | ✓ | refused |" in page
     assert "| lens | ✗ | · |" in page
+    assert "| gradients | ✓ᵗ | ✓ |" in page
     assert "| ✗ | lens | Llama | logits differs by 5.0e-01 |" in page
     assert "| refused | lens | OPT | no \\{such} place |" in page
 
