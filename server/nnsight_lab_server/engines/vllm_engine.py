@@ -119,9 +119,7 @@ class VllmEngine:
             self._start()
             assert self._driver is not None, "started just now"
             self._say(f"{self._name}: checking every name against Hugging Face")
-            self._surveyed = Surveyed(
-                self._driver, options.batch_tokens, tensor=options.tensor
-            )
+            self._surveyed = Surveyed(self._driver, options.batch_tokens, tensor=options.tensor)
             self._learned = learn(executor, self._surveyed, store, self._key(executor))
             self._surveyed = None
             self._card = self._served_card(self._learned.served.card)
