@@ -48,7 +48,7 @@ class Padded:
         """The position of every id, counted from its own prompt's first."""
         if self._even:
             count = torch.arange(self.width + self._more, device=self._device)
-            return count.repeat(len(self._lengths), 1)
+            return count[None] if len(self._lengths) == 1 else count.repeat(len(self._lengths), 1)
         return (self._mask.cumsum(-1) - 1).clamp(min=0)
 
     def prompt(self) -> dict[str, torch.Tensor]:

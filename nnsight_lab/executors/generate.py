@@ -145,6 +145,8 @@ class Decoding:
             return self._sampler.padded(new)
 
         moment = step * STEP + tree.by_address[TOKENS].moment
+        if moment not in self.plan.moments:
+            return ids  # nobody asks for them
         ended = self._ended_invokes()
         given = self.listener.hand_over(moment, ids, tree, ended, put=put)
         taken: torch.Tensor = given

@@ -31,6 +31,9 @@ def shape_key(inputs: TokenRows | ModuleInputs, *, each_row: bool = False) -> An
         sizes = tuple(map(len, inputs.rows)) if each_row else (inputs.batch, inputs.pos)
         return sizes, inputs.passes, inputs.generation is not None
 
+    if not inputs.kwargs and all(type(arg) is torch.Tensor for arg in inputs.args):
+        return tuple((arg.dtype, arg.shape) for arg in inputs.args)
+
     def shape(tensor: torch.Tensor) -> str:
         return f"{tensor.dtype}{tuple(tensor.shape)}"
 

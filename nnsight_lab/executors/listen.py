@@ -19,7 +19,7 @@ from nnsight_lab.errors import Cancelled, ShapeMismatch
 from nnsight_lab.executors.host import TorchHost
 from nnsight_lab.executors.measure import Measured
 from nnsight_lab.executors.sites import HookPoint
-from nnsight_lab.ir import STEP, ModuleTree, Skip, Spec, Write
+from nnsight_lab.ir import STEP, ModuleTree, Spec, Write
 from nnsight_lab.passes.check import check_fits
 from nnsight_lab.passes.invokes import Span, narrowed, widened
 from nnsight_lab.passes.schedule import Schedule
@@ -47,9 +47,6 @@ class Listener:
         self._graph = plan.graph
         self._stages = stages
         self._cancelled = cancelled
-        self._moments: dict[int, list[int]] = {}
-        for moment in plan.moments:
-            self._moments.setdefault(moment // STEP, []).append(moment % STEP)
 
     def enough(self, step: int) -> bool:
         """Whether the part of the run that `step` belongs to needs nothing further."""
@@ -64,30 +61,39 @@ class Listener:
         *,
         ended: Collection[int] = (),
         to_the_end: bool = False,
+        let_go: bool = False,
     ) -> Iterator[bool]:
         """Hear forward pass `step` while the block runs; gives whether there is anything to hear.
 
         ended: invokes that have no part in this pass. to_the_end: never raise `Enough`.
+        let_go: within the block `Enough` is caught, and nothing that the pass made is kept.
         """
+        known = measured.points
         points = {
-            measured.points[moment]: step * STEP + moment
-            for moment in self._moments.get(step, ())
-            if moment in measured.points
+            known[moment % STEP]: moment
+            for moment in self._plan.of_step.get(step, ())
+            if moment % STEP in known
         }
         last = max(points.values(), default=-1)
+        moments, bindings = self._plan.moments, measured.bindings
 
         def on_point(point: HookPoint, value: Any) -> Any:
             if self._cancelled():
                 raise Cancelled("The run was cancelled.")
             moment = points[point]
-            value = self.hand_over(
-                moment,
-                value,
-                measured.tree,
-                ended,
-                lambda place, held: self._taken(place, held, measured, point),
-                lambda place, held, new: measured.bindings[place.address].put(held, new),
-            )
+            if moments[moment].only_saves and point.op is None:
+                stops = let_go and self._run.is_last(moment)
+                read = lambda place: bindings[place.address].take(value)  # noqa: E731
+                self._run.reach(moment, read, stops=stops)
+            else:
+                value = self.hand_over(
+                    moment,
+                    value,
+                    measured.tree,
+                    ended,
+                    lambda place, held: self._taken(place, held, measured, point),
+                    lambda place, held, new: bindings[place.address].put(held, new),
+                )
             if moment >= last and not to_the_end and self.enough(step):
                 raise Enough
             return value
@@ -95,9 +101,10 @@ class Listener:
         if not points:
             yield False
             return
-        skips = [skip for moment in points.values() for skip in self._skips(moment)]
-        with host.attached(set(points), on_point), host.skipping(skips, self._run.instead):
+        skips = [skip for moment in points.values() for skip in moments[moment].skips]
+        with host.attached(points, on_point), host.skipping(skips, self._run.instead):
             yield True
+        self._run.let_go()
 
     def _taken(self, place: Place, held: Any, measured: Measured, point: HookPoint) -> Any:
         value = measured.bindings[place.address].take(held)
@@ -106,9 +113,6 @@ class Listener:
             site = measured.tree.by_address[place.address]
             check_as_measured(site, value, stage.batch, stage.pos)
         return value
-
-    def _skips(self, moment: int) -> tuple[Skip, ...]:
-        return self._plan.moments[moment].skips
 
     def hand_over(
         self,
@@ -153,6 +157,8 @@ class Listener:
 def _check_new(place: Place, held: Any, new: Any) -> None:
     """A value whose shape was unknown while recording must fit where it is written to."""
     if isinstance(held, torch.Tensor) and isinstance(new, torch.Tensor):
+        if held.shape == new.shape and held.dtype == new.dtype:
+            return
         try:
             check_fits(str(place.address), held, new)
         except ShapeMismatch as exc:

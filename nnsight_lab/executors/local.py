@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -73,7 +73,14 @@ _SMALL = ((2, 5), (3, 7))
 """Two small (batch, pos), with no factor in common, to learn how axes follow the prompt."""
 _SMALLER = ((5, 1), (3, 2))
 """The same for models whose context is shorter than that; of one position, both get one."""
-_SCHEDULES_KEPT = 64
+_PLANS_KEPT = 64
+
+
+class _Plan(NamedTuple):
+    """A graph laid along a run. logits: of how many positions the model is told to make them."""
+
+    schedule: Schedule
+    logits: dict[str, int]
 
 
 def load_local(name: str, settings: Settings | None = None, **options: Any) -> LocalExecutor:
@@ -102,7 +109,7 @@ class LocalExecutor:
         self._language = language
         self._measured: OrderedDict[Any, Measured] = OrderedDict()
         self._sources = SourceBook(module)
-        self._schedules: OrderedDict[Any, Schedule] = OrderedDict()
+        self._plans: OrderedDict[Any, _Plan] = OrderedDict()
         self._cancelled: set[str] = set()
         self._one_at_a_time = threading.RLock()
         self._planning = threading.Lock()
@@ -243,37 +250,39 @@ class LocalExecutor:
         decode = self._decoding.tree if self._decoding and isinstance(inputs, TokenRows) else None
         return Part(inputs, measured.tree, decode)
 
-    def _plan(self, request: RunRequest, bases: list[Measured], stages: Stages) -> Schedule:
+    def _plan(self, request: RunRequest, bases: list[Measured], stages: Stages) -> _Plan:
+        """How to run a graph: found out once for all runs on inputs of one size."""
         prompts = (part.inputs for part in stages.parts if isinstance(part.inputs, TokenRows))
         apart = bool(request.graph.invokes)
         # Of tensors, what was measured tells them.
         shapes = tuple(shape_key(rows, each_row=apart) for rows in prompts)
         # The operations a plan needs follow from its graph, so what they were added to tells plans apart.
-        key = (request.graph.key, tuple(map(id, bases)), shapes)
+        key = (request.graph.quick_key, tuple(map(id, bases)), shapes)
         with self._planning:
-            plan = self._schedules.get(key)
+            plan = self._plans.get(key)
         if plan is not None:
             return plan
         check_graph(request.graph, stages, request.inputs)
-        plan = schedule(request.graph, stages)
+        plan = _Plan(schedule(request.graph, stages), self._logits_needed(request.graph, stages))
         with self._planning:
-            self._schedules[key] = plan
-            while len(self._schedules) > _SCHEDULES_KEPT:
-                self._schedules.popitem(last=False)
+            self._plans[key] = plan
+            while len(self._plans) > _PLANS_KEPT:
+                self._plans.popitem(last=False)
         return plan
 
     def _carry_out(
         self,
         request: RunRequest,
         measured: list[Measured],
-        plan: Schedule,
+        how: _Plan,
         stages: Stages,
         emit: Emit,
     ) -> tuple[int, bool]:
         """Make the forward passes; gives how many there were, and whether every text ended."""
+        plan = how.schedule
         host = TorchHost(
             self.module,
-            dict(measured[0].tree.standard),
+            measured[0].tree.module_of,
             cancelled=lambda: request.id in self._cancelled,
         )
         run = Interleaver(
@@ -292,11 +301,10 @@ class LocalExecutor:
                     text.go()
                     made, ended = made + text.steps, text.ended
                 else:
-                    with listener.attached(host, places, begins) as heard, suppress(Enough):
+                    hearing = listener.attached(host, places, begins, let_go=True)
+                    with hearing as heard, suppress(Enough):
                         if heard:
-                            self._call_model(
-                                part.inputs, **self._logits_needed(request.graph, stages)
-                            )
+                            self._call_model(part.inputs, host.device, **how.logits)
                     run.end(begins)
                     made, ended = made + 1, False
                 begins += part.passes
@@ -328,20 +336,19 @@ class LocalExecutor:
         last = last_positions(graph, stages.parts[0].tree)
         return {} if last is None else {"logits_to_keep": last}
 
-    def _call_model(self, inputs: TokenRows | ModuleInputs, **options: int) -> None:
+    def _call_model(
+        self, inputs: TokenRows | ModuleInputs, device: torch.device, **options: int
+    ) -> None:
         match inputs:
             case TokenRows():
-                self.module(**self._padded(inputs), use_cache=False, **options)
+                batch = Padded(inputs, self._padding, device, positions=self._takes_positions)
+                self.module(**batch.prompt(), use_cache=False, **options)
             case ModuleInputs(args=args, kwargs=kwargs):
                 self.module(*args, **kwargs)
 
     @property
     def _padding(self) -> int:
         return getattr(self.tokenizer, "pad_token_id", None) or 0
-
-    def _padded(self, inputs: TokenRows) -> dict[str, torch.Tensor]:
-        device = TorchHost(self.module).device
-        return Padded(inputs, self._padding, device, positions=self._takes_positions).prompt()
 
     def _measured_for(self, inputs: Inputs) -> Measured:
         key: Any = "tokens"
@@ -381,7 +388,8 @@ class LocalExecutor:
     def _small_run(self, batch: int, pos: int, first: int = 1) -> Callable[[], None]:
         vocab = self._config_number("vocab_size") or pos + 1
         row = tuple(place % vocab for place in range(first, first + pos))
-        return lambda: self._call_model(TokenRows((row,) * batch))
+        rows = TokenRows((row,) * batch)
+        return lambda: self._call_model(rows, TorchHost(self.module).device)
 
     def _measure_module(self, inputs: ModuleInputs) -> Measured:
         """Watch a forward pass without data where that works, with the real inputs where not."""

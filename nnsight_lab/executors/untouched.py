@@ -28,12 +28,12 @@ _WEIGHTS = frozenset({"_parameters", "_buffers", "_modules"})
 @contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
     """No part of the module is in training mode; those that were are again afterwards."""
-    training, left = [], [module]
-    while left:  # `.modules()` would take longer than a small run
-        part = left.pop()
+    training, parts = [], [module]
+    for part in parts:  # grows on the way; `.modules()` would take longer than a small run
         if part.training:
             training.append(part)
-        left += filter(None, part._modules.values())  # noqa: SLF001 - as torch's own walks
+        if below := part._modules:  # noqa: SLF001 - as torch's own walks
+            parts += [each for each in below.values() if each is not None]
     for part in training:
         part.training = False
     try:

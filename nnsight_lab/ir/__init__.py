@@ -6,6 +6,7 @@
     text      the numbered text form         text.py
     codec     bytes and back, bounded        codec.py, plain_nodes.py, plain_args.py, limits.py
     files     the layout of saved experiments  files.py
+    said      what a node says, to look up by  said.py
     ops       the names an op may have       ops.py
     tree      a model's modules and sites    tree.py
     source    operations inside a forward    source.py

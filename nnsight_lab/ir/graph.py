@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from nnsight_lab.ir.files import GRAPH, write_file
 from nnsight_lab.ir.limits import Limits
 from nnsight_lab.ir.literals import TensorData
 from nnsight_lab.ir.nodes import Node, NodeId, Read, Write, blocks_of, with_new_ids
+from nnsight_lab.ir.said import said_by
 from nnsight_lab.ir.text import graph_to_text
 
 __all__ = ["SCHEMA", "Graph", "Output"]
@@ -77,6 +78,15 @@ class Graph:
         """SHA-256 of what the graph says, without source lines. Schedules are cached by it."""
         large = self.large_constants
         return hashlib.sha256(codec.encode(self, sources=False, without=large)).hexdigest()
+
+    @cached_property
+    def quick_key(self) -> Hashable:
+        """What the graph says, to look things up by in this process: equal where `key` is.
+
+        A run needs it before it can begin, and `key` takes several times as long.
+        """
+        outputs = tuple([(output.name, output.node) for output in self.outputs])
+        return tuple(map(said_by, self.nodes)), outputs, self.invokes
 
     @cached_property
     def large_constants(self) -> Mapping[str, TensorData]:

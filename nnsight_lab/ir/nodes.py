@@ -248,7 +248,10 @@ Node: TypeAlias = (
 
 def has_value(node: Node) -> bool:
     """Whether other nodes may refer to it; a write and a skip only do something."""
-    return not isinstance(node, Write | GradientWrite | Skip)
+    return not isinstance(node, _EFFECTS)
+
+
+_EFFECTS = (Write, GradientWrite, Skip)  # a union would be put together at each call
 
 
 def blocks_of(node: Node) -> tuple[Block, ...]:
@@ -273,11 +276,18 @@ def nodes_within(node: Node) -> Iterator[Node]:
         stack.extend(inner for block in blocks_of(found) for inner in block.nodes)
 
 
+_WITHOUT_REFS = frozenset({type(None), bool, int, float, str})
+"""Types of arguments that refer to nothing. Most do not, so they are asked first."""
+
+
 def argument_refs(arg: Arg) -> Iterator[NodeId]:
     """The ids an argument refers to, in order, without recursion."""
     stack: list[Arg] = [arg]
     while stack:
-        match stack.pop():
+        part = stack.pop()
+        if type(part) in _WITHOUT_REFS:
+            continue
+        match part:
             case Ref(id=id):
                 yield id
             case SliceArg(start=start, stop=stop, step=step):
@@ -293,6 +303,8 @@ def argument_refs(arg: Arg) -> Iterator[NodeId]:
 def dependencies(node: Node) -> tuple[NodeId, ...]:
     """The ids of the values a node needs, in the order it names them."""
     match node:
+        case Read():  # the most frequent, and not to be compared with each kind below
+            return ()
         case Call(args=args, kwargs=kwargs) | Apply(args=args, kwargs=kwargs):
             return _refs_of_call(args, kwargs)
         case LocalCall(args=args, kwargs=kwargs):

@@ -5,6 +5,7 @@
     arguments.py  graph arguments to Python objects and back
     tensors.py    torch tensors to raw bytes and back
     infer.py      shapes and dtypes of a call, on tensors without data
+    inferred.py   those that were inferred before
     join.py       the shape of a value that is one of two
     known.py      the parts of results whose shapes depend on values
     deny.py       which of PyTorch's functions are left out, and why

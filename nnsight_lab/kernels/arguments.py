@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,14 @@ _NAMED: dict[str, type] = {
     "memory_format": torch.memory_format,
 }
 
+_ITSELF = frozenset({type(None), bool, int, str, complex, EllipsisType})
+"""Types of arguments that are the same in Python and in a graph. Most are, so they are asked first."""
+
 
 def to_python(arg: Arg, value_of: Callable[[int], Any]) -> Any:
     """The Python object behind an argument; `value_of` gives the value of a node."""
+    if type(arg) in _ITSELF:
+        return arg
     match arg:
         case Ref(id=id):
             return value_of(id)
@@ -59,14 +65,16 @@ def from_python(value: Any, ref: Callable[[Any], Ref | None]) -> Arg:
     Raises:
         OpNotAllowed: the object cannot be part of a graph.
     """
+    if type(value) in _ITSELF:
+        return value  # type: ignore[no-any-return]
+    if isinstance(value, np.generic):
+        value = value.item()
     found = ref(value)
     if found is not None:
         return found
     match value:
-        case None | bool() | int() | str() | complex():
+        case bool() | int() | str() | complex():
             return value
-        case e if e is Ellipsis:
-            return e
         case float():
             return value if math.isfinite(value) else Special(str(value))
         case slice():
@@ -92,6 +100,8 @@ def from_python(value: Any, ref: Callable[[Any], Ref | None]) -> Arg:
 
 def without_numpy(value: Any) -> Any:
     """Numpy's numbers as Python's and its arrays as tensors, wherever they stand."""
+    if type(value) in _ITSELF:
+        return value
     match value:
         case np.generic():
             return value.item()

@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 
 from nnsight_lab.errors import LabError, LimitExceeded, OpNotAllowed, ShapeMismatch
+from nnsight_lab.kernels.inferred import Inferred
 from nnsight_lab.kernels.known import known_parts
 from nnsight_lab.kernels.table import is_inplace, kernel, written_arguments
 
@@ -81,7 +82,12 @@ def meta_like(value: Any) -> Any:
     return map_tensors(value, lambda tensor: tensor.detach().to("meta"))
 
 
+_KNOWN_TYPES = frozenset({torch.Tensor, type(None), bool, int, float, str})
+
+
 def _holds_unknown(value: Any) -> bool:
+    if type(value) in _KNOWN_TYPES:  # nearly always
+        return False
     if isinstance(value, Unknown):
         return True
     if isinstance(value, tuple | list):
@@ -149,6 +155,19 @@ def infer_call(op: str, args: Any, kwargs: Any) -> Any:
         OpNotAllowed: `op` is not in the op table, or would change more than its result.
         LimitExceeded: it would give an absurd number of tensors.
     """
+    asked = None if kwargs else _inferred.question(op, args)
+    if asked is not None and (known := _inferred.known(asked)) is not None:
+        return known
+    result = _inferred_anew(op, args, kwargs)
+    if asked is not None:
+        _inferred.keep(asked, args, result)
+    return result
+
+
+_inferred = Inferred()
+
+
+def _inferred_anew(op: str, args: Any, kwargs: Any) -> Any:
     function = kernel(op)
     if op == "lab.like" and len(args) == 2 and isinstance(args[0], Unknown):
         return args[1]

@@ -113,8 +113,11 @@ def _places_of_writing(op: str) -> dict[str, int]:
 
 def written_arguments(op: str, args: Any, kwargs: Any) -> list[str]:
     """The arguments by which this call would write into a tensor it was given: `inplace`."""
+    places = _places_of_writing(op)
+    if not kwargs and not places:
+        return []
     named = {name: kwargs.get(name) for name in _WRITING_PARAMETERS}
-    placed = {name: args[at] for name, at in _places_of_writing(op).items() if at < len(args)}
+    placed = {name: args[at] for name, at in places.items() if at < len(args)}
     given = (named | placed).items()
     return [name for name, value in given if value is not None and value is not False]
 

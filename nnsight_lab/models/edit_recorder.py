@@ -19,7 +19,7 @@ from nnsight_lab.ir import Apply, Call, Constant, ModuleTree, Node, Read, Ref, W
 from nnsight_lab.kernels import infer_call
 from nnsight_lab.passes.check import infer_node
 from nnsight_lab.tracing import Proxy, Recorder
-from nnsight_lab.tracing.cells import Cell, Value
+from nnsight_lab.tracing.cells import Cell, MadeLate, Value
 from nnsight_lab.tracing.source import for_the_user, user_line
 
 __all__ = ["ON_SIZES", "EditRecorder", "PromptSize", "not_storable"]
@@ -43,7 +43,7 @@ class EditRecorder(Recorder):
         super().__init__(tree, *_SIZE)
         self._others: list[Any] = []
 
-    def add(self, node: Node, meta: Any, moment: int, read: str = "") -> Value:
+    def add(self, node: Node, meta: Any, moment: int, read: MadeLate = None) -> Value:
         """Add a node.
 
         Raises:
@@ -57,7 +57,7 @@ class EditRecorder(Recorder):
             other = infer_node(node, self._others, self.tree, *_OTHER_SIZE)
         except LabError as exc:
             raise _one_size(exc.message).at(user_line()) from None
-        if _form(other) != _form(meta):
+        if _form(other) != _form(value.meta):
             raise _one_size("The number of parts follows the size of the prompt.").at(user_line())
         self._others.append(other)
         return value
@@ -87,7 +87,7 @@ class EditRecorder(Recorder):
             raise _one_size("It depends on the size of the prompt.").at(user_line())
         return found
 
-    def note_saved(self, proxy: Proxy) -> None:
+    def note_saved(self, value: Value) -> None:
         """There is no run to save from."""
         raise GraphError(
             "Nothing is saved in an edit block: it does not run by itself.",

@@ -279,12 +279,13 @@ class TracedModel(ABC):
 
         def collect(event: RunEvent) -> None:
             nonlocal accepted
-            if isinstance(event, Accepted):
+            if isinstance(event, Saved):
+                if is_shown(event.name):
+                    print_shown(event.name, event.value)
+                else:
+                    values[event.name] = event.value
+            elif isinstance(event, Accepted):
                 accepted = event
-            elif isinstance(event, Saved) and is_shown(event.name):
-                print_shown(event.name, event.value)
-            elif isinstance(event, Saved):
-                values[event.name] = event.value
             elif isinstance(event, Token):
                 tokens.append(event.ids)
             elif isinstance(event, Done | Failed):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 
 from nnsight_lab.ir import (
+    Call,
     Cond,
+    Constant,
     Foreach,
     Gradient,
     GradientWrite,
@@ -13,6 +15,8 @@ from nnsight_lab.ir import (
     LocalCall,
     Node,
     NodeId,
+    Read,
+    Weight,
     While,
 )
 from nnsight_lab.ir.nodes import dependencies, has_value, nodes_within
@@ -29,6 +33,8 @@ def live_ids(graph: Graph, *, calls: bool = True) -> set[NodeId]:
     stack: list[NodeId] = [output.node for output in graph.outputs]
     edits: defaultdict[int, list[NodeId]] = defaultdict(list)
     for node in graph.nodes:
+        if isinstance(node, _ONLY_VALUES):
+            continue  # most are
         if isinstance(node, GradientWrite):
             edits[node.sweep].append(node.id)
         elif not has_value(node) or (calls and _calls(node)):
@@ -45,9 +51,13 @@ def live_ids(graph: Graph, *, calls: bool = True) -> set[NodeId]:
     return live
 
 
+_ONLY_VALUES = (Call, Constant, Read, Weight)
+_REGIONS = (Cond, Foreach, While)  # a union would be put together at each call
+
+
 def _calls(node: Node) -> bool:
     """Whether a local function is called here, or in a block of this node."""
-    if not isinstance(node, Cond | Foreach | While):
+    if not isinstance(node, _REGIONS):
         return isinstance(node, LocalCall)
     return any(isinstance(found, LocalCall) for found in nodes_within(node))
 

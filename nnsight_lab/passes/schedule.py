@@ -10,14 +10,17 @@ Moments of forward pass `i` lie from `i * STEP` on (`stages.py`).
 from __future__ import annotations
 
 import difflib
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 from nnsight_lab.errors import AddressNotFound, BadInput, NotSupported, WriteTooEarly
 from nnsight_lab.ir import (
     STEP,
     Address,
+    Call,
     Gradient,
     GradientWrite,
     Graph,
@@ -47,6 +50,10 @@ AFTER = after(0)
 """The moment of gradients and what needs them: the first forward pass is over."""
 
 
+_COPIES = frozenset({"lab.assign", "lab.set_item"})
+"""Operations that give a copy of a tensor, in which something is written."""
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """What happens when the model reaches one point.
@@ -55,6 +62,7 @@ class Moment:
     outputs: names of saved values that are ready now. drops: values nobody needs afterwards.
     skips: modules that are due now and do not run; they are given their values first.
     kept: what is read now, and saved or needed later. lasting: the same of what is computed now.
+    only_saves: whether all that happens is that values of all rows are read and saved.
     """
 
     reads: tuple[Read, ...] = ()
@@ -65,19 +73,56 @@ class Moment:
     skips: tuple[Skip, ...] = ()
     kept: tuple[NodeId, ...] = ()
     lasting: tuple[NodeId, ...] = ()
+    only_saves: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Schedule:
-    """A graph laid along a run; `moments[BEFORE]` runs before it begins."""
+    """A graph laid along a run; `moments[BEFORE]` runs before it begins.
+
+    ready: what whoever runs it has made of its nodes and may use again; no values of a run.
+    """
 
     graph: Graph
     moments: dict[int, Moment]
+    ready: dict[NodeId, Callable[..., Any]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
-    @property
+    @cached_property
     def gradients(self) -> tuple[Gradient, ...]:
         """The gradients the graph takes; without any, nothing needs to be kept for them."""
         return tuple(node for node in self.graph.nodes if isinstance(node, Gradient))
+
+    @cached_property
+    def inside(self) -> frozenset[int]:
+        """The moments that a host comes to: not the one before the run, nor ends of passes."""
+        return frozenset(at for at in self.moments if at != BEFORE and at != after(at // STEP))
+
+    @cached_property
+    def given_away(self) -> frozenset[NodeId]:
+        """The edited copies of whole values (`_COPIES`) that one write uses, and nothing else."""
+        used = Counter(output.node for output in self.graph.outputs)
+        for node in self.graph.nodes:
+            used.update(dependencies(node))
+        written = {node.value for node in self.graph.writes()}
+        return frozenset(
+            node.id
+            for node in self.graph.nodes
+            if isinstance(node, Call)
+            and node.op in _COPIES
+            and node.args[1:2] != ((),)  # of all of it: then it is the new value itself
+            and node.id in written
+            and used[node.id] == 1
+        )
+
+    @cached_property
+    def of_step(self) -> dict[int, tuple[int, ...]]:
+        """The moments of each forward pass."""
+        found: defaultdict[int, list[int]] = defaultdict(list)
+        for moment in self.moments:
+            found[moment // STEP].append(moment)
+        return {step: tuple(moments) for step, moments in found.items()}
 
     @property
     def last(self) -> int:
@@ -246,6 +291,11 @@ def _grouped(
     def outliving(moment: int, made: Iterable[NodeId]) -> tuple[NodeId, ...]:
         return tuple(id for id in made if id in saved or last_use[id] != moment)
 
+    def only_saves(moment: int) -> bool:
+        if steps[moment] or writes[moment] or skips[moment]:
+            return False
+        return all(node.invoke is None and last_use[node.id] == moment for node in reads[moment])
+
     return {
         moment: Moment(
             tuple(reads[moment]),
@@ -256,6 +306,7 @@ def _grouped(
             tuple(skips[moment]),
             outliving(moment, (node.id for node in reads[moment])),
             outliving(moment, steps[moment]),
+            only_saves(moment),
         )
         for moment in used
     }

@@ -8,6 +8,7 @@
     sweep.py        one backward pass, in which gradients are edited
     missing.py      values of steps that did not happen
     values.py       the table of one run's values
+    last_holder.py  a value that nobody else has any more, which needs no copy
 
 Written once for every engine: local PyTorch is one host, a hooked worker is another. Nothing here
 knows a model class, a recorder, a socket, or a notebook.

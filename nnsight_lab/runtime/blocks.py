@@ -25,13 +25,14 @@ from nnsight_lab.ir import (
     Weight,
     While,
 )
-from nnsight_lab.ir.nodes import blocks_of
+from nnsight_lab.ir.literals import Arg, DictArg, ListArg, Ref
+from nnsight_lab.ir.nodes import argument_refs, blocks_of
 from nnsight_lab.kernels import kernel, tensor_from_data, to_python
 from nnsight_lab.runtime.host import Host
 from nnsight_lab.runtime.local_calls import called
 from nnsight_lab.runtime.values import in_order
 
-__all__ = ["Functions", "compute", "failed"]
+__all__ = ["Functions", "call_of", "compute", "failed"]
 
 ValueOf: TypeAlias = Callable[[NodeId], Any]
 
@@ -61,6 +62,43 @@ def compute(node: Node, value_of: ValueOf, host: Host, functions: Functions) -> 
         case While():
             return _while(node, value_of, host, functions)
     raise AssertionError(f"{type(node).__name__} is not computed")
+
+
+def call_of(node: Call) -> Callable[[ValueOf], Any]:
+    """An operation made ready, for many runs: given the values, what `compute` gives."""
+    function = kernel(node.op)
+    # Our own operations write to none of their arguments, so that lists in them may be shared.
+    shared = node.op.startswith("lab.")
+    makers = [_maker(arg, shared) for arg in node.args]
+    named = [(key, _maker(arg, shared)) for key, arg in node.kwargs]
+
+    def run(value_of: ValueOf) -> Any:
+        args = [make(value_of) for make in makers]
+        return function(*args, **{key: make(value_of) for key, make in named})
+
+    return run
+
+
+def _maker(arg: Arg, shared: bool) -> Callable[[ValueOf], Any]:
+    """From the values of a run to one argument."""
+    if isinstance(arg, Ref):
+        id = arg.id
+        return lambda value_of: value_of(id)
+    if any(True for _ in argument_refs(arg)) or not (shared or _is_fixed(arg)):
+        return lambda value_of: to_python(arg, value_of)
+    made = to_python(arg, _no_value)
+    return lambda _: made
+
+
+def _is_fixed(arg: Arg) -> bool:
+    """Whether the Python object of an argument can be changed by nobody."""
+    if isinstance(arg, tuple):
+        return all(map(_is_fixed, arg))
+    return not isinstance(arg, ListArg | DictArg)
+
+
+def _no_value(id: NodeId) -> Any:
+    raise AssertionError(f"%{id} is not among the references of this argument")
 
 
 def failed(node: Node, exc: Exception) -> LabError:

@@ -17,17 +17,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import torch
+
 from nnsight_lab.errors import NeverReached
-from nnsight_lab.ir import Gradient, NodeId, Read, Skip, Weight, Write
+from nnsight_lab.ir import Call, Gradient, NodeId, Read, Skip, Weight, Write
 from nnsight_lab.ir.nodes import dependencies
 from nnsight_lab.ir.tree import RESULT, STEP
 from nnsight_lab.passes.schedule import BEFORE, Moment, Schedule
 from nnsight_lab.passes.stages import after
-from nnsight_lab.runtime.blocks import Functions, compute, failed
+from nnsight_lab.runtime.blocks import Functions, call_of, compute, failed
 from nnsight_lab.runtime.gradients import Gradients, followed_by_autograd
 from nnsight_lab.runtime.host import Host
+from nnsight_lab.runtime.last_holder import Held, hold, mine
 from nnsight_lab.runtime.missing import MISSING, did_not_happen, without_missing
-from nnsight_lab.runtime.values import Values, copied, in_order
+from nnsight_lab.runtime.values import Values, copied, in_order, snapshot
 
 __all__ = ["Interleaver", "Place"]
 
@@ -53,13 +56,18 @@ class Interleaver:
         self._functions = functions or {}
         self._gradients = Gradients(schedule.graph)
         self._missing: set[NodeId] = set()
-        self._pending = {moment for moment in schedule.moments if not _is_outside(moment)}
+        self._pending = set(schedule.inside)
         self._skipped: dict[NodeId, Any] = {}
+        self._held: list[tuple[str, Held]] = []
 
     @property
     def finished(self) -> bool:
         """Whether every moment of the schedule has come, so the model may stop."""
         return not self._pending
+
+    def is_last(self, moment: int) -> bool:
+        """Whether no other moment of the schedule is still to come."""
+        return len(self._pending) == 1 and moment in self._pending
 
     def waiting(self, before: int) -> bool:
         """Whether a moment before this one is still to come."""
@@ -77,14 +85,22 @@ class Interleaver:
         moment: int,
         read: Callable[[Place], Any],
         write: Callable[[Place, Any], None] | None = None,
+        *,
+        stops: bool = False,
     ) -> list[tuple[Place, Any]]:
         """The model is at `moment`: take reads, compute, send saves, give back writes.
 
         write: puts back at once what gradients are taken at, so that rows of it which are read
             after it are parts of it. Without one, it is given back with the rest.
+        stops: the model goes no further than here, and the host calls `let_go` when nothing of
+            this pass is left; what is saved here may be sent only then, without a copy.
         """
         here = self._schedule.moments.get(moment)
         if here is None or moment not in self._pending:
+            return []
+        if here.only_saves and not self._gradients.active:
+            self._hand_on(here, read, stops)
+            self._pending.discard(moment)
             return []
         writes: list[tuple[Place, Any]] = []
         put_back = write or (lambda place, new: writes.append((place, new)))
@@ -100,12 +116,36 @@ class Interleaver:
             self._values[node.id] = value
         self._compute(here)
         # The model may change what it is handed (an in-place activation), so it gets a copy.
-        writes.extend((node, copied(self._values[node.value])) for node in here.writes)
+        for edit in here.writes:
+            new = self._values[edit.value]
+            writes.append((edit, new if self._is_given_away(edit, new) else copied(new)))
         for skip in here.skips:
             self._skipped[skip.id] = copied(self._values[skip.value])
         self._values.forget(here.drops)
         self._pending.discard(moment)
         return writes
+
+    def _hand_on(self, here: Moment, read: Callable[[Place], Any], stops: bool) -> None:
+        """Send what is read, and keep none of it: the short way through most moments."""
+        found: dict[NodeId, Any] = {}
+        for node in here.reads:
+            value = read(node)
+            if value is MISSING:
+                self._missing.add(node.id)
+            else:
+                held = hold(value) if stops else None
+                found[node.id] = snapshot(value) if held is None else held
+        for name, id in here.outputs:
+            if id in found and isinstance(found[id], Held):
+                self._held.append((name, found[id]))
+            elif id in found:
+                self._on_saved(name, found[id])
+
+    def let_go(self) -> None:
+        """Nothing is left of the forward pass that stopped: send what was held back for that."""
+        for name, held in self._held:
+            self._on_saved(name, mine(held))
+        self._held.clear()
 
     def instead(self, skip: Skip) -> Any:
         """What a skipped module gives: asked for once, in its place."""
@@ -143,6 +183,11 @@ class Interleaver:
                 return
             self.reach(moment, lambda _: MISSING)
 
+    def _is_given_away(self, node: Write, value: Any) -> bool:
+        """Whether a value is made for this write alone, in memory of its own: it needs no copy."""
+        only_here = node.value in self._schedule.given_away and not self._gradients.active
+        return only_here and isinstance(value, torch.Tensor)
+
     def _compute(self, here: Moment) -> None:
         for id in here.steps:
             self._step(id)
@@ -157,6 +202,13 @@ class Interleaver:
         """Compute a node, unless an edit of a gradient has already asked for it."""
         if id not in self._values:
             self._values[id] = self._gradients.followed(id, self._evaluate(id))
+
+    def _call(self, node: Call) -> Callable[[Callable[[NodeId], Any]], Any]:
+        """An operation made ready, once for all runs of this schedule."""
+        ready = self._schedule.ready
+        if node.id not in ready:
+            ready[node.id] = call_of(node)
+        return ready[node.id]
 
     def _value_of(self, id: NodeId) -> Any:
         """The value of a node that may not have had its turn yet, and of what it needs."""
@@ -179,6 +231,8 @@ class Interleaver:
                 return MISSING
             node = found
         try:
+            if isinstance(node, Call) and node is self._graph[id]:
+                return self._call(node)(self._values.__getitem__)
             match node:
                 case Gradient():
                     return self._gradients.taken(node, self._values, self._value_of)
@@ -194,8 +248,3 @@ class Interleaver:
             failure = failed(node, exc)
             failure.node = id if failure.node is None else failure.node
             raise failure from (exc.__cause__ if failure is exc else exc)
-
-
-def _is_outside(moment: int) -> bool:
-    """Whether a moment is before the run, or at the end of a forward pass."""
-    return moment == BEFORE or moment == after(moment // STEP)

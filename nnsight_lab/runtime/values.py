@@ -15,7 +15,7 @@ from nnsight_lab.ir import NodeId
 from nnsight_lab.kernels.infer import map_tensors
 from nnsight_lab.passes.schedule import Moment
 
-__all__ = ["Values", "copied", "in_order"]
+__all__ = ["Values", "copied", "in_order", "snapshot"]
 
 
 def in_order(value: Any) -> Any:
@@ -30,6 +30,13 @@ def in_order(value: Any) -> Any:
 def copied(value: Any) -> Any:
     """A value that shares no memory with anything."""
     return map_tensors(value, torch.Tensor.clone)
+
+
+def snapshot(value: Any) -> Any:
+    """`copied(in_order(value))`, in one copy."""
+    if isinstance(value, torch.Tensor):
+        return value.clone(memory_format=torch.contiguous_format)
+    return copied(in_order(value))
 
 
 def _storages(value: Any) -> set[int]:

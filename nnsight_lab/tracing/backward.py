@@ -99,7 +99,7 @@ class Backwards(Part):
             id = self._recorder.next_id
             node = Gradient(id=id, of=loss.node, at=at.node, sweep=self._sweep, where=where)
             moment = max(AFTER, after(max(loss.moment, at.moment) // STEP))
-            value = self._recorder.add(node, at.meta, moment, f"a gradient ({where})")
+            value = self._recorder.add(node, at.meta, moment, node)
             self._cells[key] = Cell(value, gradient=node)
             self._moments[at.node] = at.moment
         return self._cells[key]

@@ -8,32 +8,64 @@ gives it a new node, and every view of it is taken anew when it is next asked fo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
 from nnsight_lab.errors import SourceLine
-from nnsight_lab.ir import Address, Gradient, NodeId
+from nnsight_lab.ir import Address, Gradient, NodeId, Read, Spec
 from nnsight_lab.kernels import Unknown
+from nnsight_lab.passes.shapes import meta_of_spec
 
-__all__ = ["Cell", "Step", "Value", "holds_tensor", "place_and_line", "same_key"]
+__all__ = [
+    "Cell",
+    "Later",
+    "MadeLate",
+    "Step",
+    "Value",
+    "holds_tensor",
+    "place_and_line",
+    "same_key",
+]
 
 Step: TypeAlias = tuple[str, tuple[Any, ...], dict[str, Any]]
 """One view operation on the way from a cell to a view: op, further arguments, named ones."""
 
 
-@dataclass(frozen=True, slots=True)
+MadeLate: TypeAlias = Read | Gradient | None
+"""What makes a value as late as it is: the last read, or a gradient, it depends on."""
+
+
 class Value:
     """A value at one point of the recording.
 
-    node: the node that makes it. meta: its shape, as a tensor without data. moment: when it is
+    node: the node that makes it. meta: its shape, as a tensor without data; or `Later`, which
+    makes one when it is asked for, since what is only saved is never asked. moment: when it is
     there. read: the read that makes it that late, for errors.
     """
 
-    node: NodeId
-    meta: Any
-    moment: int
-    read: str = ""
+    __slots__ = ("_meta", "moment", "node", "read")
+
+    def __init__(self, node: NodeId, meta: Any, moment: int, read: MadeLate = None) -> None:
+        self.node = node
+        self.moment = moment
+        self.read = read
+        self._meta = meta
+
+    @property
+    def meta(self) -> Any:
+        """The shape; the same object each time, since views are told by sharing its storage."""
+        if isinstance(self._meta, Later):
+            self._meta = meta_of_spec(*self._meta)
+        return self._meta
+
+
+class Later(NamedTuple):
+    """The shape of a place, not made yet: its spec, for so many rows and positions."""
+
+    spec: Spec
+    batch: int
+    pos: int
 
 
 @dataclass(slots=True)
@@ -73,7 +105,9 @@ def holds_tensor(meta: Any) -> bool:
     return False
 
 
-def place_and_line(read: str) -> tuple[str, str]:
+def place_and_line(read: MadeLate) -> tuple[str, str]:
     """The place of a `Value.read`, and the line it was read at, for an error."""
-    place, _, line = read.partition(" (")
-    return place, "read at " + line.removesuffix(")") if line else "read later"
+    if read is None:
+        return "", "read later"
+    place = "a gradient" if isinstance(read, Gradient) else str(read.address)
+    return place, f"read at {read.where}"

@@ -143,20 +143,15 @@ class Envoy:
         return Calls(self._path, [self._at_call(self._path, call) for call in range(count)])
 
     def _at_call(self, path: str, call: int) -> Envoy:
-        return Envoy(
-            path,
-            self._tree,
-            self._recorder,
-            self._aliases,
-            call=call,
-            attached=self._attached,
-            source=self._source_of,
-        )
+        other = Envoy.__new__(Envoy)
+        vars(other).update(vars(self), _path=path, _call=call)
+        return other
 
     def _address(self, port: str) -> Address:
+        if not self._call:
+            return Address(self._path, port)
         # A standard name means the first call.
-        path = module_path(self._tree(), self._path) if self._call else self._path
-        return Address(path, port, self._call)
+        return Address(module_path(self._tree(), self._path), port, self._call)
 
     @one_frame
     def __getitem__(self, index: int | str | slice) -> Any:

@@ -12,7 +12,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +48,7 @@ def names_of_saved(recorder: Recorder, variables: dict[str, Any]) -> dict[str, N
         node = _saved_node(slot.value, recorder)
         if node is not None:
             names[_unused(slot.name, names)] = node
-    in_order = dict.fromkeys(_saved_node(proxy, recorder) for proxy in recorder.saved)
-    order = {node: place for place, node in enumerate(in_order) if node is not None}
+    order = {node: place for place, node in enumerate(recorder.saved)}
     named = set(names.values())
     for count, node in enumerate(node for node in order if node not in named):
         names[_unused(f"saved_{count}", names)] = node
@@ -66,28 +65,40 @@ def _unused(name: str, names: dict[str, NodeId]) -> str:
 
 
 def _saved_node(value: Any, recorder: Recorder) -> NodeId | None:
-    if isinstance(value, Proxy) and value.recorder is recorder and value.saved_value is not None:
-        return value.saved_value.node
-    return None
+    if not isinstance(value, Proxy) or value.recorder is not recorder:
+        return None
+    saved = value.saved_value
+    return None if saved is None else saved.node
 
 
 @dataclass(slots=True, eq=False)
 class _Slot:
-    """A place that holds a value: a variable, or a key of a container in the slot `inside`."""
+    """A place that holds a value: a variable, or a key of a container in the slot `inside`.
 
-    name: str
+    new_items: what a tuple, which cannot be filled in place, is to hold instead.
+    """
+
     key: Any
     value: Any
     inside: _Slot | None = None
-    new_items: dict[Any, Any] = field(default_factory=dict)
+    new_items: dict[Any, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """`x`, or `x[0]['a']` inside containers. Put together when asked for: few are."""
+        slot, keys = self, list[str]()
+        while slot.inside is not None:
+            keys.append(f"[{slot.key!r}]")
+            slot = slot.inside
+        return f"{slot.key}{''.join(reversed(keys))}"
 
 
 def _slots(variables: dict[str, Any]) -> Iterator[_Slot]:
     """Every recorded value and container within reach, containers before what they hold."""
     queue = deque(
-        _Slot(name, name, value)
+        _Slot(name, value)
         for name, value in variables.items()
-        if _matters(value) and not _SHELL.fullmatch(name)
+        if isinstance(value, _HOLDERS) and not _SHELL.fullmatch(name)
     )
     seen: set[int] = set()
     left = _MOST_ITEMS
@@ -101,13 +112,7 @@ def _slots(variables: dict[str, Any]) -> Iterator[_Slot]:
             seen.add(id(held))
         left -= len(held)
         pairs = held.items() if isinstance(held, dict) else enumerate(held)
-        queue.extend(
-            _Slot(f"{slot.name}[{key!r}]", key, item, slot) for key, item in pairs if _matters(item)
-        )
-
-
-def _matters(value: Any) -> bool:
-    return isinstance(value, _HOLDERS)
+        queue.extend(_Slot(key, item, slot) for key, item in pairs if isinstance(item, _HOLDERS))
 
 
 def filled(recorder: Recorder, variables: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +135,8 @@ def filled(recorder: Recorder, variables: dict[str, Any]) -> dict[str, Any]:
         if slot.inside is None:
             changed[slot.key] = new
         elif isinstance(slot.inside.value, tuple):
+            if slot.inside.new_items is None:
+                slot.inside.new_items = {}
             slot.inside.new_items[slot.key] = new
         else:
             slot.inside.value[slot.key] = new

@@ -21,8 +21,7 @@ from nnsight_lab.passes.check import check_fits
 from nnsight_lab.passes.invokes import check_separable
 from nnsight_lab.passes.refusals import check_editable
 from nnsight_lab.passes.schedule import too_early
-from nnsight_lab.passes.shapes import meta_of_spec
-from nnsight_lab.tracing.cells import Cell, Value, place_and_line
+from nnsight_lab.tracing.cells import Cell, Later, Value, place_and_line
 from nnsight_lab.tracing.parts import Part
 from nnsight_lab.tracing.peeks import Visit
 from nnsight_lab.tracing.proxy import Proxy
@@ -172,7 +171,7 @@ class Places(Part):
             AddressNotFound: the model has no such place.
             NotSupported: it cannot be told which part of it an invoke's rows are.
         """
-        address = self.tree.one_name.get(address, address)
+        address = self.steps.tree.one_name.get(address, address)
         step = self.steps.step_of(address)
         key = (address, self._invoke, step)
         try:
@@ -190,12 +189,11 @@ class Places(Part):
         self.check_going(address)
         moment = self.steps.moment(address)
         recorder.skips.check_reached(address, moment)
-        spec = self.tree.by_address[address].spec
+        spec = self.steps.tree.by_address[address].spec
         if invoke is not None and address != RESULT:
             check_separable(spec, str(address))
-        meta = meta_of_spec(spec, self.batch, self.pos)
         node = Read(id=recorder.next_id, address=address, invoke=invoke, step=step, where=where)
-        return recorder.add(node, meta, moment, f"{address} ({where})")
+        return recorder.add(node, Later(spec, self.batch, self.pos), moment, node)
 
     def check_rows(self, address: Address, step: int) -> None:
         """Once a place is edited, it is used by invokes or by all rows, never by both.

@@ -145,8 +145,7 @@ class Proxy:
         pinned = Proxy(self.recorder, self._cell, self._steps)
         pinned._pin = value
         self._saved = pinned._saved = value
-        self.recorder.note_saved(self)
-        self.recorder.note_saved(pinned)
+        self.recorder.note_saved(value)
         return pinned
 
     def _call(self, op: str, *args: Any, **kwargs: Any) -> Any:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 
 from nnsight_lab.contract import Inputs
@@ -42,7 +43,7 @@ from nnsight_lab.passes.schedule import BEFORE
 from nnsight_lab.passes.shapes import infer_apply, weight_meta
 from nnsight_lab.tracing.aliases import Aliases
 from nnsight_lab.tracing.backward import Backwards
-from nnsight_lab.tracing.cells import Cell, Value, holds_tensor
+from nnsight_lab.tracing.cells import Cell, MadeLate, Value, holds_tensor
 from nnsight_lab.tracing.modes import Modes
 from nnsight_lab.tracing.peeks import Peeks
 from nnsight_lab.tracing.places import Places
@@ -53,6 +54,8 @@ from nnsight_lab.tracing.skips import Skips
 from nnsight_lab.tracing.source import at_line, user_line
 
 __all__ = ["Recorder"]
+
+_VALUES = (Proxy, torch.Tensor)
 
 
 class Recorder:
@@ -97,7 +100,7 @@ class Recorder:
         self._constants: dict[int, tuple[Value, TensorData, Any]] = {}
         self._by_data: dict[TensorData, Value] = {}
         self._weights: dict[tuple[str, str], Value] = {}
-        self._saved: list[Proxy] = []
+        self._saved: dict[NodeId, None] = {}
         self.aliases = Aliases()
         self.preludes: tuple[Callable[[Recorder], None], ...] = ()
         self.at_end: list[Callable[[], dict[str, Any]]] = []
@@ -180,7 +183,6 @@ class Recorder:
             OpNotAllowed: the operation or an argument cannot be part of a graph.
         """
         where = user_line()
-        args, kwargs = without_numpy(args), without_numpy(kwargs)
         plain_args, plain_kwargs, needs = at_line(where, self._prepared, args, kwargs)
         metas = [to_python(arg, self._meta_of) for arg in plain_args]
         named = {key: to_python(arg, self._meta_of) for key, arg in plain_kwargs.items()}
@@ -259,7 +261,7 @@ class Recorder:
             known = self._constants[id(node)] = (self.add(again, meta, BEFORE), data, node)
         return known[0]
 
-    def add(self, node: Node, meta: Any, moment: int, read: str = "") -> Value:
+    def add(self, node: Node, meta: Any, moment: int, read: MadeLate = None) -> Value:
         """Add a node, which has the id `next_id`. Raises `NotSaved` once the block has ended."""
         if not self.open:
             raise NotSaved(
@@ -268,20 +270,21 @@ class Recorder:
             ).at(user_line())
         if self._holes and any(map(self.is_gone, dependencies(node))):
             raise gone()
+        value = Value(node.id, meta, moment, read)
         self._nodes.append(node)
-        self._values.append(Value(node.id, meta, moment, read))
-        return self._values[-1]
+        self._values.append(value)
+        return value
 
     def prepared(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any], tuple[int, str]]:
+    ) -> tuple[tuple[Any, ...], dict[str, Any], tuple[int, MadeLate]]:
         """Arguments as graph data, and the moment when the values among them are there."""
         plain, named, needs = at_line(user_line(), self._prepared, args, kwargs)
         return plain, named, self._latest(needs)
 
-    def _latest(self, needs: list[Value]) -> tuple[int, str]:
+    def _latest(self, needs: list[Value]) -> tuple[int, MadeLate]:
         latest = max(needs, key=lambda value: value.moment, default=None)
-        return (latest.moment, latest.read) if latest is not None else (BEFORE, "")
+        return (latest.moment, latest.read) if latest is not None else (BEFORE, None)
 
     def _prepared(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -290,7 +293,9 @@ class Recorder:
         needs: list[Value] = []
 
         def ref(item: Any) -> Ref | None:
-            if not isinstance(item, Proxy | torch.Tensor):
+            if isinstance(item, np.ndarray):
+                item = without_numpy(item)
+            if not isinstance(item, _VALUES):
                 return None
             needs.append(self.value_of(item))
             return Ref(needs[-1].node)
@@ -344,13 +349,13 @@ class Recorder:
         hint = "Give the value back from it, and save the result: nl.cond(...).save()."
         refuse_inside(self, "Nothing can be saved", hint)
 
-    def note_saved(self, proxy: Proxy) -> None:
+    def note_saved(self, value: Value) -> None:
         """A value was saved; it must come back whatever name it has."""
-        self._saved.append(proxy)
+        self._saved[value.node] = None
 
     @property
-    def saved(self) -> tuple[Proxy, ...]:
-        """Every proxy that `.save()` was called on or gave, in order."""
+    def saved(self) -> tuple[NodeId, ...]:
+        """The nodes of every value that was saved, in order."""
         return tuple(self._saved)
 
     def finish(self, names: dict[str, NodeId]) -> Graph:
@@ -376,7 +381,5 @@ class Recorder:
 
     def so_far(self) -> Graph:
         """What has been recorded up to now, without names for what it saves."""
-        saved = [proxy.saved_value for proxy in self._saved]
-        ids = dict.fromkeys(value.node for value in saved if value is not None)
-        outputs = tuple(Output(f"saved_{place}", node) for place, node in enumerate(ids))
+        outputs = tuple(Output(f"saved_{place}", node) for place, node in enumerate(self._saved))
         return drop_dead_nodes(without_holes(self._nodes, outputs, self.places.invokes))

@@ -38,7 +38,7 @@ from nnsight_lab.ir import (
 )
 from nnsight_lab.ir.nodes import dependencies, nodes_within, with_new_ids
 from nnsight_lab.passes.schedule import BEFORE
-from nnsight_lab.tracing.cells import Cell, Value
+from nnsight_lab.tracing.cells import Cell, MadeLate, Value
 from nnsight_lab.tracing.source import user_line
 
 if TYPE_CHECKING:
@@ -168,10 +168,10 @@ def check_called(moved: Mapping[NodeId, Node], results: Iterable[NodeId]) -> Non
             ).at(call.where)
 
 
-def latest(values: Iterable[Value]) -> tuple[int, str]:
+def latest(values: Iterable[Value]) -> tuple[int, MadeLate]:
     """The moment from which all these values are there, and the read that makes it so late."""
     last = max(values, key=lambda value: value.moment, default=None)
-    return (last.moment, last.read) if last is not None else (BEFORE, "")
+    return (last.moment, last.read) if last is not None else (BEFORE, None)
 
 
 def captures_of(moved: Mapping[NodeId, Node], results: Iterable[NodeId]) -> list[NodeId]:

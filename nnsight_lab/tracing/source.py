@@ -79,7 +79,11 @@ def user_line() -> SourceLine | None:
     if frame is None:
         return None
     file = frame.f_code.co_filename
-    return SourceLine(file, frame.f_lineno, _cell_number(file))
+    return _line(file, frame.f_lineno, _cell_number(file))
+
+
+_line = lru_cache(4096)(SourceLine)
+"""A line is a value: one object serves every node that was recorded there."""
 
 
 def _cell_number(file: str) -> int | None:
@@ -89,7 +93,9 @@ def _cell_number(file: str) -> int | None:
     up only where it is already loaded: a script never pays for it.
     """
     ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
+    if ipython is None:
+        return None
+    shell = ipython.get_ipython()
     name_of = getattr(getattr(shell, "compile", None), "format_code_name", None)
     named = name_of(file) if name_of is not None else None
     found = re.search(r"\d+", str(named[1])) if named else None

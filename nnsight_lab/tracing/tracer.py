@@ -39,13 +39,7 @@ from nnsight_lab.tracing.show import is_shown
 from nnsight_lab.tracing.source import for_the_user, one_frame, shorten_traceback, user_line
 from nnsight_lab.tracing.steps import Iteration, Loop
 
-__all__ = [
-    "Tracer",
-    "close_for",
-    "open_for",
-    "open_recorder",
-    "open_recordings",
-]
+__all__ = ["Tracer", "close_for", "open_for", "open_recorder", "open_recordings"]
 
 RunT = TypeVar("RunT")
 OtherT = TypeVar("OtherT")
@@ -55,7 +49,10 @@ _open: ContextVar[tuple[tuple[object, Recorder], ...]] = ContextVar("open_traces
 
 def open_recorder(owner: object) -> Recorder | None:
     """The recording that is open on a model in this thread, or None."""
-    return next((recorder for model, recorder in open_recordings() if model is owner), None)
+    for model, recorder in reversed(_open.get()):
+        if model is owner:
+            return recorder
+    return None
 
 
 def open_recordings() -> tuple[tuple[object, Recorder], ...]:

@@ -322,3 +322,21 @@ def test_a_run_that_there_is_not_is_refused() -> None:
         assert len(net.shared.calls) == 2
         net.shared.calls[5].output.save()  # there are two
     assert_at(caught.value, "there are two")
+
+
+def test_an_edit_that_the_model_writes_to_is_no_part_of_what_is_saved() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 2))
+    net = nl.wrap(module)
+    with net.trace(X):
+        net[0].output[:, 1] = -5.0
+        edited = net[0].output.save()
+        out = net.output.save()
+    with net.trace(X):
+        net[0].output[:, 1] = -5.0
+        alone = net.output.save()
+    by_hand = module[0](X).detach()
+    by_hand[:, 1] = -5.0
+    assert_exactly(edited, by_hand)
+    assert_exactly(out, module[2](by_hand.relu()).detach())
+    assert_exactly(alone, out)
+    assert_differs(out, module(X).detach())

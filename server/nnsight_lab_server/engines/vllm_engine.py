@@ -38,6 +38,7 @@ from nnsight_lab_server.vllm.driver import Driver, Ears, on_gpu, start
 from nnsight_lab_server.vllm.knowing import Learned, Surveyed, learn
 from nnsight_lab_server.vllm.messages import Message
 from nnsight_lab_server.vllm.options import VllmOptions
+from nnsight_lab_server.vllm.pipeline import check_pipeline
 from nnsight_lab_server.vllm.served_bytes import served_to_bytes
 
 __all__ = ["FEATURES", "VllmEngine", "load_vllm"]
@@ -117,7 +118,9 @@ class VllmEngine:
             self._start()
             assert self._driver is not None, "started just now"
             self._say(f"{self._name}: checking every name against Hugging Face")
-            self._surveyed = Surveyed(self._driver, options.batch_tokens)
+            self._surveyed = Surveyed(
+                self._driver, options.batch_tokens, tensor=options.tensor
+            )
             self._learned = learn(executor, self._surveyed, store, self._key(executor))
             self._surveyed = None
             self._card = self._served_card(self._learned.served.card)
@@ -166,7 +169,9 @@ class VllmEngine:
         driver, learned = self._driver, self._learned
         assert driver is not None, "started before"
         assert learned is not None, "learned before"
-        driver.rpc("lab_install", {"channel": driver.address})
+        options = self._options
+        speaker = (options.pipeline - 1) * options.tensor  # the first worker of the last stage
+        driver.rpc("lab_install", {"channel": driver.address, "speaker": speaker})
         driver.rpc("lab_serve", served_to_bytes(learned.served))
 
     def _served_card(self, card: ModelCard) -> ModelCard:
@@ -220,6 +225,9 @@ class VllmEngine:
     def check(self, graph: Graph, stages: Stages) -> None:
         """Refuse what would give other numbers here: rows are not padded, texts have an end."""
         check_padding(graph, stages)
+        if self._options.pipeline > 1 and self._learned is not None:
+            forms = self._learned.served.forms
+            check_pipeline(graph, stages, forms, self._options.pipeline - 1)
 
     def run(self, request: RunRequest, emit: Emit) -> None:
         """Run to the end, on the caller's thread; other runs go on beside it."""
@@ -233,7 +241,8 @@ class VllmEngine:
         # Names of runs are clients'; those of requests must be nobody else's.
         name = uuid4().hex
         assert self._driver is not None, "begun before anything is run"
-        run = VllmRun(name, request.graph, parts, self._driver)
+        staged = self._options.pipeline > 1
+        run = VllmRun(name, request.graph, parts, self._driver, staged=staged)
         with self._lock:
             self._runs[name] = self._runs[request.id] = run
             if request.id in self._cancelled:

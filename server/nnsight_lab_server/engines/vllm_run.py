@@ -30,11 +30,21 @@ def nothing_to_run(graph: Graph, parts: Iterable[TokenRows]) -> bool:
 
 
 class VllmRun:
-    """A run under way. `follow` is called once; the rest from any thread."""
+    """A run under way. `follow` is called once; the rest from any thread.
+
+    staged: over the stages of a pipeline, of which only the last knows when a run has ended.
+    """
 
     def __init__(
-        self, name: str, graph: Graph, parts: tuple[TokenRows, ...], driver: Driver
+        self,
+        name: str,
+        graph: Graph,
+        parts: tuple[TokenRows, ...],
+        driver: Driver,
+        *,
+        staged: bool = False,
     ) -> None:
+        self._staged = staged
         self.name = name
         self._graph = graph
         self._parts = parts
@@ -77,12 +87,12 @@ class VllmRun:
         while (last := self._event(emit)) is None:
             pass
         self._driver.abort(self._requests.values())
+        if self._staged or not isinstance(last, Done | Failed):
+            self._driver.tell("lab_forget", self.name)
         if isinstance(last, Done):
             seconds = {"run": time.perf_counter() - begun}
             emit(contract.Done(seconds, steps=last.steps, ended=last.ended))
         else:
-            if not isinstance(last, Failed):
-                self._driver.tell("lab_forget", self.name)
             emit(contract.Failed(last.error if isinstance(last, Failed) else last))
 
     def _event(self, emit: Emit) -> Done | Failed | LabError | None:

@@ -96,7 +96,8 @@ class AttentionMath:
         """
         grouped = pattern.to(v.dtype).unflatten(0, (self.kv_heads, self._group)).flatten(1, 2)
         mixed = torch.bmm(grouped, v.transpose(0, 1))
-        return mixed.unflatten(1, (self._group, -1)).flatten(0, 1).transpose(0, 1).contiguous()
+        z: torch.Tensor = mixed.unflatten(1, (self._group, -1)).flatten(0, 1)
+        return z.transpose(0, 1).contiguous()
 
     @property
     def _group(self) -> int:

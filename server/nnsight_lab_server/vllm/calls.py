@@ -8,7 +8,7 @@ Hugging Face module, and says how far off each one is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 
 from nnsight_lab.errors import NotSupported, ShapeMismatch
 from nnsight_lab_server.vllm.checkpoint import Checkpoint, checkpoint_folder
-from nnsight_lab_server.vllm.routes import Route, fitted, likely_routes
+from nnsight_lab_server.vllm.routes import Route, close_enough, fitted, likely_routes
 
 __all__ = ["Sample", "VllmCalls", "samples_of"]
 
@@ -24,7 +24,6 @@ Sample = tuple[torch.Tensor, torch.Tensor]
 """What went into a Hugging Face module, and what came out."""
 
 _ELSEWHERE = "Run it on the transformers engine, which can call every module."
-_GOOD = 1e-4
 
 
 class VllmCalls:
@@ -38,6 +37,7 @@ class VllmCalls:
         self._model = model
         self._config = config
         self._routes: dict[str, Route] = {}
+        self._wrong: dict[str, float] = {}
         self._checkpoint: Checkpoint | None = None
         self.silent = False
 
@@ -55,7 +55,8 @@ class VllmCalls:
         """Call one module of the Hugging Face model, on `[…, d]` with any axes before.
 
         Raises:
-            NotSupported: vLLM has no such module, or one that cannot be called by itself.
+            NotSupported: vLLM has no such module, or it was not checked, or found to be wrong.
+            ShapeMismatch: it takes another last axis, or ids it has no row for.
         """
         given = [*args, *kwargs.values()]
         if len(given) != 1 or not isinstance(given[0], torch.Tensor):
@@ -64,10 +65,10 @@ class VllmCalls:
                 hint=_ELSEWHERE,
             )
         route = self._route(path)
-        reason = _unfit(self._model.get_submodule(route.path), given[0])
+        reason = self._unfit(route, given[0])
         if reason:
             raise ShapeMismatch(f"{path} {reason}.", hint="Look at the shape of what it is given.")
-        return route.picked(self._through(route.path, given[0]))
+        return route.picked(self._through(route, given[0]))
 
     def weight(self, path: str, name: str) -> torch.Tensor:
         """A parameter as Hugging Face has it, in the model's dtype; not to be changed in place.
@@ -87,47 +88,62 @@ class VllmCalls:
 
     def _measured(self, path: str, sample: Sample) -> float:
         given, expected = sample
+        enough = close_enough(expected)
         best: tuple[Route | None, float] = (None, float("inf"))
-        tried: set[Route] = set()
-        for route in likely_routes(path, self._model):
-            if route in tried:
-                continue
-            tried.add(route)
-            output = self._tried(route.path, given)
+        for route in dict.fromkeys(likely_routes(path, self._model)):
+            output = self._tried(route, given)
             if output is None or output.shape[:-1] != expected.shape[:-1]:
                 continue
             rows = output.flatten(0, -2), expected.to(output.device).flatten(0, -2)
             best = min(best, fitted(route, *rows), key=lambda pair: pair[1])
-            if best[1] < _GOOD * max(1.0, float(expected.abs().max())):
+            # Two activations may be nearly the same, so of those all are tried.
+            if best[1] <= enough and route.function is None:
                 break
-        if best[0] is not None:
-            self._routes[path] = best[0]
-        return best[1]
+        found, off = best
+        if found is not None and off <= enough:
+            self._routes[path] = found
+        else:
+            self._wrong[path] = off
+        return off
 
-    def _tried(self, path: str, given: torch.Tensor) -> torch.Tensor | None:
+    def _tried(self, route: Route, given: torch.Tensor) -> torch.Tensor | None:
         """What a module makes of a value; None where it cannot take it."""
-        if self._why_not(path) or _unfit(self._model.get_submodule(path), given):
+        if self._why_not(route) or self._unfit(route, given):
             return None
         try:
-            output = self._through(path, given)
+            output = self._through(route, given)
         except Exception:  # noqa: BLE001 - a seam: a wrong guess may fail in any way
             return None
         return output if output.dim() > 1 else None
 
     def _route(self, path: str) -> Route:
         route = self._routes.get(path)
-        guesses = likely_routes(path, self._model) if route is None else iter((route,))
-        first = next(guesses, None)
-        if first is None:
-            raise NotSupported(f"vLLM has no module that does {path}'s work.", hint=_ELSEWHERE)
-        reason = self._why_not(first.path)
-        if reason:
+        if route is None:
+            reason = self._reason(path)
             raise NotSupported(f"On vLLM {path} cannot be called: {reason}.", hint=_ELSEWHERE)
-        return first
+        return route
 
-    def _why_not(self, path: str) -> str | None:
+    def _reason(self, path: str) -> str:
+        """Why there is no route to a module."""
+        nearest = next(likely_routes(path, self._model), None)
+        known = self._why_not(nearest) if nearest is not None else None
+        if known:
+            return known
+        if path not in self._wrong:
+            return "it was not compared with Hugging Face's"
+        off = self._wrong[path]
+        return f"vLLM's is {off:.2g} off" if off < float("inf") else "vLLM has none like it"
+
+    def _unfit(self, route: Route, given: torch.Tensor) -> str | None:
+        if route.function is not None:
+            return None if given.is_floating_point() else "takes no ids"
+        return _unfit(self._model.get_submodule(route.path), given)
+
+    def _why_not(self, route: Route) -> str | None:
         """Why a module of vLLM's cannot be called by itself."""
-        module = self._model.get_submodule(path)
+        if route.function is not None:
+            return None
+        module = self._model.get_submodule(route.path)
         if type(module).__name__ == "PPMissingLayer":
             return "it is on another stage of the pipeline"
         if any(hasattr(each, "kv_cache_dtype") for each in module.modules()):
@@ -136,9 +152,11 @@ class VllmCalls:
             return "it is a list of modules"
         return None
 
-    def _through(self, path: str, given: torch.Tensor) -> torch.Tensor:
+    def _through(self, route: Route, given: torch.Tensor) -> torch.Tensor:
         """One of vLLM's modules on a value of any leading axes: flat rows in, and back."""
-        module: Any = self._model.get_submodule(path)
+        if route.function is not None:
+            return _elementwise(route.function)(given)
+        module: Any = self._model.get_submodule(route.path)
         ids = not given.is_floating_point()
         leading = given.shape if ids else given.shape[:-1]
         # A copy: some of vLLM's kernels write over what they are given.
@@ -183,6 +201,15 @@ class VllmCalls:
         return self._checkpoint
 
 
+def _elementwise(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    from transformers.activations import ACT2FN
+
+    found: Callable[[torch.Tensor], torch.Tensor] = (
+        torch.clone if name == "identity" else ACT2FN[name]
+    )
+    return found
+
+
 def _unfit(module: torch.nn.Module, given: torch.Tensor) -> str | None:
     """Why a module cannot take a value. vLLM's kernels do not look, and read past the end."""
     if not given.is_floating_point():
@@ -203,10 +230,11 @@ def _width(module: torch.nn.Module) -> int | None:
     """How long the last axis is that a module takes; a block's is its first matrix's."""
     if hasattr(module, "org_vocab_size"):
         return _named(module, "embedding_dim")
-    for each in module.modules():
-        width = _named(each, "input_size", "in_features")
-        if width is not None:
-            return width
+    # Of a block, the matrix that takes what the block takes; the others take what that one gives.
+    matrices = [each for each in module.modules() if _named(each, "input_size", "in_features")]
+    first = [each for each in matrices if not getattr(each, "input_is_parallel", False)]
+    if matrices:
+        return _named((first or matrices)[0], "input_size", "in_features")
     weight = getattr(module, "weight", None)
     is_norm = isinstance(weight, torch.Tensor) and weight.dim() == 1
     return int(weight.shape[0]) if is_norm and weight is not None else None

@@ -9,6 +9,7 @@ as the reference was on Hugging Face, and the logits are compared (`probe.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import takewhile
 
 import torch
@@ -36,7 +37,7 @@ _STILL_THE_SAME = 0.2
 
 def certified(reference: Reference, engine: SurveyedEngine) -> Certificate:
     """Compare vLLM with Hugging Face, address by address."""
-    surveys = [_surveyed(engine, prompt)[0][0] for prompt in reference.prompts]
+    surveys = [_surveyed(engine, prompt)[0] for prompt in reference.prompts]
     found = candidates(reference, surveys)
     tolerance = close_enough(reference.logits[0].dtype)
     points = tuple(points_in_order(surveys[0]))
@@ -56,18 +57,14 @@ def certified(reference: Reference, engine: SurveyedEngine) -> Certificate:
     return Certificate(reference.card.name, tuple(entries), points, logits, tolerance, versions())
 
 
-def _surveyed(
-    engine: SurveyedEngine, prompt: tuple[int, ...], tokens: int = 1
-) -> tuple[list[Survey], list[int]]:
-    """The forward passes of one prompt in vLLM, and the tokens it went on with."""
+def _surveyed(engine: SurveyedEngine, prompt: tuple[int, ...], tokens: int = 1) -> list[Survey]:
+    """The forward passes of one prompt in vLLM."""
     engine.call("lab_survey_begin")
     try:
         engine.forward(prompt, tokens=tokens)
     finally:
-        seen = read_surveys(engine.call("lab_survey_end"))
-    # It goes on with the likeliest.
-    said = [int(each.logits[-1].argmax()) for each in seen if each.logits is not None]
-    return seen, said
+        seen = engine.call("lab_survey_end")
+    return read_surveys(seen)
 
 
 def _while_decoding(
@@ -75,12 +72,11 @@ def _while_decoding(
 ) -> dict[Address, float]:
     """How far values are off where vLLM computes one position at a time, from its cache."""
     prompt = reference.prompts[-1]
-    passes, said = _surveyed(engine, prompt, tokens=reference.said_tokens + 1)
+    passes = _surveyed(engine, prompt, tokens=reference.said_tokens + 1)
+    ids = [id for survey in passes for id in survey.ids]
     # Where vLLM has gone on with another token, it has another text.
-    same = takewhile(
-        lambda pair: pair[0] == pair[1], zip(said, reference.text[len(prompt) :], strict=False)
-    )
-    rows = len(prompt) + len(list(same))
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(ids, reference.text, strict=False))
+    rows = len(list(same))
     held = [{each.point: each.nested for each in survey.held} for survey in passes]
     apart: dict[Address, float] = {}
     for address, made in written.items():
@@ -145,6 +141,7 @@ def _patterns(reference: Reference, entries: Mapping[Address, Entry]) -> list[En
             made.append(Entry(site.address, None, reason=reason))
             continue
         form = Form(site.address, Point("after", points.pop()), kind="pattern")
+        form = replace(form, stage=z.form.stage if z.form is not None else 0)
         reason = "" if z.writable else z.reason
         made.append(Entry(site.address, form, None, None, None, True, z.writable, reason))
     return made

@@ -92,8 +92,10 @@ class Checkpoint:
         if name in self._names:
             return self._names[name]
         _, _, bare = name.partition(".")
-        if bare in self._names:
+        if "." in bare and bare in self._names:
             return self._names[bare]
+        if "." not in name:  # a parameter of the whole model has no prefix to lose
+            return None
         longer = [key for full, key in self._names.items() if full.partition(".")[2] == name]
         return longer[0] if len(longer) == 1 else None
 
@@ -161,7 +163,7 @@ def _renamings(config: Any) -> list[Any]:
 
     kinds = [*(config.architectures or ()), config.model_type]
     known = (mapping.get_checkpoint_conversion_mapping(kind) for kind in kinds)
-    changes = next((each for each in known if each is not None), [])
+    changes: list[Any] = next((each for each in known if each is not None), [])
     return [each for each in changes if isinstance(each, WeightRenaming)]
 
 

@@ -53,6 +53,8 @@ class _Source:
     rows: torch.Tensor
     columns: tuple[tuple[int, int], ...] | None = None
     scale: float = 1.0
+    parted: bool = False
+    stage: int = 0
 
     @property
     def value(self) -> torch.Tensor:
@@ -132,6 +134,8 @@ def _form(address: Address, source: _Source, shape: tuple[int, ...]) -> Form:
         kind="logits" if source.point.stage == "logits" else "rows",
         axis=source.axis,
         scale=source.scale,
+        parted=source.parted,
+        stage=source.stage,
     )
 
 
@@ -157,7 +161,9 @@ def _sources(surveys: Sequence[Survey]) -> Iterator[_Source]:
     logits = [survey.logits for survey in surveys]
     if all(tensor is not None for tensor in logits):
         rows = torch.cat([tensor for tensor in logits if tensor is not None])
-        yield _Source(Point("logits", ""), False, len(surveys[0].held), ((),), 0, rows)
+        last = max((held.stage for held in surveys[0].held), default=0)
+        end = len(surveys[0].held)
+        yield _Source(Point("logits", ""), False, end, ((),), 0, rows, stage=last)
 
 
 def _single(each: Sequence[Held], order: int, lengths: Sequence[int]) -> Iterator[_Source]:
@@ -171,7 +177,17 @@ def _single(each: Sequence[Held], order: int, lengths: Sequence[int]) -> Iterato
             ):
                 continue
             rows = _one_after_another([other for other in others if other is not None], axis)
-            yield _Source(first.point, first.attention, order, (way,), axis, rows)
+            parted = way in first.parted
+            yield _Source(
+                first.point,
+                first.attention,
+                order,
+                (way,),
+                axis,
+                rows,
+                parted=parted,
+                stage=first.stage,
+            )
 
 
 def _fits(first: torch.Tensor, other: torch.Tensor, axis: int, length: int) -> bool:
@@ -185,6 +201,7 @@ def _fits(first: torch.Tensor, other: torch.Tensor, axis: int, length: int) -> b
 
 def _can_be_added(one: _Source, other: _Source) -> bool:
     alike = one.rows.shape == other.rows.shape and one.axis == other.axis
+    alike = alike and one.parted == other.parted
     return alike and one.rows.is_floating_point() and other.rows.is_floating_point()
 
 

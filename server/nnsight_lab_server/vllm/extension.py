@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnsight_lab_server.vllm.install import mend_pipeline, missing, sends
+from nnsight_lab_server.vllm.install import mend_pipeline, missing, relay_of, sends
 from nnsight_lab_server.vllm.lab import Lab
 from nnsight_lab_server.vllm.served_bytes import served_from_bytes
 from nnsight_lab_server.vllm.survey import SurveyWorker
@@ -32,7 +32,8 @@ class LabWorker(SurveyWorker):
     def lab_install(self, options: dict[str, Any]) -> None:
         """Hang the lab on this worker. options: where messages go (`send` or `channel`)."""
         if not hasattr(self, "lab"):
-            self.lab = Lab(self.model_runner, sends(options, self.rank))
+            relay = relay_of(options, self.rank)
+            self.lab = Lab(self.model_runner, sends(options, self.rank), relay)
 
     def lab_serve(self, served: Any) -> None:
         """Tell the lab what is known of the model; from now on, runs may come."""

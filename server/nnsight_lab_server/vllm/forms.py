@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 
 from nnsight_lab.ir import Address, DictSpec, OpaqueSpec, Spec, TensorSpec, TupleSpec
+from nnsight_lab_server.vllm.ranks import gathered, own_part
 
 __all__ = [
     "Form",
@@ -55,6 +56,8 @@ class Form:
     kind: `rows`, a value of each token; `pattern`, made anew from q and k; `logits`.
     axis: which axis of the tensors the rows lie along; 1 for `[1, rows, d_model]`.
     scale: the value is so many times what is there; some models scale elsewhere than vLLM does.
+    stage: which stage of a pipeline has it.
+    parted: each of several workers holds a part of the tensors' last axis; columns are of all.
     """
 
     address: Address
@@ -65,12 +68,14 @@ class Form:
     kind: Literal["rows", "pattern", "logits"] = "rows"
     axis: int = 0
     scale: float = 1.0
+    parted: bool = False
+    stage: int = 0
 
     def take(self, held: Any) -> torch.Tensor:
         """The value of every row of the step, `[rows, *shape]`."""
-        value = rows_of(tensor_at(held, self.terms[0]), self.axis)
+        value = rows_of(self._whole(held, self.terms[0]), self.axis)
         for term in self.terms[1:]:
-            value = value + rows_of(tensor_at(held, term), self.axis)
+            value = value + rows_of(self._whole(held, term), self.axis)
         if self.columns is not None:
             pieces = [value[:, start:stop] for start, stop in self.columns]
             value = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
@@ -87,10 +92,14 @@ class Form:
         if self.scale != 1.0:
             flat = flat / self.scale
         for number, term in enumerate(self.terms):
-            tensor = tensor_at(held, term)
             given = flat if number == 0 else torch.zeros_like(flat)
-            held = _replaced(held, term, self._with_rows(tensor, rows, given))
+            changed = self._with_rows(self._whole(held, term), rows, given)
+            held = _replaced(held, term, own_part(changed) if self.parted else changed)
         return held
+
+    def _whole(self, held: Any, term: Term) -> torch.Tensor:
+        tensor = tensor_at(held, term)
+        return gathered(tensor) if self.parted else tensor
 
     def _with_rows(
         self, tensor: torch.Tensor, rows: torch.Tensor, new: torch.Tensor
@@ -118,6 +127,8 @@ class Form:
             "kind": self.kind,
             "axis": self.axis,
             "scale": self.scale,
+            "parted": self.parted,
+            "stage": self.stage,
         }
 
 
@@ -133,6 +144,8 @@ def form_from_plain(plain: Mapping[str, Any]) -> Form:
         kind=plain["kind"],
         axis=plain["axis"],
         scale=plain["scale"],
+        parted=plain["parted"],
+        stage=plain["stage"],
     )
 
 

@@ -2,6 +2,7 @@
 
 missing(worker)             what this version of vLLM lacks of all we rely on, in words
 mend_pipeline(runner)       a pipeline stage on a CPU has room for what the stage before hands on
+relay_of(options, rank)     what a pipeline stage hears of the one before, and tells the next
 sends(options, rank)        what takes the worker's messages; one worker of them all speaks
 """
 
@@ -13,8 +14,9 @@ from typing import Any
 
 from nnsight_lab_server.vllm.channel import sender_to
 from nnsight_lab_server.vllm.messages import Message
+from nnsight_lab_server.vllm.relay import Relay
 
-__all__ = ["mend_pipeline", "missing", "sends"]
+__all__ = ["mend_pipeline", "missing", "relay_of", "sends"]
 
 _RUNNER = (
     "execute_model", "get_model", "input_batch", "requests", "device", "model_config",
@@ -74,6 +76,19 @@ def mend_pipeline(runner: Any) -> None:
             dtype=runner.model_config.dtype,
             device=runner.device,
         )
+
+
+def relay_of(options: dict[str, Any], rank: int) -> Relay:
+    """A worker's place in the pipeline. options: the `channel`, beside which the stages' own are."""
+    from vllm.distributed import get_pp_group, get_tensor_model_parallel_world_size
+
+    stage, stages = get_pp_group().rank_in_group, get_pp_group().world_size
+    if stages == 1:
+        return Relay()
+    base, step = options["channel"], get_tensor_model_parallel_world_size()
+    before = None if stage == 0 else f"{base}-stage-{rank}"
+    after = None if stage + 1 == stages else f"{base}-stage-{rank + step}"
+    return Relay(stage, before, after)
 
 
 def sends(options: dict[str, Any], rank: int) -> Callable[[Message], None]:

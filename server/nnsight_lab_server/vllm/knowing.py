@@ -18,6 +18,7 @@ from nnsight_lab_server.vllm.certify import certified
 from nnsight_lab_server.vllm.driver import Driver, Request
 from nnsight_lab_server.vllm.reference import reference_of
 from nnsight_lab_server.vllm.run import Served
+from nnsight_lab_server.vllm.survey import merged
 from nnsight_lab_server.vllm.served import served_card, served_forms
 
 __all__ = ["Learned", "Surveyed", "learn"]
@@ -57,10 +58,16 @@ def learn(
 
 
 class Surveyed:
-    """A driver nobody uses yet, as `probe.SurveyedEngine`. `ended` hears of its requests' ends."""
+    """A driver nobody uses yet, as `probe.SurveyedEngine`. `ended` hears of its requests' ends.
 
-    def __init__(self, driver: Driver, batch_tokens: int | None = None) -> None:
+    tensor: how many workers share each layer.
+    """
+
+    def __init__(
+        self, driver: Driver, batch_tokens: int | None = None, *, tensor: int = 1
+    ) -> None:
         self._driver = driver
+        self._tensor = tensor
         self._most = batch_tokens
         self._count = 0
         self._waiting: set[str] = set()
@@ -75,8 +82,9 @@ class Surveyed:
             self._changed.notify_all()
 
     def call(self, method: str, *args: Any) -> Any:
-        """Call a method of every worker; gives what the first returns."""
-        return self._driver.rpc(method, *args)[0]
+        """Call a method of every worker; gives what the last stage of the pipeline returns."""
+        stages = self._driver.rpc(method, *args)[:: self._tensor]
+        return merged(stages) if method == "lab_survey_end" else stages[-1]
 
     def forward(self, prompt: tuple[int, ...], *, times: int = 1, tokens: int = 1) -> None:
         """Run a prompt so many times at once, as far as they fit into one step of the engine."""

@@ -22,8 +22,9 @@ from nnsight_lab_server.vllm.calls import VllmCalls
 from nnsight_lab_server.vllm.forms import Point
 from nnsight_lab_server.vllm.plan import Errand, Plan
 from nnsight_lab_server.vllm.reader import ModelReader
+from nnsight_lab_server.vllm.relay import Passed, Relay
 from nnsight_lab_server.vllm.rows import Segment
-from nnsight_lab_server.vllm.run import Served, WorkerRun
+from nnsight_lab_server.vllm.run import Place, Served, WorkerRun
 from nnsight_lab_server.vllm.standing import stand
 
 __all__ = ["Lab"]
@@ -35,11 +36,17 @@ class Lab:
     set_aside: how many requests of runs vLLM has set aside, and computed once more.
     """
 
-    def __init__(self, runner: Any, send: Callable[[m.Message], None]) -> None:
+    def __init__(
+        self, runner: Any, send: Callable[[m.Message], None], relay: Relay | None = None
+    ) -> None:
+        relay = relay or Relay()
         self.runner = runner
         self.served: Served | None = None
         self.runs: dict[str, WorkerRun] = {}
         self._send = send
+        self._relay = relay
+        self._passed: list[Passed] = []
+        self._place = Place(relay.stage, None if relay.is_last else self._passed.append)
         self._errands: dict[str, Errand] = {}
         self._leave: dict[Point, Callable[[], None]] = {}
         self.set_aside = 0
@@ -91,10 +98,12 @@ class Lab:
         for id in self._counts:
             if id in self._errands:
                 self._segments.setdefault(self._errands[id].run, [])
+        self._passed.clear()
         try:
             return self._execute(scheduler_output, *args, **kwargs)
         finally:
             if self._segments:
+                self._relay.send(self._passed)
                 self._step_ends()
 
     def _meet(self, request: Any) -> None:
@@ -118,7 +127,9 @@ class Lab:
             self._send(m.Failed(run, exc))
             return
         reader = ModelReader(self.logits_of, self._model)
-        made = WorkerRun(run, read, self.served, self.device, self.calls, reader, self._send)
+        made = WorkerRun(
+            run, read, self.served, self.device, self.calls, reader, self._send, self._place
+        )
         if not made.closed:
             self.runs[run] = made
         self._stand_where_needed()
@@ -140,6 +151,10 @@ class Lab:
             start += count
         for run in self._active():
             run.step_begins(self._segments[run.id])
+        for passed in self._relay.receive():
+            self._passed.append(passed)
+            if passed.run in self.runs:
+                self.runs[passed.run].hear(passed)
         get_forward_context().skip_compiled = True
 
     def _compute_logits(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

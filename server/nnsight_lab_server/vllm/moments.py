@@ -12,7 +12,7 @@ what it got before.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -27,13 +27,16 @@ from nnsight_lab.passes.skips import skip_moments
 from nnsight_lab.passes.stages import Stages
 from nnsight_lab.runtime import Interleaver
 from nnsight_lab.runtime.interleaver import Place
-from nnsight_lab_server.vllm.forms import Form, Point
+from nnsight_lab_server.vllm.forms import Form, Point, packed, tensor_spec_of, unpacked
 from nnsight_lab_server.vllm.rows import Piece
 from nnsight_lab_server.vllm.sheets import Layout, Sheet
 
-__all__ = ["Moments", "Reader"]
+__all__ = ["Moments", "PassOn", "Reader"]
 
 _Values = dict[Address, torch.Tensor]
+
+PassOn = Callable[[int, list[Piece], _Values], None]
+"""Told of a moment, the pieces that came by, and what each address held of them."""
 
 
 class Reader(Protocol):
@@ -51,7 +54,9 @@ class Reader(Protocol):
 class Moments:
     """Which moments of a part are reached, and what of the others has come by.
 
-    begins: the part's first step in the run.
+    begins: the part's first step in the run. plan: what this worker evaluates.
+    everywhere: what all stages of a pipeline evaluate together; None where there is one. here: which
+    of them this worker is. pass_on: is told of rows that a later stage needs as well.
     """
 
     def __init__(
@@ -64,7 +69,14 @@ class Moments:
         listener: Listener,
         forms: Mapping[Address, Form],
         reader: Reader,
+        *,
+        everywhere: Schedule | None = None,
+        here: int = 0,
+        pass_on: PassOn | None = None,
     ) -> None:
+        self._everywhere = everywhere or plan
+        self._here = here
+        self._pass_on = pass_on
         self.inputs = inputs
         self.begins = begins
         self.lengths = tuple(map(len, inputs.rows))
@@ -84,29 +96,33 @@ class Moments:
         self._sheets: dict[int, Sheet] = {}
         self._settled: dict[int, _Values] = {}
         self._instead: dict[int, _Values] = {}
-        end = (stages.at(begins).last + 1) * STEP
-        own = (moment for moment in sorted(plan.moments) if begins * STEP <= moment < end)
-        self._order = deque(moment for moment in own if moment % STEP < STEP - 2)
+        self._order = deque(self._of_part(plan))
         self._at: dict[Point, dict[int, list[int]]] = {}
         self._lay_out()
 
+    def _of_part(self, plan: Schedule) -> list[int]:
+        """The moments of this part, in order, but for what comes when a pass is over."""
+        begin, end = self.begins * STEP, (self.stages.at(self.begins).last + 1) * STEP
+        own = (moment for moment in sorted(plan.moments) if begin <= moment < end)
+        return [moment for moment in own if moment % STEP < STEP - 2]
+
     def _lay_out(self) -> None:
-        """Note which moments come at which point of the model, by forward pass."""
+        """Note which moments come at which point of this worker's model, by forward pass."""
         found: defaultdict[Point, defaultdict[int, set[int]]] = defaultdict(
             lambda: defaultdict(set)
         )
-        for moment in self._order:
+        for moment in self._of_part(self._everywhere):
             tree = self.stages.at(moment // STEP).tree
-            here = self.plan.moments[moment]
-            addresses = [place.address for place in self._places(moment)]
+            here = self._everywhere.moments[moment]
+            comes = [(place.address, moment) for place in (*here.reads, *here.writes)]
             for skip in here.skips:
                 _, output = skip_moments(tree, skip.address)
-                point = self._forms[skip.address].point
-                found[point][moment // STEP - self.begins].add(moment // STEP * STEP + output)
-                addresses.append(_input_of(skip))
-            for address in addresses:
-                if address != TOKENS:
-                    found[self._forms[address].point][moment // STEP - self.begins].add(moment)
+                comes.append((skip.address, moment // STEP * STEP + output))
+                comes.append((_input_of(skip), moment))
+            for address, when in comes:
+                form = self._forms.get(address)
+                if form is not None and form.stage == self._here:
+                    found[form.point][moment // STEP - self.begins].add(when)
         for point, steps in found.items():
             self._at[point] = {step: sorted(moments) for step, moments in steps.items()}
 
@@ -118,9 +134,11 @@ class Moments:
     @property
     def patterns(self) -> tuple[Point, ...]:
         """Those of them where attention patterns are asked for."""
-        named = {place.address for moment in self._order for place in self._places(moment)}
-        forms = (self._forms[address] for address in named if address in self._forms)
-        return tuple({form.point: None for form in forms if form.kind == "pattern"})
+        moments = [self._everywhere.moments[one] for one in self._of_part(self._everywhere)]
+        named = {place.address for one in moments for place in (*one.reads, *one.writes)}
+        forms = [self._forms[address] for address in named if address in self._forms]
+        own = [form for form in forms if form.stage == self._here and form.kind == "pattern"]
+        return tuple({form.point: None for form in own})
 
     @property
     def all_reached(self) -> bool:
@@ -171,11 +189,12 @@ class Moments:
     def _come_by(self, moment: int, point: Point, held: Any, pieces: list[Piece]) -> Any:
         for address, whole in self._instead.get(moment, {}).items():
             held = self._put_rows(address, held, pieces, whole)
+        if self._pass_on is not None and moment in self._everywhere.moments:
+            self._pass_on(moment, pieces, self._rows(self._everywhere, moment, held, pieces))
         if moment not in self.plan.moments:
             return held
         if moment not in self.reached:
-            fresh = [piece for piece in pieces if moment <= self.stale.get(piece.row, moment)]
-            self._note(moment, point, held, fresh)
+            self._note(moment, point, held, self._fresh(moment, pieces))
             self.advance()
         edited = self._rows_of(moment, edited=True)
         pieces = [piece for piece in pieces if piece.row in edited]
@@ -201,6 +220,34 @@ class Moments:
         if pieces:
             rows = {at: self._reader.take(form, held, pieces) for at, form in forms.items()}
             sheet.add(pieces, rows)
+
+    def _fresh(self, moment: int, pieces: list[Piece]) -> list[Piece]:
+        """The pieces that have not gone on without an edit before."""
+        return [piece for piece in pieces if moment <= self.stale.get(piece.row, moment)]
+
+    def _rows(self, plan: Schedule, moment: int, held: Any, pieces: list[Piece]) -> _Values:
+        """What a plan reads of these rows at a moment."""
+        here = plan.moments[moment]
+        forms = [self._forms[place.address] for place in (*here.reads, *here.writes)]
+        return {form.address: self._reader.take(form, held, pieces) for form in forms}
+
+    def hear(self, moment: int, pieces: list[Piece], rows: Mapping[Address, torch.Tensor]) -> None:
+        """Rows have come by a moment in a stage before this one."""
+        if moment not in self.plan.moments or moment in self.reached:
+            return
+        fresh = self._fresh(moment, pieces)
+        if fresh:
+            wanted = {place.address for place in self._places(moment)}
+            cut = {at: _of_pieces(rows[at], pieces, fresh) for at in wanted}
+            form = self._forms.get(next(iter(wanted), Address("", "")))
+            shown = form or Form(Address("", ""), Point("before", ""))
+            self._sheets.setdefault(moment, Sheet(self._layout(moment, shown))).add(fresh, cut)
+            self.advance()
+        if moment not in self.reached:
+            edited = self._rows_of(moment, edited=True)
+            for piece in pieces:
+                if piece.row in edited:
+                    self.stale.setdefault(piece.row, moment)
 
     def note_tokens(self, moment: int, row: int, chosen: torch.Tensor) -> None:
         """A row's token was sampled; the moment of them all may be whole with it."""
@@ -234,7 +281,7 @@ class Moments:
     def _reach(self, moment: int, sheet: Sheet) -> None:
         here, tree = self.plan.moments[moment], self.stages.at(moment // STEP).tree
         specs = {address: tree.by_address[address].spec for address in sheet.values}
-        before = {at: _as_spec(value, specs[at]) for at, value in sheet.values.items()}
+        before = {at: _held_there(value, specs[at]) for at, value in sheet.values.items()}
         after = self.listener.hand_over(
             moment,
             before,
@@ -247,7 +294,8 @@ class Moments:
         for write in here.writes:
             at = write.address
             if at in sheet.values:
-                self._settled.setdefault(moment, {})[at] = _as_rows(after[at], sheet.values[at])
+                new = unpacked(after[at], specs[at])
+                self._settled.setdefault(moment, {})[at] = _as_rows(new, sheet.values[at])
         for skip in here.skips:
             self._settle_skip(moment, skip)
         self.has_reached(moment, after)
@@ -256,7 +304,7 @@ class Moments:
         step = moment // STEP
         tree = self.stages.at(step).tree
         _, output = skip_moments(tree, skip.address)
-        value = self.run.instead(skip)
+        value = unpacked(self.run.instead(skip), tree.by_address[skip.address].spec)
         form = self._forms[skip.address]
         whole = value.reshape(len(self._pads), -1, *form.shape)
         self._instead.setdefault(step * STEP + output, {})[skip.address] = whole
@@ -278,6 +326,16 @@ class Moments:
         return moment is not None and moment in self.reached
 
 
+def _of_pieces(
+    rows: torch.Tensor, pieces: list[Piece], wanted: list[Piece]
+) -> torch.Tensor:
+    """The rows of some of the pieces."""
+    if len(wanted) == len(pieces):
+        return rows
+    cut = rows.split([piece.count for piece in pieces])
+    return torch.cat([own for own, piece in zip(cut, pieces, strict=True) if piece in wanted])
+
+
 def _input_of(skip: Skip) -> Address:
     return Address(skip.address.path, "input", skip.address.call)
 
@@ -295,9 +353,15 @@ def _clipped(pieces: list[Piece], left: int) -> list[Piece]:
     return found
 
 
-def _as_spec(value: torch.Tensor, spec: Spec) -> torch.Tensor:
+def _held_there(value: torch.Tensor, spec: Spec) -> Any:
+    """What an address holds, e.g. `(tensor, None)`, from the tensor in it: `[batch, width, …]`."""
+    tensor = tensor_spec_of(spec)
+    assert tensor is not None, "forms are of addresses with one tensor"
+    return packed(_as_spec(value, tensor), spec)
+
+
+def _as_spec(value: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
     """`[batch, width, …]` with the axes that the site has."""
-    assert isinstance(spec, TensorSpec), "forms are of tensors"
     forms = [dim.form for dim in spec.dims]
     if forms == [SizeForm.BATCH]:
         return value[:, 0]

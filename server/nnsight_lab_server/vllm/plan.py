@@ -7,8 +7,9 @@ along were given to the worker when the lab was installed there.
 from __future__ import annotations
 
 import json
+import secrets
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nnsight_lab.contract import Generation, TokenRows
@@ -21,11 +22,15 @@ _HEAD = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A graph, the prompts of its parts, and the seconds the worker may spend on it."""
+    """A graph, the prompts of its parts, and the seconds the worker may spend on it.
+
+    entropy: what rows draw from that name no seed, the same in every worker.
+    """
 
     graph: Graph
     parts: tuple[TokenRows, ...]
     seconds: float = 60.0
+    entropy: int = field(default_factory=lambda: secrets.randbits(62))
 
     def to_bytes(self) -> bytes:
         """As bytes: a head in JSON, then the graph's own."""
@@ -33,7 +38,7 @@ class Plan:
             {"rows": part.rows, "generation": part.generation and asdict(part.generation)}
             for part in self.parts
         ]
-        head = json.dumps({"parts": parts, "seconds": self.seconds}).encode()
+        head = json.dumps({"parts": parts, "seconds": self.seconds, "entropy": self.entropy}).encode()
         return _HEAD.pack(len(head)) + head + self.graph.to_bytes()
 
     @staticmethod
@@ -42,7 +47,7 @@ class Plan:
         (size,) = _HEAD.unpack_from(data)
         head = json.loads(data[_HEAD.size : _HEAD.size + size])
         graph = Graph.from_bytes(data[_HEAD.size + size :])
-        return Plan(graph, tuple(map(_part, head["parts"])), head["seconds"])
+        return Plan(graph, tuple(map(_part, head["parts"])), head["seconds"], head["entropy"])
 
 
 def _part(plain: dict[str, Any]) -> TokenRows:

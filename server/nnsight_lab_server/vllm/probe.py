@@ -33,7 +33,7 @@ class SurveyedEngine(Protocol):
         ...
 
     def forward(self, prompt: tuple[int, ...], *, times: int = 1, tokens: int = 1) -> None:
-        """Run a prompt so many times at once, and go on with the likeliest tokens.
+        """Run a prompt so many times at once, to so many of the likeliest next tokens.
 
         Nothing is read from a cache of prefixes, and no prompt is cut into chunks.
         """

@@ -15,6 +15,7 @@ import torch
 from nnsight_lab.errors import NotSupported
 from nnsight_lab_server.vllm.attention import AttentionMath, KeyStore
 from nnsight_lab_server.vllm.forms import Form, Point
+from nnsight_lab_server.vllm.ranks import gathered, own_part
 from nnsight_lab_server.vllm.rows import Piece
 
 __all__ = ["ModelReader", "flat_rows"]
@@ -82,7 +83,8 @@ class ModelReader:
         keys, _ = self._kept.upto(piece.row, layer, seen)
         queries = self._queries[layer][piece.start : piece.start + piece.count]
         positions = torch.arange(piece.position, seen)
-        found = self._maths[layer].pattern(queries, keys, positions).transpose(0, 1)
+        own = self._maths[layer].pattern(queries, keys, positions)
+        found = gathered(own, 0).transpose(0, 1)
         whole = found.new_zeros(piece.count, found.shape[1], piece.seen)
         whole[..., piece.pad : piece.pad + seen] = found
         return whole
@@ -97,4 +99,4 @@ class ModelReader:
                 "The pattern is edited to look at positions that vLLM has not computed yet.",
                 hint="Leave a pattern causal, or run it on the transformers engine.",
             )
-        return self._maths[form.point.path].mixed(known.transpose(0, 1), values)
+        return self._maths[form.point.path].mixed(own_part(known.transpose(0, 1), 0), values)

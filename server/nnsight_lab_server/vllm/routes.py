@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Route", "fitted", "likely_routes"]
+__all__ = ["Route", "close_enough", "fitted", "likely_routes"]
 
 Columns = tuple[tuple[int, int], ...]
 
@@ -22,19 +22,26 @@ _MERGED = {
     "gate_up_proj": ("gate_proj", "up_proj"),
 }
 """How vLLM's own classes name what they merge, where a model does not say."""
+_ELEMENTWISE = ("identity", "silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "tanh")
+"""Functions of `transformers` that need no module; a dropout is the first of them."""
+_ROUNDING = {torch.float16: 4e-3, torch.bfloat16: 3e-2}
 _SEARCHED = 1 << 28
 """So many pairs of columns are compared at most, to find out how vLLM has ordered them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """path: a module of vLLM's. columns: those of its output that are meant, in order, as
+    """A way to what a Hugging Face module does.
+
+    path: a module of vLLM's. columns: those of its output that are meant, in order, as
     `(start, stop)` pieces; None for all. factor: what Hugging Face multiplies with, inside.
+    function: instead of a module, a function of each number by itself, by its name.
     """
 
     path: str
     columns: Columns | None = None
     factor: float = 1.0
+    function: str | None = None
 
     def picked(self, output: torch.Tensor) -> torch.Tensor:
         """Of the module's output, what the Hugging Face module would have given."""
@@ -46,7 +53,8 @@ class Route:
 
 def likely_routes(path: str, model: torch.nn.Module) -> Iterator[Route]:
     """Where a module may be in vLLM's model: the likeliest first."""
-    paths = [name for name, _ in model.named_modules()]
+    # What several layers share, such as an activation, is found in each of them.
+    paths = [name for name, _ in model.named_modules(remove_duplicate=False)]
     for found in _alike(path, paths):
         yield Route(found)
     parent, _, leaf = path.rpartition(".")
@@ -57,6 +65,13 @@ def likely_routes(path: str, model: torch.nn.Module) -> Iterator[Route]:
         for name, child in model.get_submodule(holder).named_children():
             if next(child.children(), None) is not None:
                 yield Route(f"{holder}.{name}")
+    # A head that is the embedding, where the two are tied.
+    for name, module in model.named_modules():
+        if hasattr(module, "org_vocab_size"):
+            yield Route(name)
+    # What has no parameters of its own vLLM merges with what comes next to it.
+    for function in _ELEMENTWISE:
+        yield Route("", function=function)
 
 
 def _alike(path: str, paths: list[str]) -> list[str]:
@@ -110,17 +125,19 @@ def fitted(route: Route, output: torch.Tensor, expected: torch.Tensor) -> tuple[
     if output.shape[-1] > expected.shape[-1] and route.columns is None:
         tries.append(replace(route, columns=((0, expected.shape[-1]),)))
     best = min(((each, _off(each, output, expected)) for each in tries), key=lambda pair: pair[1])
-    if best[1] < _close(expected):
+    if best[1] <= close_enough(expected):
         return best
     others = [_scaled(each, output, expected) for each in tries]
-    if 0 < output.shape[-1] * expected.shape[-1] <= _SEARCHED:
+    if route.function is None and 0 < output.shape[-1] * expected.shape[-1] <= _SEARCHED:
         others.append(replace(route, columns=_matching(output, expected)))
     off = [(each, _off(each, output, expected)) for each in others if each is not None]
     return min([best, *off], key=lambda pair: pair[1])
 
 
-def _close(expected: torch.Tensor) -> float:
-    return 1e-4 * max(float(expected.abs().max()), 1.0)
+def close_enough(expected: torch.Tensor) -> float:
+    """How far off a value may be that was computed twice in this dtype."""
+    largest = float(expected.abs().max()) if expected.numel() else 0.0
+    return _ROUNDING.get(expected.dtype, 5e-5) * max(largest, 1.0)
 
 
 def _off(route: Route, output: torch.Tensor, expected: torch.Tensor) -> float:

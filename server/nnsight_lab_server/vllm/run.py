@@ -25,12 +25,28 @@ from nnsight_lab_server.vllm import messages as m
 from nnsight_lab_server.vllm.forms import Form, Point
 from nnsight_lab_server.vllm.hosting import Calls, RunHost
 from nnsight_lab_server.vllm.part import PartRun
+from nnsight_lab_server.vllm.pipeline import own_edits
 from nnsight_lab_server.vllm.plan import Plan
+from nnsight_lab_server.vllm.ranks import largest, ranks
 from nnsight_lab_server.vllm.reader import ModelReader
-from nnsight_lab_server.vllm.rows import Segment
+from nnsight_lab_server.vllm.relay import Passed
+from nnsight_lab_server.vllm.rows import Piece, Segment
 from nnsight_lab_server.vllm.texts import Texts
 
-__all__ = ["Served", "WorkerRun"]
+__all__ = ["Place", "Served", "WorkerRun"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a pipeline a worker is. pass_on: takes what later stages need to know; None: last."""
+
+    stage: int = 0
+    pass_on: Callable[[Passed], None] | None = None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the whole graph is evaluated here, and the server told."""
+        return self.pass_on is None
 
 
 @dataclass(frozen=True)
@@ -59,6 +75,7 @@ class WorkerRun:
     calls: Calls
     reader: ModelReader
     send: Callable[[m.Message], None]
+    place: Place = field(default_factory=lambda: Place())
     closed: bool = False
     spent: float = 0.0
     _since: float | None = None
@@ -72,7 +89,10 @@ class WorkerRun:
     def _begin(self) -> None:
         card, plan = self.served.card, self.plan
         self.stages = Stages(tuple(Part(rows, card.tree, card.decode) for rows in plan.parts))
-        self.schedule = schedule(plan.graph, self.stages)
+        self.everywhere = self.schedule = schedule(plan.graph, self.stages)
+        if not self.place.is_last:
+            own = own_edits(plan.graph, self.served.forms, self.place.stage)
+            self.schedule = schedule(own, self.stages)
         host = RunHost(self.device, self.calls, card.tree.module_of, self._check_time)
         self._run = Interleaver(self.schedule, host, self._saved)
         self._listener = Listener(self._run, self.schedule, self.stages, lambda: False)
@@ -81,7 +101,14 @@ class WorkerRun:
 
     def _part(self, number: int, begins: int) -> PartRun:
         served, inputs = self.served, self.plan.parts[number]
-        texts = Texts(inputs, self.device, stop_ids=served.stop_ids, pad=served.end_pad)
+        texts = Texts(
+            inputs,
+            self.device,
+            stop_ids=served.stop_ids,
+            pad=served.end_pad,
+            # Rows of one run draw apart from each other, whichever part they are of.
+            entropy=self.plan.entropy + (number << 20),
+        )
         self.number = number
         return PartRun(
             inputs,
@@ -92,6 +119,9 @@ class WorkerRun:
             self._listener,
             served.forms,
             self.reader,
+            everywhere=self.everywhere,
+            here=self.place.stage,
+            pass_on=None if self.place.is_last else self._pass_on,
             texts=texts,
             vocab=served.card.vocab,
             pad=served.pad,
@@ -107,9 +137,32 @@ class WorkerRun:
 
     def takes(self, segment: Segment) -> bool:
         """Whether rows that come by are still waited for."""
+        if not self.place.is_last and not self.closed:
+            self._follow(segment)
         if self.closed or segment.part != self.number:
             return False
         return segment.attempt == self.part.attempts[segment.row]
+
+    # ------------------------------------------------------------------ in a pipeline
+
+    def _pass_on(self, moment: int, pieces: list[Piece], rows: dict[Address, Any]) -> None:
+        assert self.place.pass_on is not None, "the last stage passes nothing on"
+        self.place.pass_on(Passed(self.id, self.number, moment, pieces, rows))
+
+    def hear(self, passed: Passed) -> None:
+        """Rows have come by a moment in a stage before this one."""
+        if self._here and not self.closed and passed.part == self.number:
+            self._guarded(lambda: self.part.hear(passed.moment, passed.pieces, passed.rows))
+
+    def _follow(self, segment: Segment) -> None:
+        """The last stage has begun a part, or has a row come again; here that is seen by its rows."""
+        while segment.part > self.number:
+            self.part = self._part(
+                self.number + 1, self.part.begins + self.part.inputs.passes
+            )
+        if segment.part == self.number and segment.attempt > self.part.attempts[segment.row]:
+            self.part.attempts[segment.row] = segment.attempt
+            self.part.stale.pop(segment.row, None)
 
     # ------------------------------------------------------------------ along one engine step
 
@@ -117,6 +170,9 @@ class WorkerRun:
         """These rows of the engine's next step are this run's."""
         self._here = tuple(segment for segment in segments if self.takes(segment))
         self._pieces = self.part.pieces(self._here)
+        if self._here and ranks() > 1:
+            self.spent = largest(self.spent)  # they fail together or not at all
+            self._guarded(lambda: self._check_time(anywhere=True))
 
     def arrive(self, point: Point, held: Any) -> Any:
         """Rows of the run are at a point of the model; what is held there from now on."""
@@ -138,7 +194,7 @@ class WorkerRun:
     def step_ends(self) -> None:
         """The engine's step is over: rows come again, the next part begins, or the run ends."""
         had, self._here = self._here, ()
-        if had and not self.closed:
+        if had and not self.closed and self.place.is_last:
             self._guarded(self._go_on)
 
     def _go_on(self) -> None:
@@ -186,7 +242,10 @@ class WorkerRun:
             self._since = None
         return None
 
-    def _check_time(self) -> None:
+    def _check_time(self, *, anywhere: bool = False) -> None:
+        """anywhere: all workers have come here, so one that stops does not leave others waiting."""
+        if not anywhere and (ranks() > 1 or not self.place.is_last):
+            return
         now = time.perf_counter()
         spent = self.spent + now - (self._since or now)
         if spent > self.plan.seconds and not self.closed:

@@ -13,9 +13,9 @@ a beginning to its end. What comes back is plain bytes: JSON, and tensors in the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load, save
 
 from nnsight_lab_server.vllm.forms import Form, Point, Stage, Term, form_from_plain
+from nnsight_lab_server.vllm.ranks import gathered, largest, ranks
 from nnsight_lab_server.vllm.standing import is_attention, stand
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "SurveyWorker",
     "changed",
     "edits_to_bytes",
+    "merged",
     "read_logits",
     "read_surveys",
     "tensors_in",
@@ -46,11 +48,15 @@ class Held:
     """What was at one point: a tensor at each way into it.
 
     attention: whether the module is an attention layer of vLLM's, which is given q, k and v.
+    parted: the tensors of which each worker holds a part; here they are whole.
+    stage: which stage of a pipeline has it.
     """
 
     point: Point
     attention: bool
     tensors: Mapping[Term, torch.Tensor]
+    parted: frozenset[Term] = frozenset()
+    stage: int = 0
 
     @property
     def nested(self) -> Any:
@@ -68,9 +74,13 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """One forward pass: points in the order they came, and the logits of every row."""
+    """One forward pass: points in the order they came, and the logits of every row.
+
+    ids: the tokens of the rows.
+    """
 
     rows: int
+    ids: tuple[int, ...]
     held: tuple[Held, ...]
     logits: torch.Tensor | None
 
@@ -124,6 +134,18 @@ def _rows_of_step(args: Any, kwargs: Any) -> int:
     return int(positions.shape[-1])
 
 
+def _ids_of_step(args: Any, kwargs: Any) -> tuple[int, ...]:
+    ids = kwargs.get("input_ids", args[0] if args else None)
+    return tuple(map(int, ids)) if isinstance(ids, torch.Tensor) else ()
+
+
+def _without_compiled_code() -> None:
+    """Let vLLM run this step's modules one by one; hooks are not in what it has compiled."""
+    from vllm.forward_context import get_forward_context
+
+    get_forward_context().skip_compiled = True
+
+
 @dataclass
 class _Watching:
     """The hooks of one survey."""
@@ -132,6 +154,7 @@ class _Watching:
     found: list[Survey] = field(default_factory=list)
     _stack: ExitStack = field(default_factory=ExitStack)
     _rows: int = 0
+    _ids: tuple[int, ...] = ()
     _held: list[Held] = field(default_factory=list)
 
     def begin(self) -> None:
@@ -148,6 +171,8 @@ class _Watching:
         def listen(held: Any) -> None:
             if point == Point("before", ""):
                 self._rows, self._held = _rows_of_step(*held), []
+                self._ids = _ids_of_step(*held)
+                _without_compiled_code()
             self._note(point, held, attention=attention)
             if point == Point("after", ""):
                 self._finish(held)
@@ -156,16 +181,26 @@ class _Watching:
 
     def _note(self, point: Point, value: Any, *, attention: bool) -> None:
         if self._rows:
-            seen = tensors_in(value, self._rows)
+            seen = {way: _of_all(tensor) for way, tensor in tensors_in(value, self._rows)}
             # A copy: what follows may compute in place.
-            copies = {way: tensor.detach().to("cpu", copy=True) for way, tensor in seen}
-            self._held.append(Held(point, attention, copies))
+            copies = {way: whole.detach().to("cpu", copy=True) for way, (whole, _) in seen.items()}
+            parted = frozenset(way for way, (_, in_parts) in seen.items() if in_parts)
+            self._held.append(Held(point, attention, copies, parted))
 
     def _finish(self, output: Any) -> None:
         rows, self._rows = self._rows, 0  # what computes the logits is no part of the pass
         logits = self.model.compute_logits(output) if isinstance(output, torch.Tensor) else None
         logits = None if logits is None else logits.detach().to("cpu", copy=True)
-        self.found.append(Survey(rows, tuple(self._held), logits))
+        self.found.append(Survey(rows, self._ids, tuple(self._held), logits))
+
+
+def _of_all(tensor: torch.Tensor) -> tuple[torch.Tensor, bool]:
+    """A tensor of all workers together, and whether each has a part of it only."""
+    if ranks() == 1 or not tensor.is_floating_point():  # ids are everybody's
+        return tensor, False
+    side_by_side = gathered(tensor)
+    same = all(torch.equal(part, tensor) for part in side_by_side.chunk(ranks(), -1))
+    return (tensor, False) if largest(float(not same)) == 0.0 else (side_by_side, True)
 
 
 @dataclass
@@ -199,6 +234,7 @@ class _Probing:
     def _enter(self, held: Any) -> None:
         # The requests are alike, so it does not matter which rows are whose.
         count = _rows_of_step(*held) // self.length
+        _without_compiled_code()
         self._now = self.edits[self._next : self._next + count]
         self._next += count
 
@@ -282,12 +318,13 @@ def _surveys_to_bytes(surveys: list[Survey]) -> bytes:
             for way, tensor in each.tensors.items():
                 ways.append([list(way), f"t{len(tensors)}"])
                 tensors[f"t{len(tensors)}"] = tensor
-            held.append([list(each.point), each.attention, ways])
+            parted = [list(way) for way in each.parted]
+            held.append([list(each.point), each.attention, ways, parted, each.stage])
         logits = None
         if survey.logits is not None:
             logits = f"t{len(tensors)}"
             tensors[logits] = survey.logits
-        plain.append({"rows": survey.rows, "held": held, "logits": logits})
+        plain.append({"rows": survey.rows, "ids": survey.ids, "held": held, "logits": logits})
     return _to_bytes({"surveys": plain}, tensors)
 
 
@@ -297,14 +334,35 @@ def read_surveys(data: bytes) -> list[Survey]:
     return [
         Survey(
             survey["rows"],
+            tuple(survey["ids"]),
             tuple(
-                Held(Point(*point), attention, {tuple(way): tensors[name] for way, name in ways})
-                for point, attention, ways in survey["held"]
+                Held(
+                    Point(*point),
+                    attention,
+                    {tuple(way): tensors[name] for way, name in ways},
+                    frozenset(map(tuple, parted)),
+                    stage,
+                )
+                for point, attention, ways, parted, stage in survey["held"]
             ),
             None if survey["logits"] is None else tensors[survey["logits"]],
         )
         for survey in plain["surveys"]
     ]
+
+
+def merged(seen: Sequence[bytes]) -> bytes:
+    """The same forward passes as the stages of a pipeline saw them, as one."""
+    stages = [read_surveys(data) for data in seen]
+    passes = []
+    for each in zip(*stages, strict=True):
+        held = [
+            replace(found, stage=stage)
+            for stage, survey in enumerate(each)
+            for found in survey.held
+        ]
+        passes.append(replace(each[0], held=tuple(held), logits=each[-1].logits))
+    return _surveys_to_bytes(passes)
 
 
 def _to_bytes(plain: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> bytes:

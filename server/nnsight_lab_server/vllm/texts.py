@@ -7,10 +7,11 @@ it draws anywhere. vLLM is then told what was chosen.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
-from nnsight_lab.contract import TokenRows
+from nnsight_lab.contract import Generation, TokenRows
 from nnsight_lab.executors.sampling import Sampler
 from nnsight_lab.passes.invokes import Span
 
@@ -21,10 +22,17 @@ class Texts:
     """What each prompt of a part has been gone on with so far.
 
     stop_ids: the model's own, for generations that name none. pad: what ended rows go on with.
+    entropy: what rows draw from where no seed is named.
     """
 
     def __init__(
-        self, inputs: TokenRows, device: torch.device, *, stop_ids: tuple[int, ...], pad: int | None
+        self,
+        inputs: TokenRows,
+        device: torch.device,
+        *,
+        stop_ids: tuple[int, ...],
+        pad: int | None,
+        entropy: int,
     ) -> None:
         self.inputs = inputs
         self.ids: list[list[int]] = [[] for _ in inputs.rows]
@@ -36,7 +44,8 @@ class Texts:
             stops = stop_ids if options.stop_ids is None else options.stop_ids
             self._padding = filling = pad if pad is not None else (*stops, 0)[0]
             self._samplers = [
-                Sampler(options, 1, device, stop_ids=stops, pad=filling) for _ in inputs.rows
+                Sampler(_drawing(options, entropy + row), 1, device, stop_ids=stops, pad=filling)
+                for row, _ in enumerate(inputs.rows)
             ]
 
     def choose(self, row: int, logits: torch.Tensor) -> torch.Tensor:
@@ -90,3 +99,7 @@ class Texts:
     def length(self, row: int) -> int:
         """How many ids a row was gone on with, its end included."""
         return self._samplers[row].lengths[0]
+
+
+def _drawing(options: Generation, entropy: int) -> Generation:
+    return options if options.seed is not None else replace(options, seed=entropy % 2**63)
