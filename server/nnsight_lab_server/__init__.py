@@ -5,10 +5,14 @@
     session    one websocket: messages in, events out             session.py
     outbox     what waits to be sent to one client                outbox.py
     admission  what is checked before a job is queued             admission.py
-    jobs       one worker and one fair queue per model            jobs.py
+    routing    which engine of a model runs a job                 routing.py
+    jobs       one worker and one fair queue per engine           jobs.py
+    tale       what a client is told of one run                   tale.py
+    restarts   after an engine has died                           restarts.py
     catalogue  the models that are served, and their state        catalogue.py
     values     saved values from torch to the wire                values.py
     engines/   what runs a graph                                  engines/base.py
+    vllm/      our part in vLLM's processes, and the way there    vllm/__init__.py
     auth       who may come in                                    auth.py
     config     limits and settings, frozen                        config.py
 

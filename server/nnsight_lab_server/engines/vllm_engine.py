@@ -46,6 +46,7 @@ __all__ = ["FEATURES", "VllmEngine", "load_vllm"]
 _log = logging.getLogger(__name__)
 FEATURES = frozenset({"trace", "apply", "tokens", "generate"})
 """What a graph may ask of this engine; gradients and the inside of a forward are not among it."""
+_AGAIN = "Run it once more when the model is ready."
 _ELSEWHERE = "Serve the model with --engine auto or transformers, or load it in this process."
 
 
@@ -118,9 +119,7 @@ class VllmEngine:
             self._start()
             assert self._driver is not None, "started just now"
             self._say(f"{self._name}: checking every name against Hugging Face")
-            self._surveyed = Surveyed(
-                self._driver, options.batch_tokens, tensor=options.tensor
-            )
+            self._surveyed = Surveyed(self._driver, options.batch_tokens, tensor=options.tensor)
             self._learned = learn(executor, self._surveyed, store, self._key(executor))
             self._surveyed = None
             self._card = self._served_card(self._learned.served.card)
@@ -151,7 +150,7 @@ class VllmEngine:
 
     def close(self) -> None:
         """Stop vLLM."""
-        self._fail_all(EngineFailed("The engine was closed."))
+        self._fail_all(EngineFailed("The engine was closed.", hint=_AGAIN))
         if self._driver is not None:
             self._driver.close()
 
@@ -193,6 +192,11 @@ class VllmEngine:
         """How many runs there are, and how many requests of vLLM's."""
         driver = self._driver
         return len(set(self._runs.values())), 0 if driver is None else driver.under_way
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder in shared memory that vLLM's processes are given large things in."""
+        return None if self._driver is None else self._driver.folder
 
     def stats(self) -> dict[str, int]:
         """What the first worker says of itself: `runs` under way, `points` listened at, …"""
@@ -290,7 +294,7 @@ class VllmEngine:
             first, self._dead = not self._dead, True
         if first:
             self._lost()
-        failed = EngineFailed("vLLM died.")
+        failed = EngineFailed("vLLM died.", hint=_AGAIN)
         failed.__cause__ = error
         self._fail_all(failed)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TypeAlias
 
 from nnsight_lab import contract
@@ -21,6 +22,8 @@ from nnsight_lab_server.vllm.plan import Errand, Plan
 
 __all__ = ["VllmRun", "nothing_to_run"]
 
+_LARGE = 2**20
+"""Plans of more bytes are files."""
 _Row: TypeAlias = tuple[int, int, tuple[int, ...]]
 
 
@@ -81,11 +84,15 @@ class VllmRun:
     def follow(self, emit: Emit) -> None:
         """Submit the first part, and go on until the run has ended."""
         begun = time.perf_counter()
-        plan = Plan(self._graph, self._parts).to_bytes()
+        plan = self._laid_down(Plan(self._graph, self._parts).to_bytes())
         prompts = [(row, 0, ids) for row, ids in enumerate(self._parts[0].rows)]
-        self._submit(0, prompts, plan)
-        while (last := self._event(emit)) is None:
-            pass
+        try:
+            self._submit(0, prompts, plan)
+            while (last := self._event(emit)) is None:
+                pass
+        finally:
+            if isinstance(plan, str):
+                Path(plan).unlink(missing_ok=True)
         self._driver.abort(self._requests.values())
         if self._staged or not isinstance(last, Done | Failed):
             self._driver.tell("lab_forget", self.name)
@@ -94,6 +101,15 @@ class VllmRun:
             emit(contract.Done(seconds, steps=last.steps, ended=last.ended))
         else:
             emit(contract.Failed(last.error if isinstance(last, Failed) else last))
+
+    def _laid_down(self, plan: bytes) -> bytes | str:
+        """The plan, or the file it is put into when it is large: a request is copied many times."""
+        folder = self._driver.folder
+        if folder is None or len(plan) <= _LARGE:
+            return plan
+        path = folder / f"{self.name}.plan"
+        path.write_bytes(plan)
+        return str(path)
 
     def _event(self, emit: Emit) -> Done | Failed | LabError | None:
         """Take one message; gives the last one."""
@@ -115,7 +131,7 @@ class VllmRun:
         self._driver.abort([id for id in gone if id is not None])
         self._submit(part, rows)
 
-    def _submit(self, part: int, rows: Iterable[_Row], plan: bytes | None = None) -> None:
+    def _submit(self, part: int, rows: Iterable[_Row], plan: bytes | str | None = None) -> None:
         """Rows of a part, each with all its tokens so far; the plan goes with the first of them."""
         requests = []
         for row, attempt, ids in rows:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from nnsight_lab.errors import EngineFailed
@@ -53,6 +54,11 @@ class AsyncDriver:
     def address(self) -> str:
         """A socket, beside a folder in shared memory."""
         return self._receiver.address
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder beside the socket."""
+        return self._receiver.folder
 
     @property
     def alive(self) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from nnsight_lab_server.vllm.messages import Message
@@ -50,6 +51,11 @@ class Driver(Protocol):
     @property
     def address(self) -> str:
         """Where its workers send what they have to say."""
+        ...
+
+    @property
+    def folder(self) -> Path | None:
+        """In shared memory, for what is too large for a request; None where all is one process."""
         ...
 
     @property

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ from nnsight_lab_server.vllm.run import Place, Served, WorkerRun
 from nnsight_lab_server.vllm.standing import stand
 
 __all__ = ["Lab"]
+
+_AGAIN = "Run it once more."
 
 
 class Lab:
@@ -116,15 +119,20 @@ class Lab:
         if errand.plan is not None and errand.run not in self.runs:
             self._open(errand.run, errand.plan)
 
-    def _open(self, run: str, plan: bytes) -> None:
+    def _open(self, run: str, plan: bytes | str) -> None:
         if self.served is None:
-            missing = EngineFailed("The worker has not been told of its model yet.")
+            missing = EngineFailed("The worker has not been told of its model yet.", hint=_AGAIN)
             self._send(m.Failed(run, missing))
             return
         try:
-            read = Plan.from_bytes(plan)
+            read = Plan.from_bytes(Path(plan).read_bytes() if isinstance(plan, str) else plan)
         except LabError as exc:
             self._send(m.Failed(run, exc))
+            return
+        except Exception as exc:  # noqa: BLE001 - a seam: nothing of a run may end the engine
+            # Its file is gone, for one, when the run was cancelled before it came here.
+            lost = EngineFailed(f"The plan of a run is not there: {exc!r}", hint=_AGAIN)
+            self._send(m.Failed(run, lost))
             return
         reader = ModelReader(self.logits_of, self._model)
         made = WorkerRun(

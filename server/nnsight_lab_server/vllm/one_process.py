@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from nnsight_lab.errors import EngineFailed
@@ -48,6 +49,11 @@ class OneProcessDriver:
     def address(self) -> str:
         """Of this process."""
         return self._here.address
+
+    @property
+    def folder(self) -> Path | None:
+        """None: nothing leaves this process."""
+        return None
 
     @property
     def alive(self) -> bool:

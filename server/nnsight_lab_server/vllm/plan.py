@@ -62,13 +62,16 @@ def _part(plain: dict[str, Any]) -> TokenRows:
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """What one request of vLLM's does for a run: a row of one of its parts, the n-th time."""
+    """What one request of vLLM's does for a run: a row of one of its parts, the n-th time.
+
+    plan: comes with the first request of a run; the path of a file that holds it, when it is large.
+    """
 
     run: str
     part: int
     row: int
     attempt: int = 0
-    plan: bytes | None = None
+    plan: bytes | str | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """As it stands among a request's extra arguments."""

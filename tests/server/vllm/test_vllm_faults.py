@@ -7,9 +7,11 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("vllm")
 
@@ -36,9 +38,11 @@ def said() -> list[str]:
 def lab(tmp_path_factory: pytest.TempPathFactory, said: list[str]) -> Iterator[Serving]:
     file = tmp_path_factory.mktemp("options") / "vllm.toml"
     file.write_text("batch_tokens = 64\ncontext = 128\nkv_cache_gib = 0.1\nconcurrency = 8\n")
-    model = served_model("tiny", "tiny", Settings(), engine="auto", file=file, say=said.append)
-    with serving_models((model,), wait_s=LONG_S) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setenv("XDG_CACHE_HOME", str(file.parent))  # certificates are kept there
+        model = served_model("tiny", "tiny", Settings(), engine="auto", file=file, say=said.append)
+        yield stack.enter_context(serving_models((model,), wait_s=LONG_S))
+    assert list(file.parent.glob("nnsight-lab/certificates/*.json"))
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +90,21 @@ def test_a_gradient_goes_to_transformers_and_the_answer_says_why(lm: Any) -> Non
     assert tracer.run.engine == "transformers"
     assert "gradient" in tracer.run.why
     assert "transformers" in repr(tracer.run)
+
+
+def test_large_constants_reach_the_workers_and_leave_nothing_behind(lab: Serving, lm: Any) -> None:
+    random = torch.Generator().manual_seed(3)
+    encoder = torch.randn(128, 4_096, generator=random) / 128**0.5
+    with lm.trace(PROMPT) as tracer:
+        there = (lm.layers[2].output @ encoder).relu().save()
+    home = nl.LanguageModel("tiny")
+    with home.trace(PROMPT):
+        here = (home.layers[2].output @ encoder).relu().save()
+    folder = next(iter(lab.catalogue)).engine.folder
+
+    assert tracer.run.engine == "vllm"
+    assert (there - here).abs().max() <= 1e-3
+    assert [path.name for path in folder.iterdir()] == ["socket"]
 
 
 def test_both_engines_give_the_same(lm: Any) -> None:
