@@ -222,8 +222,8 @@ def _unfit(module: torch.nn.Module, given: torch.Tensor) -> str | None:
             return "takes no ids"
         fits = not given.numel() or (int(given.min()) >= 0 and int(given.max()) < table)
         return None if fits else f"takes ids from 0 to {table - 1}"
-    if given.dim() < 2:
-        return "takes [..., d], with an axis before the last"
+    if given.dim() < 1:
+        return "takes [..., d], not a number"
     width = _width(module)
     if width is None or given.shape[-1] == width:
         return None
