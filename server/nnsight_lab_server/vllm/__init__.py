@@ -1,20 +1,51 @@
 """The same graph inside a vLLM worker: hooks that speak Hugging Face, row by row.
 
-In vLLM's processes:
+In vLLM's processes, one run after another step of the engine:
 
-    extension.py  what vLLM's worker gains: the lab is installed by a call after start-up
-    forms.py      where in vLLM's model an address of the Hugging Face model is found
-    survey.py     what every module holds, and what edits do, before anybody is served
+    extension.py   what vLLM's worker gains: the lab is installed by a call after start-up
+    install.py     what is looked at and mended before that
+    lab.py         whose rows a step holds; hooks where runs look
+    run.py         one run: its parts, and what it tells the server
+    part.py        one trace or generation: tokens, and when it is over
+    moments.py     its moments, each reached when all its rows are there
+    sheets.py      what has come by of one moment so far
+    rows.py        which flat rows are whose
+    texts.py       tokens as they grow
+    reader.py      rows out of what modules hold, and back
+    attention.py   patterns, made anew from q and k
+    standing.py    before and after a module, however vLLM calls it
+    hosting.py     what is no moment of the forward pass: calls and weights
+    calls.py       modules called out of their order
+    routes.py      where in vLLM's model such a call goes
+    checkpoint.py  weights as the checkpoint has them
+    ranks.py       workers that share each layer
+    relay.py       workers that have some layers each
+    survey.py      what every module holds, and what edits do, before anybody is served
+
+Between them and the server:
+
+    forms.py         where in vLLM's model an address of the Hugging Face model is
+    plan.py          what a run brings to the worker
+    messages.py      what a worker says of it
+    parcels.py       messages as bytes
+    channel.py       the way they go
+    served_bytes.py  what a worker is told of its model, as bytes
+    calling.py       which modules may be called, as bytes
+    pipeline.py      which stage edits what, and what it cannot
 
 In the server, when a model is about to be served:
 
-    reference.py    what Hugging Face says on a few prompts, read and edited
-    discover.py     forms found by comparing numbers
-    probe.py        which of them take an edit as Hugging Face does
-    order.py        and so that whatever comes later sees it
-    certify.py      all of it, for one model
-    certificate.py  what was found, kept as JSON
-    served.py       the card and the forms that follow from it
+    options.py       how vLLM is started
+    driver.py        vLLM, driven: async_driver.py in processes of its own, one_process.py here
+    reference.py     what Hugging Face says on a few prompts, read and edited
+    discover.py      forms found by comparing numbers
+    probe.py         which of them take an edit as Hugging Face does
+    order.py         and so that whatever comes later sees it
+    certify.py       all of it, for one model
+    certificate.py   what was found, kept as JSON
+    served.py        the card and the forms that follow from it
+    twin.py          a small model of the same kind, for one too large to hold twice
+    knowing.py       one of these after another
 
 Nothing of vLLM is subclassed, forked or patched; what the worker gains hangs on its own objects.
 """

@@ -37,7 +37,8 @@ def own_part(whole: torch.Tensor, dim: int = -1) -> torch.Tensor:
         return whole
     from vllm.distributed import get_tensor_model_parallel_rank
 
-    return whole.chunk(ranks(), dim)[get_tensor_model_parallel_rank()].contiguous()
+    own: torch.Tensor = whole.chunk(ranks(), dim)[get_tensor_model_parallel_rank()]
+    return own.contiguous()
 
 
 def largest(number: float) -> float:

@@ -179,7 +179,7 @@ class WorkerRun:
         if not self._here or self.closed:
             return held
         changed = self._guarded(lambda: self._arrive(point, held))
-        return held if self.closed or changed is None else changed
+        return held if changed is None else changed
 
     def _arrive(self, point: Point, held: Any) -> Any:
         held = self.part.arrive(point, held, self._pieces)
@@ -234,7 +234,10 @@ class WorkerRun:
         except LabError as exc:
             self.fail(exc)
         except Exception as exc:  # noqa: BLE001 - a seam: nothing of a run may end the engine
-            failure = EngineFailed(f"The run stopped in the worker: {type(exc).__name__}: {exc}")
+            failure = EngineFailed(
+                f"The run stopped in the worker: {type(exc).__name__}: {exc}",
+                hint="Run it on the transformers engine; if that works, report the graph.",
+            )
             failure.__cause__ = exc
             self.fail(failure)
         finally:
