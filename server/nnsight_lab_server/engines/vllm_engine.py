@@ -39,6 +39,7 @@ from nnsight_lab_server.vllm.knowing import Learned, Surveyed, learn
 from nnsight_lab_server.vllm.messages import Message
 from nnsight_lab_server.vllm.options import VllmOptions
 from nnsight_lab_server.vllm.pipeline import check_pipeline
+from nnsight_lab_server.vllm.samples import samples_bytes
 from nnsight_lab_server.vllm.served_bytes import served_to_bytes
 
 __all__ = ["FEATURES", "VllmEngine", "load_vllm"]
@@ -98,6 +99,7 @@ class VllmEngine:
         self._one_process = one_process
         self._driver: Driver | None = None
         self._learned: Learned | None = None
+        self._samples = b""
         self._surveyed: Surveyed | None = None
         self._card: ModelCard | None = None
         self._runs: dict[str, VllmRun] = {}
@@ -123,6 +125,7 @@ class VllmEngine:
             self._learned = learn(executor, self._surveyed, store, self._key(executor))
             self._surveyed = None
             self._card = self._served_card(self._learned.served.card)
+            self._samples = samples_bytes(executor.module)
             self._install()
         except BaseException:
             self.close()
@@ -172,6 +175,7 @@ class VllmEngine:
         speaker = (options.pipeline - 1) * options.tensor  # the first worker of the last stage
         driver.rpc("lab_install", {"channel": driver.address, "speaker": speaker})
         driver.rpc("lab_serve", served_to_bytes(learned.served))
+        driver.rpc("lab_check_calls", self._samples)
 
     def _served_card(self, card: ModelCard) -> ModelCard:
         device = "cpu" if not card.capabilities.device.startswith("cuda") else "cuda"

@@ -10,6 +10,7 @@ from typing import Any
 
 from nnsight_lab_server.vllm.install import mend_pipeline, missing, relay_of, sends
 from nnsight_lab_server.vllm.lab import Lab
+from nnsight_lab_server.vllm.samples import samples_from_bytes
 from nnsight_lab_server.vllm.served_bytes import served_from_bytes
 from nnsight_lab_server.vllm.survey import SurveyWorker
 
@@ -38,6 +39,10 @@ class LabWorker(SurveyWorker):
     def lab_serve(self, served: Any) -> None:
         """Tell the lab what is known of the model; from now on, runs may come."""
         self.lab.serve(served_from_bytes(served) if isinstance(served, bytes) else served)
+
+    def lab_check_calls(self, samples: bytes) -> dict[str, float]:
+        """Try modules on what they take and give on Hugging Face; only those may be called."""
+        return self.lab.calls.check(samples_from_bytes(samples))
 
     def lab_forget(self, run: str) -> None:
         """Nothing more is wanted of a run."""

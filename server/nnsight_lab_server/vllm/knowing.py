@@ -63,9 +63,7 @@ class Surveyed:
     tensor: how many workers share each layer.
     """
 
-    def __init__(
-        self, driver: Driver, batch_tokens: int | None = None, *, tensor: int = 1
-    ) -> None:
+    def __init__(self, driver: Driver, batch_tokens: int | None = None, *, tensor: int = 1) -> None:
         self._driver = driver
         self._tensor = tensor
         self._most = batch_tokens

@@ -326,9 +326,7 @@ class Moments:
         return moment is not None and moment in self.reached
 
 
-def _of_pieces(
-    rows: torch.Tensor, pieces: list[Piece], wanted: list[Piece]
-) -> torch.Tensor:
+def _of_pieces(rows: torch.Tensor, pieces: list[Piece], wanted: list[Piece]) -> torch.Tensor:
     """The rows of some of the pieces."""
     if len(wanted) == len(pieces):
         return rows

@@ -38,7 +38,9 @@ class Plan:
             {"rows": part.rows, "generation": part.generation and asdict(part.generation)}
             for part in self.parts
         ]
-        head = json.dumps({"parts": parts, "seconds": self.seconds, "entropy": self.entropy}).encode()
+        head = json.dumps(
+            {"parts": parts, "seconds": self.seconds, "entropy": self.entropy}
+        ).encode()
         return _HEAD.pack(len(head)) + head + self.graph.to_bytes()
 
     @staticmethod

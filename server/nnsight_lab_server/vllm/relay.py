@@ -35,9 +35,7 @@ class Passed:
 class Relay:
     """A worker's place in the pipeline. before, after: addresses of the sockets on either side."""
 
-    def __init__(
-        self, stage: int = 0, before: str | None = None, after: str | None = None
-    ) -> None:
+    def __init__(self, stage: int = 0, before: str | None = None, after: str | None = None) -> None:
         self.stage = stage
         self._from: Any = None
         self._to: Any = None

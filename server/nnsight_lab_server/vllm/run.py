@@ -157,9 +157,7 @@ class WorkerRun:
     def _follow(self, segment: Segment) -> None:
         """The last stage has begun a part, or has a row come again; here that is seen by its rows."""
         while segment.part > self.number:
-            self.part = self._part(
-                self.number + 1, self.part.begins + self.part.inputs.passes
-            )
+            self.part = self._part(self.number + 1, self.part.begins + self.part.inputs.passes)
         if segment.part == self.number and segment.attempt > self.part.attempts[segment.row]:
             self.part.attempts[segment.row] = segment.attempt
             self.part.stale.pop(segment.row, None)
