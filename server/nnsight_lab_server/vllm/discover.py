@@ -52,6 +52,7 @@ class _Source:
     axis: int
     rows: torch.Tensor
     columns: tuple[tuple[int, int], ...] | None = None
+    bias: Term | None = None
     scale: float = 1.0
     parted: bool = False
     stage: int = 0
@@ -133,6 +134,7 @@ def _form(address: Address, source: _Source, shape: tuple[int, ...]) -> Form:
         shape,
         kind="logits" if source.point.stage == "logits" else "rows",
         axis=source.axis,
+        bias=source.bias,
         scale=source.scale,
         parted=source.parted,
         stage=source.stage,
@@ -153,6 +155,7 @@ def _sources(surveys: Sequence[Survey]) -> Iterator[_Source]:
         each = [survey[held.point] for survey in found]
         alone = list(_single(each, order, [survey.rows for survey in surveys]))
         yield from alone
+        yield from _with_bias(alone, each)
         for number, one in enumerate(alone):
             for other in alone[number + 1 :]:
                 if _can_be_added(one, other):
@@ -164,6 +167,19 @@ def _sources(surveys: Sequence[Survey]) -> Iterator[_Source]:
         last = max((held.stage for held in surveys[0].held), default=0)
         end = len(surveys[0].held)
         yield _Source(Point("logits", ""), False, end, ((),), 0, rows, stage=last)
+
+
+def _with_bias(alone: Sequence[_Source], each: Sequence[Held]) -> Iterator[_Source]:
+    """Tensors and a vector beside them, which vLLM's linear layers may hand on to be added later."""
+    for way, vector in each[0].tensors.items():
+        others = [held.tensors.get(way) for held in each]
+        if vector.dim() != 1 or not vector.is_floating_point():
+            continue
+        if not all(other is not None and torch.equal(other, vector) for other in others):
+            continue
+        for source in alone:
+            if source.rows.is_floating_point() and source.rows.shape[1] == len(vector):
+                yield replace(source, bias=way, rows=source.rows + vector)
 
 
 def _single(each: Sequence[Held], order: int, lengths: Sequence[int]) -> Iterator[_Source]:

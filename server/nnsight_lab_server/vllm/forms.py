@@ -55,6 +55,7 @@ class Form:
     shape: what one row holds, e.g. `(d_model,)` or `(heads, d_head)`.
     kind: `rows`, a value of each token; `pattern`, made anew from q and k; `logits`.
     axis: which axis of the tensors the rows lie along; 1 for `[1, rows, d_model]`.
+    bias: a vector that is held there and not added yet, to every row.
     scale: the value is so many times what is there; some models scale elsewhere than vLLM does.
     stage: which stage of a pipeline has it.
     parted: each of several workers holds a part of the tensors' last axis; columns are of all.
@@ -67,6 +68,7 @@ class Form:
     shape: tuple[int, ...] = ()
     kind: Literal["rows", "pattern", "logits"] = "rows"
     axis: int = 0
+    bias: Term | None = None
     scale: float = 1.0
     parted: bool = False
     stage: int = 0
@@ -76,9 +78,9 @@ class Form:
         value = rows_of(self._whole(held, self.terms[0]), self.axis)
         for term in self.terms[1:]:
             value = value + rows_of(self._whole(held, term), self.axis)
-        if self.columns is not None:
-            pieces = [value[:, start:stop] for start, stop in self.columns]
-            value = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+        if self.bias is not None:
+            value = value + tensor_at(held, self.bias)
+        value = self._of_columns(value)
         if self.scale != 1.0:
             value = value * self.scale
         return value.reshape(len(value), *self.shape)
@@ -91,11 +93,19 @@ class Form:
         flat = new.reshape(len(rows), prod(self.shape))
         if self.scale != 1.0:
             flat = flat / self.scale
+        if self.bias is not None:
+            flat = flat - self._of_columns(tensor_at(held, self.bias)[None])
         for number, term in enumerate(self.terms):
             given = flat if number == 0 else torch.zeros_like(flat)
             changed = self._with_rows(self._whole(held, term), rows, given)
             held = _replaced(held, term, own_part(changed) if self.parted else changed)
         return held
+
+    def _of_columns(self, value: torch.Tensor) -> torch.Tensor:
+        if self.columns is None:
+            return value
+        pieces = [value[:, start:stop] for start, stop in self.columns]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 
     def _whole(self, held: Any, term: Term) -> torch.Tensor:
         tensor = tensor_at(held, term)
@@ -126,6 +136,7 @@ class Form:
             "shape": list(self.shape),
             "kind": self.kind,
             "axis": self.axis,
+            "bias": None if self.bias is None else list(self.bias),
             "scale": self.scale,
             "parted": self.parted,
             "stage": self.stage,
@@ -143,6 +154,7 @@ def form_from_plain(plain: Mapping[str, Any]) -> Form:
         shape=tuple(plain["shape"]),
         kind=plain["kind"],
         axis=plain["axis"],
+        bias=None if plain["bias"] is None else tuple(plain["bias"]),
         scale=plain["scale"],
         parted=plain["parted"],
         stage=plain["stage"],

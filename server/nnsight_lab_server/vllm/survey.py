@@ -112,9 +112,9 @@ def changed(value: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
 
 
 def tensors_in(held: Any, rows: int, way: Term = ()) -> Iterator[tuple[Term, torch.Tensor]]:
-    """Every tensor in what is held that has an axis as long as there are rows."""
+    """Every tensor in what is held that has an axis as long as there are rows; also vectors."""
     if isinstance(held, torch.Tensor):
-        if rows in held.shape:
+        if rows in held.shape or held.dim() == 1:
             yield way, held
     elif len(way) >= _DEPTH:
         return

@@ -26,7 +26,8 @@ from tests.support.vllm_engines import EDITED, PROMPT, by_hand_model, compared
 
 FAMILIES = [
     "llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "gpt2", "gpt_neox",
-    "gpt_neox-sequential", "opt", "opt-350m", "phi3", "olmo2", "falcon-7b", "falcon-40b", "granite",
+    "gpt_neox-sequential", "opt", "opt-350m", "phi3", "olmo2", "falcon-7b", "falcon-40b",
+    "falcon-rw", "granite",
     "stablelm", "mixtral", "qwen2_moe",
 ]  # fmt: skip
 AT = Point("after", "block")
@@ -90,6 +91,15 @@ def test_a_scaled_value_is_written_scaled_back() -> None:
     assert new[0][1] is None
 
 
+def test_a_bias_that_is_not_added_yet_belongs_to_the_value() -> None:
+    form = Form(PLACE, AT, terms=((0,),), shape=(2,), bias=(1,))
+    held = (torch.tensor([[1.0, 2], [3, 4]]), torch.tensor([10.0, 20]))
+    assert form.take(held).tolist() == [[11, 22], [13, 24]]
+    new = form.put(held, torch.tensor([0]), torch.zeros(1, 2))
+    assert form.take(new).tolist() == [[0, 0], [13, 24]]
+    assert new[1] is held[1]
+
+
 def test_a_keyword_is_found_by_its_name() -> None:
     form = Form(PLACE, Point("before", "attn"), terms=((1, "hidden_states"),), shape=(1,))
     held: Any = ((), {"positions": torch.arange(2), "hidden_states": torch.ones(2, 1)})
@@ -100,7 +110,15 @@ def test_a_keyword_is_found_by_its_name() -> None:
 
 def test_a_form_is_plain_data() -> None:
     form = Form(
-        PLACE, AT, ((0,), (1, "x")), ((1, 2), (4, 9)), (3, 2), kind="logits", axis=1, scale=0.25
+        PLACE,
+        AT,
+        ((0,), (1, "x")),
+        ((1, 2), (4, 9)),
+        (3, 2),
+        kind="logits",
+        axis=1,
+        bias=(1,),
+        scale=0.25,
     )
     assert form_from_plain(json.loads(json.dumps(form.to_plain()))) == form
 
