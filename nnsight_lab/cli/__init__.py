@@ -1,7 +1,8 @@
-"""The command line: `nnsight-lab serve`, `lab`, `demo`, `version`.
+"""The command line: `nnsight-lab serve`, `check`, `lab`, `demo`, `version`.
 
     arguments.py   what may be typed; imports nothing heavy, so `--help` is quick
     serve.py       a server in this process
+    check.py       a model in vLLM, compared with Hugging Face's
     child.py       a server in a process of its own, for `lab` and `demo`
     lab.py         a server and JupyterLab at the quickstart
     demo.py        the quickstart here and on a server, and how far apart they are

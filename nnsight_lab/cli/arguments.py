@@ -21,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
     _serve(commands.add_parser("serve", help="serve models to the notebooks of your lab"))
     _lab(commands.add_parser("lab", help="start a server and JupyterLab at the quickstart"))
     _demo(commands.add_parser("demo", help="run the quickstart here and on a server"))
+    _check(commands.add_parser("check", help="compare a model in vLLM with Hugging Face's"))
     commands.add_parser("version", help="print the version")
     return main
 
@@ -54,6 +55,19 @@ def _serve(serve: argparse.ArgumentParser) -> None:
         default=settings.token,
         metavar="T",
         help="default: NNSIGHT_LAB_TOKEN, or a new one; others can see this option in `ps`",
+    )
+
+
+def _check(check: argparse.ArgumentParser) -> None:
+    check.add_argument("model", metavar="MODEL", help="a bundled name, a folder, a Hugging Face id")
+    check.add_argument(
+        "--engine-config", type=Path, metavar="FILE", help="how vLLM is started (TOML)"
+    )
+    check.add_argument(
+        "--all", action="store_true", help="every module path, not standard names only"
+    )
+    check.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the whole certificate there"
     )
 
 

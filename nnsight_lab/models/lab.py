@@ -55,7 +55,10 @@ def connect(
 
 
 class LabModel:
-    """A served model in one line; `lab.model(name)` is the model itself."""
+    """A served model in one line; `lab.model(name)` is the model itself.
+
+    certificate: of an engine that is not Hugging Face's own, how far it was compared with that.
+    """
 
     def __init__(self, summary: ModelSummary) -> None:
         self.name = summary.name
@@ -65,11 +68,13 @@ class LabModel:
         self.device = summary.device
         self.layers = summary.layers
         self.parameters = summary.parameters
+        self.certificate = summary.certificate
 
     def __repr__(self) -> str:
         size = f"{self.parameters / 1e6:.1f}M parameters"
         what = f"{self.architecture}, {self.layers} layers, {size}, {self.dtype}"
-        return f"<{self.name}: {what}, {self.engine} on {self.device}>"
+        checked = f"; {self.certificate}" if self.certificate else ""
+        return f"<{self.name}: {what}, {self.engine} on {self.device}{checked}>"
 
 
 class LabModels(list[LabModel]):

@@ -88,6 +88,7 @@ _SUMMARY: dict[str, Reader] = {
     "device": read_text,
     "layers": read_whole,
     "parameters": read_whole,
+    "certificate": read_text,
 }
 _HEAD: dict[str, Reader] = {
     "stream": _number,

@@ -56,7 +56,10 @@ not say which engine runs a job."""
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """A served model in one line: enough to choose by, without its tree."""
+    """A served model in one line: enough to choose by, without its tree.
+
+    certificate: how far it was compared with Hugging Face, in words; empty where it is that itself.
+    """
 
     name: str
     architecture: str
@@ -65,6 +68,7 @@ class ModelSummary:
     device: str
     layers: int
     parameters: int
+    certificate: str = ""
 
 
 @dataclass(frozen=True, slots=True)

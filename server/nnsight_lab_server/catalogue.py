@@ -13,6 +13,7 @@ from nnsight_lab.contract import ModelCard
 from nnsight_lab.errors import EngineFailed, ModelNotFound
 from nnsight_lab.wire import ModelSummary, encode_card
 from nnsight_lab_server.config import ServedModel
+from nnsight_lab_server.engines.base import Certified, Engine
 from nnsight_lab_server.jobs import ModelState, ModelWorker
 
 __all__ = ["Catalogue"]
@@ -95,10 +96,10 @@ class Catalogue:
         """The models that are ready, each in one line."""
         found = []
         for workers in self._workers.values():
-            ready = (worker.engine for worker in workers if worker.state is ModelState.READY)
-            cards = [engine.card() for engine in ready if engine is not None]
-            if cards:
-                found.append(_summary(cards))
+            ready = [worker.engine for worker in workers if worker.state is ModelState.READY]
+            engines = [engine for engine in ready if engine is not None]
+            if engines:
+                found.append(_summary(engines))
         return tuple(found)
 
 
@@ -108,10 +109,12 @@ def _state(workers: tuple[ModelWorker, ...]) -> ModelState:
     return next((state for state in states if state is not ModelState.READY), ModelState.READY)
 
 
-def _summary(cards: list[ModelCard]) -> ModelSummary:
+def _summary(of: list[Engine]) -> ModelSummary:
+    cards = [engine.card() for engine in of]
     card = cards[-1]
     able = card.capabilities
     engines = ", ".join(each.capabilities.engine for each in cards)
+    said = [engine.certificate for engine in of if isinstance(engine, Certified)]
     return ModelSummary(
         name=card.name,
         architecture=card.architecture,
@@ -120,4 +123,5 @@ def _summary(cards: list[ModelCard]) -> ModelSummary:
         device=able.device,
         layers=card.layers,
         parameters=card.parameters,
+        certificate="; ".join(map(str, filter(None, said))),
     )

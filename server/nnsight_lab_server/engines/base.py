@@ -15,7 +15,7 @@ from nnsight_lab.contract import Emit, ModelCard, RunRequest
 from nnsight_lab.ir import Graph, ModuleSource
 from nnsight_lab.passes import Stages
 
-__all__ = ["Choosy", "Concurrent", "Engine", "Restartable"]
+__all__ = ["Certified", "Choosy", "Concurrent", "Engine", "Restartable"]
 
 
 @runtime_checkable
@@ -84,4 +84,14 @@ class Choosy(Engine, Protocol):
         Raises:
             LabError: it cannot be run here; the error has the node.
         """
+        ...
+
+
+@runtime_checkable
+class Certified(Engine, Protocol):
+    """An engine that was compared with Hugging Face, because it computes in a way of its own."""
+
+    @property
+    def certificate(self) -> object:
+        """What came of it; in words, how much is verified. None when it is not known."""
         ...

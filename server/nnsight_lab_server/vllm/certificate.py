@@ -105,6 +105,15 @@ class Certificate:
             if entry.readable and not entry.writable
         }
 
+    def __str__(self) -> str:
+        """One line: how much of the model is verified."""
+        readable, editable = len(self.forms), len(self.forms) - len(self.read_only)
+        twin = " of a small twin" if self.twin else ""
+        return (
+            f"{readable} of {len(self.entries)} places{twin} verified ({editable} to edit),"
+            f" logits within {self.logits:.0e}"
+        )
+
     @property
     def same_logits(self) -> bool:
         """Whether vLLM says what Hugging Face says."""

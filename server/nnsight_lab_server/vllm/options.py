@@ -15,6 +15,7 @@ gpu_memory_utilization = 0.85
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -27,6 +28,7 @@ __all__ = ["VllmOptions"]
 
 _EXTENSION = "nnsight_lab_server.vllm.extension.LabWorker"
 _GIB = 2**30
+_MOST_ON_CPU = 4 * _GIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +38,7 @@ class VllmOptions:
     dtype: of the weights; None for the model's own. context: the most positions of a text.
     batch_tokens: rows of one engine step. tensor, pipeline: over how many devices the model is
     spread. backend: what starts the workers, `mp` or `ray`. eager: never compile.
-    kv_cache_gib: memory for keys and values. step_s: an engine step that takes longer ends the
+    kv_cache_gib: memory for keys and values; on a CPU an eighth of what is free, 4 at most. step_s: an engine step that takes longer ends the
     engine. concurrency: runs at a time. engine: further arguments of vLLM's own.
     """
 
@@ -88,6 +90,9 @@ class VllmOptions:
         }
         if self.kv_cache_gib is not None:
             chosen["kv_cache_memory_bytes"] = int(self.kv_cache_gib * _GIB)
+        elif not on_gpu and "gpu_memory_utilization" not in self.engine:
+            # By itself vLLM takes nearly all memory of the machine, or does not start.
+            chosen["kv_cache_memory_bytes"] = min(_MOST_ON_CPU, _free_memory() // 8)
         return {
             "model": model,
             "skip_tokenizer_init": True,
@@ -114,3 +119,8 @@ class VllmOptions:
             # One machine has one NUMA node, often: `auto` would want one for each rank.
             found["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, range(self.ranks)))
         return found
+
+
+def _free_memory() -> int:
+    """The bytes of memory nobody uses now."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
