@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import threading
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ class AsyncDriver:
         self._engine: Any = None
         self._dead: BaseException | None = None
         self._closing = False
+        self._workers: list[Any] = []
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
@@ -100,6 +103,10 @@ class AsyncDriver:
         self._closing = True
         with suppress(Exception):
             self._call(self._stop()).result(_STOP_S * 4)
+        for process in self._workers:
+            # One that hangs has not heard that it should end, and would keep its memory.
+            with suppress(Exception):
+                process.kill()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_STOP_S)
         self._receiver.close()
@@ -116,6 +123,7 @@ class AsyncDriver:
 
         arguments = options.arguments(model, on_gpu=on_gpu())
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        self._workers = _on_this_machine(await self._engine.collective_rpc("lab_process"))
         self._looking = asyncio.create_task(self._look())
 
     async def _look(self) -> None:
@@ -172,3 +180,10 @@ class AsyncDriver:
             task.cancel()
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
         self._engine.shutdown()
+
+
+def _on_this_machine(workers: Iterable[tuple[str, int]]) -> list[Any]:
+    """Handles of worker processes, which stay theirs when a number is given to another process."""
+    psutil = import_module("psutil")
+    here = socket.gethostname()
+    return [psutil.Process(number) for host, number in workers if host == here]

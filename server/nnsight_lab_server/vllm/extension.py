@@ -6,6 +6,8 @@ for every executor. Nothing happens until `lab_install` is called.
 
 from __future__ import annotations
 
+import os
+import socket
 from typing import Any
 
 from nnsight_lab_server.vllm.calling import samples_from_bytes
@@ -29,6 +31,10 @@ class LabWorker(SurveyWorker):
         if not found:
             mend_pipeline(self.model_runner)
         return found
+
+    def lab_process(self) -> tuple[str, int]:
+        """The machine and the process this worker is."""
+        return socket.gethostname(), os.getpid()
 
     def lab_install(self, options: dict[str, Any]) -> None:
         """Hang the lab on this worker. options: where messages go (`send` or `channel`)."""

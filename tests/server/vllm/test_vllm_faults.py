@@ -27,6 +27,7 @@ from tests.server.lab_server import TOKEN, Run, Serving, serving_models
 
 PROMPT = "The old man put the book on"
 LONG_S = 240.0
+STEP_S = 15
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,10 @@ def said() -> list[str]:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory, said: list[str]) -> Iterator[Serving]:
     file = tmp_path_factory.mktemp("options") / "vllm.toml"
-    file.write_text("batch_tokens = 64\ncontext = 128\nkv_cache_gib = 0.1\nconcurrency = 8\n")
+    file.write_text(
+        "batch_tokens = 64\ncontext = 128\nkv_cache_gib = 0.1\nconcurrency = 8\n"
+        f"step_s = {STEP_S}\n"
+    )
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.setenv("XDG_CACHE_HOME", str(file.parent))  # certificates are kept there
         model = served_model("tiny", "tiny", Settings(), engine="auto", file=file, say=said.append)
@@ -118,11 +122,8 @@ def test_both_engines_give_the_same(lm: Any) -> None:
     assert (there - here).abs().max() <= 1e-4
 
 
-def test_a_killed_worker_is_noticed_and_the_engine_comes_back(
-    lab: Serving, lm: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.CRITICAL, logger="nnsight_lab_server")
-    worker = next(iter(lab.catalogue))
+def long_run(lab: Serving) -> tuple[Run, RemoteExecutor]:
+    """A run of a hundred steps, under way on vLLM."""
     executor = RemoteExecutor(lab.client(), "tiny")
     steps = range(100)
     nodes = tuple(Read(id=i, address=Address("layers.1", "output"), step=i) for i in steps)
@@ -130,20 +131,34 @@ def test_a_killed_worker_is_noticed_and_the_engine_comes_back(
     rows = TokenRows(((3, 4, 5),), Generation(100, stop_ids=()))
     run = Run(executor, RunRequest("long", graph, rows))
     run.wait_for(Saved)
+    return run, executor
 
+
+def is_back(lab: Serving) -> bool:
+    """Whether vLLM is ready once more; soon."""
+    worker = next(iter(lab.catalogue))
+    pause = threading.Event()
+    for _ in range(int(LONG_S / 0.1)):
+        if worker.state is ModelState.READY:
+            return True
+        pause.wait(0.1)
+    return False
+
+
+def test_a_killed_worker_is_noticed_and_the_engine_comes_back(
+    lab: Serving, lm: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, logger="nnsight_lab_server")
+    run, executor = long_run(lab)
     (victim,) = workers_of_vllm()
     victim.kill()
     killed = time.monotonic()
     last = run.end()
     noticed = time.monotonic() - killed
-    state = worker.state
+    state = next(iter(lab.catalogue)).state
     with lm.trace(PROMPT) as meanwhile:
         lm.logits.save()
-    pause = threading.Event()
-    for _ in range(int(LONG_S / 0.1)):
-        if worker.state is ModelState.READY:
-            break
-        pause.wait(0.1)
+    back = is_back(lab)
     with lm.trace(PROMPT) as after:
         logits = lm.logits.save()
     executor.client.close()
@@ -155,5 +170,29 @@ def test_a_killed_worker_is_noticed_and_the_engine_comes_back(
     assert state is ModelState.RESTARTING
     assert meanwhile.run.engine == "transformers"
     assert "restarting" in meanwhile.run.why
+    assert back
     assert after.run.engine == "vllm"
     assert logits.isfinite().all()
+
+
+def test_a_step_that_never_ends_is_ended_and_the_engine_comes_back(
+    lab: Serving, lm: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, logger="nnsight_lab_server")
+    run, executor = long_run(lab)
+    (victim,) = workers_of_vllm()
+    victim.suspend()  # it is there, and does nothing
+    hung = time.monotonic()
+    last = run.end()
+    noticed = time.monotonic() - hung
+    back = is_back(lab)
+    with lm.trace(PROMPT) as after:
+        _ = lm.layers[1].output.save()
+    executor.client.close()
+
+    assert isinstance(last, Failed)
+    assert isinstance(last.error, EngineFailed)
+    assert noticed < 3 * STEP_S
+    assert back
+    assert after.run.engine == "vllm"
+    assert not victim.is_running() or victim.status() == "zombie"
