@@ -39,9 +39,10 @@ from nnsight_lab_server.vllm.calling import Callables, check_calls, samples_to_b
 from nnsight_lab_server.vllm.calls import samples_of
 from nnsight_lab_server.vllm.certificate import Certificate, CertificateStore, certificate_key
 from nnsight_lab_server.vllm.driver import Driver, Ears, on_gpu, start
-from nnsight_lab_server.vllm.knowing import Learned, Surveyed, learn
+from nnsight_lab_server.vllm.knowing import Learned, Surveyed, learn, learned_from
 from nnsight_lab_server.vllm.messages import Message
 from nnsight_lab_server.vllm.options import VllmOptions
+from nnsight_lab_server.vllm.patterns import to_measure, with_patterns
 from nnsight_lab_server.vllm.pipeline import check_pipeline
 from nnsight_lab_server.vllm.served_bytes import served_to_bytes
 
@@ -132,10 +133,23 @@ class VllmEngine:
             self._card = self._served_card(self._learned.served.card)
             self._samples = _samples(executor)
             self._install()
+            self._measure_patterns(executor, store)
         except BaseException:
             self.close()
             raise
         self._say(f"{self._name}: ready")
+
+    def _measure_patterns(self, executor: LocalExecutor, store: CertificateStore | None) -> None:
+        """Compare what is made anew of attention, with runs like anybody's."""
+        found = self.certificate
+        if found is None or not to_measure(found):
+            return
+        measured = with_patterns(found, executor, self.run)
+        if store is not None:
+            store.put(self._key(executor), measured)
+        self._learned = learned_from(executor, measured)
+        self._card = self._served_card(self._learned.served.card)
+        self._install()
 
     def _key(self, executor: LocalExecutor) -> str:
         """What a certificate of this model, started this way, is kept by."""

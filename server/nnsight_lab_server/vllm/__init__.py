@@ -42,6 +42,7 @@ In the server, when a model is about to be served:
     probe.py         which of them take an edit as Hugging Face does
     order.py         and so that whatever comes later sees it
     certify.py       all of it, for one model
+    patterns.py      attention patterns, compared as they are served
     certificate.py   what was found, kept as JSON
     served.py        the card and the forms that follow from it
     twin.py          a small model of the same kind, for one too large to hold twice

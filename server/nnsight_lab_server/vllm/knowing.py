@@ -21,7 +21,7 @@ from nnsight_lab_server.vllm.run import Served
 from nnsight_lab_server.vllm.served import served_card, served_forms
 from nnsight_lab_server.vllm.survey import merged
 
-__all__ = ["Learned", "Surveyed", "learn"]
+__all__ = ["Learned", "Surveyed", "learn", "learned_from"]
 
 _WAIT_S = 300.0
 
@@ -46,6 +46,11 @@ def learn(
         certificate = certified(reference_of(executor), surveyed)
         if store is not None:
             store.put(key, certificate)
+    return learned_from(executor, certificate)
+
+
+def learned_from(executor: LocalExecutor, certificate: Certificate) -> Learned:
+    """What workers are told of a model with this certificate."""
     card = served_card(executor.card(), certificate)
     served = Served(
         card=card,

@@ -28,7 +28,7 @@ from nnsight_lab.ir import Address, Dim, ModuleTree, SizeForm, Spec
 from nnsight_lab_server.vllm.forms import packed, tensor_spec_of, unpacked
 from nnsight_lab_server.vllm.survey import changed
 
-__all__ = ["Reference", "canonical", "delta_of", "edited_positions", "reference_of"]
+__all__ = ["Reference", "canonical", "delta_of", "edited_positions", "prompts_for", "reference_of"]
 
 _SHORT_WINDOW = 64
 _SAID = 3
@@ -118,6 +118,11 @@ def _window(executor: LocalExecutor) -> int:
     """How many positions the model's local attention sees; 0 when it has none."""
     config: Any = getattr(executor.module, "config", None)
     return int(getattr(config.get_text_config(), "sliding_window", None) or 0) if config else 0
+
+
+def prompts_for(executor: LocalExecutor) -> tuple[tuple[int, ...], ...]:
+    """The prompts a model is compared on."""
+    return _prompts(executor.card(), _window(executor))
 
 
 def _prompts(card: ModelCard, window: int) -> tuple[tuple[int, ...], ...]:
