@@ -9,6 +9,7 @@
     jobs       one worker and one fair queue per engine           jobs.py
     tale       what a client is told of one run                   tale.py
     restarts   after an engine has died                           restarts.py
+    checking   a model on vLLM beside Hugging Face                checking.py
     catalogue  the models that are served, and their state        catalogue.py
     values     saved values from torch to the wire                values.py
     engines/   what runs a graph                                  engines/base.py
