@@ -142,8 +142,12 @@ class PartRun(Moments):
         last = (self.stages.at(self.begins).last + 1) * STEP
         if not self._whole and not self.run.waiting(last):
             return True
-        ended = self.texts.all_ended and self.steps > max(self.texts.ended_after.values())
-        return ended or self.steps == self.inputs.passes
+        return self._ended or self.steps == self.inputs.passes
+
+    @property
+    def _ended(self) -> bool:
+        """Whether every row has ended, and all of its tokens are told."""
+        return self.texts.all_ended and self.steps > max(self.texts.ended_after.values())
 
     def end(self) -> tuple[int, bool]:
         """Give what is known at its end; how many forward passes it took, and whether it ended.
@@ -155,7 +159,7 @@ class PartRun(Moments):
             self.run.end(self.begins)
             return 1, False
         self._give_result()
-        return max(1, self.steps), self.texts.all_ended
+        return max(1, self.steps), self._ended
 
     def _give_result(self) -> None:
         """The steps that were not made are missing; then the result, whoever asks for it."""
