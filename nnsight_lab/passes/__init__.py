@@ -9,6 +9,7 @@
     invokes.py    which rows of a batch are an invoke's
     generation.py what a generation may be asked
     positions.py  last_positions: of how many last positions the logits are needed
+    by_row.py     writes_by_row: edits that can be made row after row
     padding.py    check_padding: that a graph does not see what fills a batch up
     shapes.py     specs of a module tree as tensors without data
     blocks.py     shapes of branches and loops
@@ -21,6 +22,7 @@
 No pass looks at the values of tensors, opens a socket, or knows an executor.
 """
 
+from nnsight_lab.passes.by_row import writes_by_row
 from nnsight_lab.passes.check import GraphCost, check_graph, check_inputs
 from nnsight_lab.passes.combine import then, with_functions_named
 from nnsight_lab.passes.features import check_features

@@ -27,9 +27,9 @@ from nnsight_lab.ir.nodes import dependencies
 from nnsight_lab.passes.positions import View, picked
 from nnsight_lab.passes.stages import Stages
 
-__all__ = ["check_padding"]
+__all__ = ["EACH_FOR_ITSELF", "check_padding"]
 
-_EACH_FOR_ITSELF = frozenset(
+EACH_FOR_ITSELF = frozenset(
     f"{owner}.{name}{after}"
     for owner in ("Tensor", "torch", "operator")
     for name in (
@@ -96,7 +96,7 @@ def _use(node: Node, graph: Graph, padded: _Padded, used: list[NodeId]) -> tuple
         case Call(op="lab.assign" | "lab.set_item", args=args) if rank:
             if used == [used[0]] and args[0] == Ref(used[0]):
                 return rank, shortest
-        case Call(op=op, args=args, kwargs=()) if rank and op in _EACH_FOR_ITSELF:
+        case Call(op=op, args=args, kwargs=()) if rank and op in EACH_FOR_ITSELF:
             if all(_keeps_axes(arg, graph, padded, rank) for arg in args):
                 return rank, shortest
         case Apply(args=(Ref(),), kwargs=()) if rank:

@@ -21,6 +21,7 @@ from nnsight_lab_server.vllm.ranks import gathered, own_part
 __all__ = [
     "Form",
     "Point",
+    "Rows",
     "Stage",
     "Term",
     "form_from_plain",
@@ -39,11 +40,18 @@ module's call; `(1,)` the second item of an output that is a tuple, `()` an outp
 Stage: TypeAlias = Literal["before", "after", "logits"]
 
 
+Rows: TypeAlias = slice | torch.Tensor
+"""Some of the flat rows of a step: from one to another, or their numbers."""
+
+
 class Point(NamedTuple):
     """Before or after a module of vLLM's own model. `logits`: after the whole model."""
 
     stage: Stage
     path: str
+
+
+_ALL = slice(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +81,12 @@ class Form:
     parted: bool = False
     stage: int = 0
 
-    def take(self, held: Any) -> torch.Tensor:
-        """The value of every row of the step, `[rows, *shape]`."""
-        value = rows_of(self._whole(held, self.terms[0]), self.axis)
+    def take(self, held: Any, rows: Rows = _ALL) -> torch.Tensor:
+        """The value of rows of the step, `[rows, *shape]`: perhaps the very memory that is held."""
+        # The rows are cut out first: the step may hold many more, of other runs.
+        value = rows_of(self._cut(held, self.terms[0], rows), self.axis)
         for term in self.terms[1:]:
-            value = value + rows_of(self._whole(held, term), self.axis)
+            value = value + rows_of(self._cut(held, term, rows), self.axis)
         if self.bias is not None:
             value = value + tensor_at(held, self.bias)
         value = self._of_columns(value)
@@ -85,12 +94,12 @@ class Form:
             value = value * self.scale
         return value.reshape(len(value), *self.shape)
 
-    def put(self, held: Any, rows: torch.Tensor, new: torch.Tensor) -> Any:
-        """What shall be held instead, with `new` `[len(rows), *shape]` at some of the rows.
+    def put(self, held: Any, rows: Rows, new: torch.Tensor) -> Any:
+        """What shall be held instead, with `new` `[how many, *shape]` at some of the rows.
 
         Nothing that was held is changed: other rows, and other readers of it, keep theirs.
         """
-        flat = new.reshape(len(rows), prod(self.shape))
+        flat = new.reshape(len(new), prod(self.shape))
         if self.scale != 1.0:
             flat = flat / self.scale
         if self.bias is not None:
@@ -111,9 +120,11 @@ class Form:
         tensor = tensor_at(held, term)
         return gathered(tensor) if self.parted else tensor
 
-    def _with_rows(
-        self, tensor: torch.Tensor, rows: torch.Tensor, new: torch.Tensor
-    ) -> torch.Tensor:
+    def _cut(self, held: Any, term: Term, rows: Rows) -> torch.Tensor:
+        tensor = tensor_at(held, term)[(*(_ALL,) * self.axis, rows)]
+        return gathered(tensor) if self.parted else tensor
+
+    def _with_rows(self, tensor: torch.Tensor, rows: Rows, new: torch.Tensor) -> torch.Tensor:
         moved = tensor.movedim(self.axis, 0)
         changed = moved.reshape(len(moved), -1).clone()
         new = new.to(changed)

@@ -8,21 +8,24 @@ patterns are made anew, from queries and keys that are kept while the run goes o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 
 from nnsight_lab.errors import NotSupported
 from nnsight_lab_server.vllm.attention import AttentionMath, KeyStore
-from nnsight_lab_server.vllm.forms import Form, Point
+from nnsight_lab_server.vllm.forms import Form, Point, Rows, tensor_at
 from nnsight_lab_server.vllm.ranks import gathered, own_part
 from nnsight_lab_server.vllm.rows import Piece
 
 __all__ = ["ModelReader", "flat_rows"]
 
 
-def flat_rows(pieces: Sequence[Piece], device: torch.device) -> torch.Tensor:
+def flat_rows(pieces: Sequence[Piece], device: torch.device) -> Rows:
     """Which flat rows of the step these are, one piece after another."""
+    if all(one.stop == other.start for one, other in pairwise(pieces)):
+        return slice(pieces[0].start, pieces[-1].stop)
     found = [torch.arange(piece.start, piece.start + piece.count) for piece in pieces]
     return (found[0] if len(found) == 1 else torch.cat(found)).to(device)
 
@@ -61,8 +64,9 @@ class ModelReader:
             return torch.cat([self._pattern(form.point.path, piece) for piece in pieces])
         if form.kind == "logits":
             return self._logits_of(held[flat_rows(pieces, held.device)])
-        value = form.take(held)
-        return value[flat_rows(pieces, value.device)]
+        first = tensor_at(held, form.terms[0])
+        value = form.take(held, flat_rows(pieces, first.device))
+        return value.clone() if _share_memory(value, first) else value
 
     def put(self, form: Form, held: Any, pieces: list[Piece], new: torch.Tensor) -> Any:
         """What is held instead. The logits of vLLM's own sampling are put in where they are made."""
@@ -100,3 +104,7 @@ class ModelReader:
                 hint="Leave a pattern causal, or run it on the transformers engine.",
             )
         return self._maths[form.point.path].mixed(own_part(known.transpose(0, 1), 0), values)
+
+
+def _share_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()

@@ -20,7 +20,6 @@ from nnsight_lab.executors.listen import Listener
 from nnsight_lab.ir import Address
 from nnsight_lab.passes import Part, Stages, schedule
 from nnsight_lab.runtime import Interleaver
-from nnsight_lab_server.values import to_wire
 from nnsight_lab_server.vllm import messages as m
 from nnsight_lab_server.vllm.forms import Form, Point
 from nnsight_lab_server.vllm.hosting import Calls, RunHost
@@ -222,7 +221,7 @@ class WorkerRun:
     # ------------------------------------------------------------------ its own and no other's
 
     def _saved(self, name: str, value: Any) -> None:
-        self.send(m.Saved(self.id, name, to_wire(name, value)))
+        self.send(m.Saved(self.id, name, value))
 
     def _guarded(self, function: Callable[[], Any]) -> Any:
         """Call; whatever happens ends this run only."""

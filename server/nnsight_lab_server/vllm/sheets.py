@@ -37,6 +37,7 @@ class Sheet:
 
     layout: Layout
     values: dict[Address, torch.Tensor] = field(default_factory=dict)
+    _whole: bool = False
     _seen: torch.Tensor | None = None
 
     def add(self, pieces: list[Piece], rows: Mapping[Address, torch.Tensor]) -> None:
@@ -45,7 +46,7 @@ class Sheet:
         if self._seen is None and self._is_whole(pieces):
             for address, found in rows.items():
                 self.values[address] = found.reshape(layout.batch, layout.width, *found.shape[1:])
-            self._seen = torch.ones(layout.batch, layout.width, dtype=torch.bool)
+            self._whole = True
             return
         if self._seen is None:
             self._seen = torch.zeros(layout.batch, layout.width, dtype=torch.bool)
@@ -72,6 +73,8 @@ class Sheet:
 
     def has(self, rows: Iterable[int]) -> bool:
         """Whether everything of these rows is there."""
+        if self._whole:
+            return True
         wanted = list(rows)
         if not wanted:
             return True
