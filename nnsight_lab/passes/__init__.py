@@ -55,5 +55,6 @@ __all__ = [
     "schedule",
     "then",
     "tree_for_graph",
+    "writes_by_row",
     "with_functions_named",
 ]

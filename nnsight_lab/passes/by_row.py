@@ -119,4 +119,3 @@ def _is_no_axis(arg: Arg, parts: dict[NodeId, _Index], graph: Graph) -> bool:
         return isinstance(arg, int | float)
     node = graph[arg.id]
     return arg.id in parts or (isinstance(node, Constant) and len(node.value.shape) <= 1)
-

@@ -14,7 +14,7 @@ of a step that did not happen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -187,6 +187,35 @@ class Interleaver:
         """Whether a value is made for this write alone, in memory of its own: it needs no copy."""
         only_here = node.value in self._schedule.given_away and not self._gradients.active
         return only_here and isinstance(value, torch.Tensor)
+
+    def ahead(self, id: NodeId, known: Mapping[NodeId, Any]) -> Any:
+        """What a node would be with these values of reads, before its moment; nothing is kept.
+
+        None when it needs what is not there yet.
+        """
+        values = dict(known)
+        missing, stack = set[NodeId](), [id]
+        while stack:
+            other = stack.pop()
+            if other in values or other in self._values or other in missing:
+                continue
+            if isinstance(self._graph[other], Read) or other in self._missing:
+                return None
+            missing.add(other)
+            stack += dependencies(self._graph[other])
+
+        def value_of(other: NodeId) -> Any:
+            return values[other] if other in values else self._values[other]
+
+        for other in sorted(missing):
+            node = self._graph[other]
+            try:
+                values[other] = compute(node, value_of, self._host, self._functions)
+            except Exception as exc:  # noqa: BLE001 - a seam, as in `_evaluate`
+                failure = failed(node, exc)
+                failure.node = other if failure.node is None else failure.node
+                raise failure from (exc.__cause__ if failure is exc else exc)
+        return value_of(id)
 
     def _compute(self, here: Moment) -> None:
         for id in here.steps:

@@ -8,7 +8,9 @@ In vLLM's processes, one run after another step of the engine:
     run.py         one run: its parts, and what it tells the server
     part.py        one trace or generation: tokens, and when it is over
     moments.py     its moments, each reached when all its rows are there
+    ahead.py       edits that need not wait for that
     sheets.py      what has come by of one moment so far
+    axes.py        between rows and the axes of a place
     rows.py        which flat rows are whose
     texts.py       tokens as they grow
     reader.py      rows out of what modules hold, and back

@@ -20,14 +20,16 @@ import torch
 
 from nnsight_lab.contract import TokenRows
 from nnsight_lab.executors.listen import Listener
-from nnsight_lab.ir import STEP, TOKENS, Address, SizeForm, Skip, Spec, TensorSpec
+from nnsight_lab.ir import STEP, TOKENS, Address, Skip
 from nnsight_lab.passes import last_positions
 from nnsight_lab.passes.schedule import Moment, Schedule
 from nnsight_lab.passes.skips import skip_moments
 from nnsight_lab.passes.stages import Stages
 from nnsight_lab.runtime import Interleaver
 from nnsight_lab.runtime.interleaver import Place
-from nnsight_lab_server.vllm.forms import Form, Point, packed, tensor_spec_of, unpacked
+from nnsight_lab_server.vllm.ahead import Ahead
+from nnsight_lab_server.vllm.axes import as_rows, held_there
+from nnsight_lab_server.vllm.forms import Form, Point, unpacked
 from nnsight_lab_server.vllm.rows import Piece
 from nnsight_lab_server.vllm.sheets import Layout, Sheet
 
@@ -93,6 +95,8 @@ class Moments:
         self._pads = tuple(inputs.pos - length for length in self.lengths)
         tree = stages.at(begins).tree
         self._last = last_positions(plan.graph, tree) if len(stages) == 1 else None
+        self._ahead = Ahead(plan, stages, run)
+        self._logits = {form.address for form in forms.values() if form.kind == "logits"}
         self._sheets: dict[int, Sheet] = {}
         self._settled: dict[int, _Values] = {}
         self._instead: dict[int, _Values] = {}
@@ -202,9 +206,29 @@ class Moments:
             for address, whole in self._settled.get(moment, {}).items():
                 held = self._put_rows(address, held, pieces, whole)
             return held
-        for piece in pieces:
-            self.stale.setdefault(piece.row, moment)
+        edits = self._edits_ahead(moment)
+        for address, whole in edits.items():
+            held = self._put_rows(address, held, pieces, whole)
+        if not edits:
+            for piece in pieces:
+                self.stale.setdefault(piece.row, moment)
         return held
+
+    def _edits_ahead(self, moment: int) -> _Values:
+        """What a moment edits, as far as rows are there; nothing, when its edits must wait."""
+        sheet = self._sheets.get(moment)
+        writes = self.plan.moments[moment].writes
+        # Edited logits are put in where vLLM samples, and that looks for the whole moment.
+        if sheet is None or not writes or writes[0].address in self._logits:
+            return {}
+        step = moment // STEP
+        specs = {at: self.stages.at(step).tree.by_address[at].spec for at in sheet.values}
+        held = {at: held_there(value, specs[at]) for at, value in sheet.values.items()}
+        edits = self._ahead.edited(moment, step, held, self.ended(moment)) or {}
+        return {
+            at: as_rows(unpacked(new, specs[at]), sheet.values[at], specs[at])
+            for at, new in edits.items()
+        }
 
     def _note(self, moment: int, point: Point, held: Any, pieces: list[Piece]) -> None:
         """Write down what a moment reads of these rows, or only that they came by."""
@@ -243,7 +267,7 @@ class Moments:
             shown = form or Form(Address("", ""), Point("before", ""))
             self._sheets.setdefault(moment, Sheet(self._layout(moment, shown))).add(fresh, cut)
             self.advance()
-        if moment not in self.reached:
+        if moment not in self.reached and not self._edits_ahead(moment):
             edited = self._rows_of(moment, edited=True)
             for piece in pieces:
                 if piece.row in edited:
@@ -281,7 +305,7 @@ class Moments:
     def _reach(self, moment: int, sheet: Sheet) -> None:
         here, tree = self.plan.moments[moment], self.stages.at(moment // STEP).tree
         specs = {address: tree.by_address[address].spec for address in sheet.values}
-        before = {at: _held_there(value, specs[at]) for at, value in sheet.values.items()}
+        before = {at: held_there(value, specs[at]) for at, value in sheet.values.items()}
         after = self.listener.hand_over(
             moment,
             before,
@@ -295,7 +319,7 @@ class Moments:
             at = write.address
             if at in sheet.values:
                 new = unpacked(after[at], specs[at])
-                self._settled.setdefault(moment, {})[at] = _as_rows(new, sheet.values[at])
+                self._settled.setdefault(moment, {})[at] = as_rows(new, sheet.values[at], specs[at])
         for skip in here.skips:
             self._settle_skip(moment, skip)
         self.has_reached(moment, after)
@@ -353,29 +377,3 @@ def _clipped(pieces: list[Piece], left: int) -> list[Piece]:
             cut = replace(piece, start=piece.start + out, count=piece.count - out)
             found.append(replace(cut, column=piece.column + out - left))
     return found
-
-
-def _held_there(value: torch.Tensor, spec: Spec) -> Any:
-    """What an address holds, e.g. `(tensor, None)`, from the tensor in it: `[batch, width, …]`."""
-    tensor = tensor_spec_of(spec)
-    assert tensor is not None, "forms are of addresses with one tensor"
-    return packed(_as_spec(value, tensor), spec)
-
-
-def _as_spec(value: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
-    """`[batch, width, …]` with the axes that the site has."""
-    forms = [dim.form for dim in spec.dims]
-    if forms == [SizeForm.BATCH]:
-        return value[:, 0]
-    if forms[0] is SizeForm.BATCH_POS:
-        return value.flatten(0, 1)
-    if len(forms) == 4 and forms[3] is SizeForm.POS:  # a pattern: [batch, head, query, key]
-        return value.transpose(1, 2)
-    return value
-
-
-def _as_rows(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """The way back."""
-    if value.dim() == 4 and value.shape != like.shape and value.shape[1] == like.shape[2]:
-        value = value.transpose(1, 2)
-    return value.reshape(like.shape).to(like.dtype)

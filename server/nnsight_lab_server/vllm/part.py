@@ -47,6 +47,7 @@ class PartRun(Moments):
         self._tell = tell
         self._chosen: dict[tuple[int, int], int] = {}
         self._passed: set[int] = set()
+        self._begun_since = True
         self._whole = not self.plan.graph.outputs  # for its tokens alone
 
     def pieces(self, segments: Iterable[Segment]) -> dict[int, list[Piece]]:
@@ -116,7 +117,7 @@ class PartRun(Moments):
         """Tell of every step whose tokens are all known, and end its forward pass."""
         if self.inputs.generation is None:
             return
-        while self.steps < self.inputs.passes and not self.over():
+        while not self._finished and (self._wanted or self._names_tokens(self.steps)):
             ids = [self.texts.at(row, self.steps) for row in range(len(self.lengths))]
             if None in ids:
                 return
@@ -124,6 +125,7 @@ class PartRun(Moments):
             self.run.end(self.begins + self.steps)
             self._tell(self.begins + self.steps, tuple(id for id in ids if id is not None))
             self.steps += 1
+            self._begun_since = not self.over()
 
     # ------------------------------------------------------------------ the end
 
@@ -139,15 +141,27 @@ class PartRun(Moments):
         """Whether nothing more is to be had of this part."""
         if self.inputs.generation is None:
             return self.all_reached or len(self._passed) == len(self.lengths)
+        return self._finished or not self._wanted
+
+    @property
+    def _wanted(self) -> bool:
+        """Whether the graph still asks for something of this part, or for its tokens alone."""
         last = (self.stages.at(self.begins).last + 1) * STEP
-        if not self._whole and not self.run.waiting(last):
-            return True
+        return self._whole or self.run.waiting(last)
+
+    @property
+    def _finished(self) -> bool:
+        """Whether the last token there will be is known, and was told."""
         return self._ended or self.steps == self.inputs.passes
 
     @property
     def _ended(self) -> bool:
-        """Whether every row has ended, and all of its tokens are told."""
+        """Whether every row has ended by itself, and all of its tokens were told."""
         return self.texts.all_ended and self.steps > max(self.texts.ended_after.values())
+
+    def _names_tokens(self, step: int) -> bool:
+        """Whether a step's tokens are asked for: then they are told, be they the last thing."""
+        return (self.begins + step) * STEP + _TOKENS_MOMENT in self.plan.moments
 
     def end(self) -> tuple[int, bool]:
         """Give what is known at its end; how many forward passes it took, and whether it ended.
@@ -159,7 +173,8 @@ class PartRun(Moments):
             self.run.end(self.begins)
             return 1, False
         self._give_result()
-        return max(1, self.steps), self._ended
+        # A pass that was begun and not wanted to its end was made nevertheless.
+        return self.steps + self._begun_since, self._ended
 
     def _give_result(self) -> None:
         """The steps that were not made are missing; then the result, whoever asks for it."""
