@@ -6,6 +6,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 NEEDS   := pyproject.toml .ci/constraints.txt
 ARGS    ?=
+FAMILIES ?=
 PEERS   ?=
 # vLLM for CPU is built for Linux; `make test VLLM=` leaves it out, and its tests say so.
 VLLM    ?= $(if $(filter Linux,$(shell uname -s)),0.32.0)
@@ -34,6 +35,7 @@ help:
 	@echo 'make bench     what a trace costs beside hand-written hooks; PEERS=1 for other libraries too'
 	@echo 'make parity    every method, family and engine beside hand-written hooks; writes the page'
 	@echo 'make clean     remove .venv and everything that was built'
+	@echo 'make test FAMILIES=all   a vLLM of every family, not one of each kind (20 minutes more)'
 	@echo 'Options for the command behind a word: make test ARGS="-k lens", make lab ARGS="--port 9000"'
 
 # --- the environment ----------------------------------------------------------------------
@@ -88,7 +90,7 @@ demo: $(VENV)/.lab
 	@$(BIN)/nnsight-lab demo $(ARGS)
 
 test: $(VENV)/.test $(if $(VLLM),$(VENV)/.vllm)
-	@$(BIN)/python -m pytest $(ARGS)
+	@NNSIGHT_LAB_FAMILIES=$(FAMILIES) $(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.test
 	@$(BIN)/ruff check .

@@ -7,6 +7,7 @@ prompts, soft-caps, multipliers, and no weight that a wrong path could drop unse
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -16,7 +17,16 @@ from typing import Any
 import torch
 import transformers
 
-__all__ = ["D_HEAD", "D_MODEL", "HEADS", "LAYERS", "VLLM_NAMES", "VOCAB", "vllm_model"]
+__all__ = [
+    "D_HEAD",
+    "D_MODEL",
+    "HEADS",
+    "LAYERS",
+    "TESTED_NAMES",
+    "VLLM_NAMES",
+    "VOCAB",
+    "vllm_model",
+]
 
 VOCAB = 97
 LAYERS = 3
@@ -164,6 +174,12 @@ _CONFIGS: dict[str, Callable[[], Any]] = {
 }
 
 VLLM_NAMES = tuple(_CONFIGS)
+
+_OF_EACH_KIND = (
+    "llama", "gemma2", "gpt2", "gpt_neox", "opt-350m", "falcon-7b", "mixtral", "stablelm",
+)  # fmt: skip
+TESTED_NAMES = VLLM_NAMES if os.environ.get("NNSIGHT_LAB_FAMILIES") == "all" else _OF_EACH_KIND
+"""Whose model each takes seconds to start: one of each kind, or all with `make test FAMILIES=all`."""
 
 _MORE: dict[str, Callable[[], Any]] = {
     "llama-deep": lambda: _llama(num_hidden_layers=6),

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from nnsight_lab.errors import EngineFailed, NotSupported
-from tests.support.vllm_models import D_HEAD, HEADS, LAYERS, VLLM_NAMES, VOCAB, vllm_model
+from tests.support.vllm_models import D_HEAD, HEADS, LAYERS, TESTED_NAMES, VOCAB, vllm_model
 
 pytest.importorskip("vllm")
 
@@ -100,7 +100,7 @@ class Heard:
         return torch.cat(wide, dim=1)
 
 
-@pytest.fixture(scope="module", params=VLLM_NAMES)
+@pytest.fixture(scope="module", params=TESTED_NAMES)
 def running(request: pytest.FixtureRequest) -> Iterator[tuple[RunningModel, list[Patterns]]]:
     """The model in vLLM, and the patterns of its own continuation of the prompt by hand."""
     hf, _ = vllm_model(request.param)

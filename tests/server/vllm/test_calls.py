@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from nnsight_lab.errors import NotSupported, ShapeMismatch
-from tests.support.vllm_models import D_MODEL, VLLM_NAMES, VOCAB, vllm_model
+from tests.support.vllm_models import D_MODEL, TESTED_NAMES, VOCAB, vllm_model
 
 pytest.importorskip("vllm")
 
@@ -48,7 +48,7 @@ def paths_of(hf: Any) -> list[str]:
     return [name for name in names if not {"0", "2"} & set(name.split("."))]
 
 
-@pytest.fixture(scope="module", params=VLLM_NAMES)
+@pytest.fixture(scope="module", params=TESTED_NAMES)
 def checked(request: pytest.FixtureRequest) -> Iterator[Checked]:
     hf, _ = vllm_model(request.param)
     samples = samples_of(hf, TOKENS, paths_of(hf))
