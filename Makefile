@@ -114,6 +114,7 @@ $(VENV)/.peers: $(VENV)/.lab
 
 bench: $(VENV)/.lab $(if $(VLLM),$(VENV)/.vllm) $(if $(PEERS),$(VENV)/.peers)
 	@$(BIN)/python -m tests.benchmarks.compare $(if $(PEERS),--peers) $(ARGS)
+	@$(BIN)/python -m tests.benchmarks.vllm $(ARGS)
 
 # Every method on every family and engine, against hand-written hooks; writes docs/reference/parity.md.
 parity: $(VENV)/.test $(if $(VLLM),$(VENV)/.vllm)

@@ -27,14 +27,25 @@ class Ratio:
     ms: float
 
 
-def measured(ways: Mapping[str, Callable[[], object]], rounds: int, calls: int = 1) -> list[Ratio]:
-    """Run all ways in turn, `calls` times each a round. The first way is the baseline."""
+def measured(
+    ways: Mapping[str, Callable[[], object]],
+    rounds: int,
+    calls: int = 1,
+    *,
+    ready: Mapping[str, Callable[[], object]] | None = None,
+) -> list[Ratio]:
+    """Run all ways in turn, `calls` times each a round. The first way is the baseline.
+
+    ready: what is done before a way, and is not timed.
+    """
     times: dict[str, list[float]] = {name: [] for name in ways}
     order = list(ways)
     shuffle = random.Random(0).shuffle
     for round_ in range(rounds + 1):
         shuffle(order)
         for name in order:
+            if ready is not None and name in ready:
+                ready[name]()
             began = time.process_time()
             for _ in range(calls):
                 ways[name]()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import torch
 import transformers
@@ -17,7 +20,7 @@ from nnsight_lab_server.engines.vllm_engine import VllmEngine, load_vllm
 from nnsight_lab_server.vllm.driver import Request
 from nnsight_lab_server.vllm.options import VllmOptions
 
-__all__ = ["LAYERS", "NAME", "VOCAB", "Stock", "engine", "llama"]
+__all__ = ["LAYERS", "NAME", "VOCAB", "Stock", "checkpoint", "engine", "llama"]
 
 NAME = "llama"
 LAYERS, VOCAB, D_MODEL = 8, 8192, 512
@@ -36,53 +39,63 @@ def llama() -> Any:
 
 
 @contextmanager
-def engine(*, one_process: bool, concurrency: int = 16) -> Iterator[VllmEngine]:
-    """The engine that serves it, eager as vLLM is on a CPU; in this process, or in vLLM's own."""
-    options = VllmOptions(context=256, batch_tokens=512, kv_cache_gib=0.5, concurrency=concurrency)
+def checkpoint() -> Iterator[tuple[Any, str]]:
+    """The model, and a folder it is saved in while the block lasts."""
     module = llama()
     with tempfile.TemporaryDirectory(prefix="vllm-bench-") as folder:
         module.save_pretrained(folder)
-        made = load_vllm(
-            NAME,
-            folder,
-            Settings(),
-            options=options,
-            executor=lambda: LocalExecutor(module),
-            one_process=one_process,
-        )
-        assert isinstance(made, VllmEngine)
-        try:
-            yield made
-        finally:
-            made.close()
+        yield module, folder
+
+
+def engine(module: Any, folder: str, *, one_process: bool) -> VllmEngine:
+    """The engine that serves it, eager as vLLM is on a CPU; in this process, or in vLLM's own."""
+    made = load_vllm(
+        NAME,
+        folder,
+        Settings(),
+        options=VllmOptions(context=256, batch_tokens=512, kv_cache_gib=0.5, concurrency=16),
+        executor=lambda: LocalExecutor(module),
+        one_process=one_process,
+    )
+    assert isinstance(made, VllmEngine)
+    return made
 
 
 class Stock:
-    """Requests straight to vLLM, as it would serve them without the lab."""
+    """Requests straight to vLLM, which it serves as it would without the lab."""
 
     def __init__(self, engine: VllmEngine) -> None:
-        self._driver: Any = engine._driver
-        self._ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        self._count = 0
-        ears = self._driver._ears
-        own, theirs = "stock-", ears.ended
+        driver: Any = engine._driver
+        self._driver = driver
+        self._engine = engine
+        self._ended: dict[str, queue.SimpleQueue[BaseException | None]] = {}
+        self._others: Callable[[str, BaseException | None], None] = driver._ears.ended
+        driver._ears = replace(driver._ears, ended=self._hear)
 
-        def ended(id: str, error: BaseException | None) -> None:
-            if id.startswith(own):
-                self._ended.put(error)
-            else:
-                theirs(id, error)
+    def without_lab(self) -> None:
+        """Take the lab off vLLM."""
+        self.with_lab()
+        self._driver.rpc("lab_remove")
+        gc.collect()
 
-        object.__setattr__(ears, "ended", ended)
+    def with_lab(self) -> None:
+        """Put the lab on vLLM anew."""
+        self._driver.rpc("lab_remove")
+        self._engine._install()
+        gc.collect()  # of what was made for it, nothing is to be found while time is taken
 
-    def run(self, prompts: Sequence[tuple[int, ...]], tokens: int = 1) -> None:
-        """Submit them together, and wait for all."""
-        requests = []
-        for ids in prompts:
-            self._count += 1
-            name = f"stock-{self._count}"
-            requests.append(Request(name, ids, tokens, salt=name))
-        self._driver.submit(requests)
-        for _ in requests:
-            if (error := self._ended.get()) is not None:
-                raise error
+    def _hear(self, id: str, error: BaseException | None) -> None:
+        waiting = self._ended.pop(id, None)
+        if waiting is None:
+            self._others(id, error)
+        else:
+            waiting.put(error)
+
+    def run(self, ids: tuple[int, ...], tokens: int = 1) -> None:
+        """Submit a request, and wait for its end."""
+        name = f"stock-{uuid4().hex}"
+        waiting: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._ended[name] = waiting
+        self._driver.submit([Request(name, ids, tokens, salt=name)])
+        if (error := waiting.get()) is not None:
+            raise error

@@ -42,6 +42,12 @@ class LabWorker(SurveyWorker):
             relay = relay_of(options, self.rank)
             self.lab = Lab(self.model_runner, sends(options, self.rank), relay)
 
+    def lab_remove(self) -> None:
+        """Leave the worker as it was before the lab."""
+        if hasattr(self, "lab"):
+            self.lab.remove()
+            del self.lab
+
     def lab_serve(self, served: Any) -> None:
         """Tell the lab what is known of the model; from now on, runs may come."""
         self.lab.serve(served_from_bytes(served) if isinstance(served, bytes) else served)

@@ -111,7 +111,7 @@ class WorkerRun:
             entropy=self.plan.entropy + (number << 20),
         )
         self.number = number
-        return PartRun(
+        part = PartRun(
             inputs,
             begins,
             self.schedule,
@@ -128,13 +128,13 @@ class WorkerRun:
             pad=served.pad,
             tell=lambda step, ids: self.send(m.Token(self.id, step, ids)),
         )
+        self._points = frozenset((*part.points, *self.reader.beside(part.patterns)))
+        return part
 
     @property
-    def points(self) -> tuple[Point, ...]:
+    def points(self) -> frozenset[Point]:
         """The points of the model at which the part under way has something to do."""
-        if self.closed:
-            return ()
-        return (*self.part.points, *self.reader.beside(self.part.patterns))
+        return frozenset() if self.closed else self._points
 
     def takes(self, segment: Segment) -> bool:
         """Whether rows that come by are still waited for."""
@@ -175,7 +175,7 @@ class WorkerRun:
 
     def arrive(self, point: Point, held: Any) -> Any:
         """Rows of the run are at a point of the model; what is held there from now on."""
-        if not self._here or self.closed:
+        if not self._here or self.closed or point not in self._points:
             return held
         changed = self._guarded(lambda: self._arrive(point, held))
         return held if changed is None else changed
