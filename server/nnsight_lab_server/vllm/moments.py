@@ -294,8 +294,8 @@ class Moments:
         for write in here.writes:
             at = write.address
             if at in sheet.values:
-                new = unpacked(after[at], specs[at])
-                self._settled.setdefault(moment, {})[at] = _as_rows(new, sheet.values[at])
+                new = _as_rows(unpacked(after[at], specs[at]), sheet.values[at], specs[at])
+                self._settled.setdefault(moment, {})[at] = new
         for skip in here.skips:
             self._settle_skip(moment, skip)
         self.has_reached(moment, after)
@@ -369,13 +369,18 @@ def _as_spec(value: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
         return value[:, 0]
     if forms[0] is SizeForm.BATCH_POS:
         return value.flatten(0, 1)
-    if len(forms) == 4 and forms[3] is SizeForm.POS:  # a pattern: [batch, head, query, key]
-        return value.transpose(1, 2)
-    return value
+    return value.transpose(1, 2) if _is_pattern(spec) else value
 
 
-def _as_rows(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def _as_rows(value: torch.Tensor, like: torch.Tensor, spec: Spec) -> torch.Tensor:
     """The way back."""
-    if value.dim() == 4 and value.shape != like.shape and value.shape[1] == like.shape[2]:
+    tensor = tensor_spec_of(spec)
+    if tensor is not None and _is_pattern(tensor):
+        # By what it is, not by its sizes: as many heads as queries would look alike.
         value = value.transpose(1, 2)
     return value.reshape(like.shape).to(like.dtype)
+
+
+def _is_pattern(spec: TensorSpec) -> bool:
+    """Whether an address holds `[batch, head, query, key]`."""
+    return len(spec.dims) == 4 and spec.dims[3].form is SizeForm.POS
