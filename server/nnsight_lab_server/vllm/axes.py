@@ -42,5 +42,6 @@ def as_rows(value: torch.Tensor, like: torch.Tensor, spec: Spec) -> torch.Tensor
     """The way back."""
     tensor = tensor_spec_of(spec)
     if tensor is not None and _is_pattern(tensor):
+        # By what it is, not by its sizes: as many heads as queries would look alike.
         value = value.transpose(1, 2)
     return value.reshape(like.shape).to(like.dtype)

@@ -14,17 +14,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from nnsight_lab.contract import ModelCard
-from nnsight_lab.ir import MOMENTS_APART, Address, ModuleTree, Site
+from nnsight_lab.ir import MOMENTS_APART, Address, ModuleTree, Site, SizeForm
 from nnsight_lab_server.vllm.certificate import Certificate
-from nnsight_lab_server.vllm.forms import Form
+from nnsight_lab_server.vllm.forms import Form, tensor_spec_of
 from nnsight_lab_server.vllm.reference import canonical
 
 __all__ = ["served_card", "served_forms", "served_tree"]
 
+_NEW_ONLY = "after the first step of a generation vLLM's pass holds the new token's only"
+
 
 def served_card(card: ModelCard, certificate: Certificate) -> ModelCard:
     """The card of Hugging Face's model, with what vLLM does as well."""
-    decode = served_tree(card.decode, certificate) if card.decode is not None else None
+    decode = None
+    if card.decode is not None:
+        decode = served_tree(card.decode, _of_steps(card.decode, certificate))
     return replace(card, tree=served_tree(card.tree, certificate), decode=decode)
 
 
@@ -52,6 +56,26 @@ def served_tree(tree: ModuleTree, certificate: Certificate) -> ModuleTree:
         refused=_said_of(tree, certificate.refused),
         read_only=_said_of(tree, certificate.read_only),
     )
+
+
+def _of_steps(tree: ModuleTree, certificate: Certificate) -> Certificate:
+    """A certificate without what spans the whole text, which vLLM does not hold at further steps.
+
+    Keys and values are the whole text's on Hugging Face; in vLLM the step has the new token's.
+    """
+    whole = {canonical(tree, site.address) for site in tree.sites if _spans_text(site)}
+    entries = [
+        replace(entry, readable=False, writable=False, reason=_NEW_ONLY)
+        if entry.address in whole and entry.form is not None and entry.form.kind == "rows"
+        else entry
+        for entry in certificate.entries
+    ]
+    return replace(certificate, entries=tuple(entries))
+
+
+def _spans_text(site: Site) -> bool:
+    spec = tensor_spec_of(site.spec)
+    return spec is not None and any(dim.form is SizeForm.POS for dim in spec.dims)
 
 
 def _moments(tree: ModuleTree, kept: list[Site], certificate: Certificate) -> dict[Address, int]:
