@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import nnsight_lab as nl
-from nnsight_lab.ir import Graph, Read, Write
+from nnsight_lab.ir import Call, Constant, Graph, Read, Write
 from nnsight_lab.kernels import kernel, tensor_from_data, to_python
 from nnsight_lab.passes import writes_by_row
 
@@ -93,12 +93,12 @@ def value_of(graph: Graph, write: Write, own: torch.Tensor, other: torch.Tensor)
         match node:
             case Read(address=address):
                 values[node.id] = own if address == write.address else other
-            case _ if hasattr(node, "op"):
+            case Call():
                 args = [to_python(arg, values.__getitem__) for arg in node.args]
                 kwargs = {key: to_python(arg, values.__getitem__) for key, arg in node.kwargs}
                 values[node.id] = kernel(node.op)(*args, **kwargs)
-            case _:
-                values[node.id] = tensor_from_data(node.value)  # type: ignore[union-attr]
+            case Constant(value=value):
+                values[node.id] = tensor_from_data(value)
     return values[write.value]
 
 

@@ -50,7 +50,12 @@ def requests_of(engine: VllmEngine, tracer: Any, prompt: list[int]) -> int:
     names: list[str] = []
     submit = driver.submit
     told: list[Any] = []
-    driver.submit = lambda requests: (names.extend(r.id for r in requests), submit(requests))[1]
+
+    def counted(requests: Any) -> None:
+        names.extend(request.id for request in requests)
+        submit(requests)
+
+    driver.submit = counted
     try:
         engine.run(RunRequest("run", tracer.graph, TokenRows((tuple(prompt),))), told.append)
     finally:
