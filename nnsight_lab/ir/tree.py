@@ -204,11 +204,14 @@ class ModuleTree:
     def by_address(self) -> dict[Address, Site]:
         """Sites by address; also the `inputs` of modules that are called with one value."""
         listed = {site.address: site for site in self.sites}
+        not_here = {address for address, _ in self.refused}
         given = dict(listed)
         for site in self.sites:
             path, call = site.address.path, site.address.call
             inputs = Address(path, "inputs", call)
-            if site.address.port == "input" and path in self.by_path and inputs not in listed:
+            if site.address.port != "input" or path not in self.by_path:
+                continue
+            if inputs not in listed and inputs not in not_here:
                 given[inputs] = Site(inputs, site.moment, _alone(site.spec))
         return given
 

@@ -61,7 +61,7 @@ def vllm_llama() -> SmallModel:
 
 def vllm_gpt2() -> SmallModel:
     """The same of GPT-2, where that is one head."""
-    return replace(small_gpt2(n_head=1), kv_heads=1)
+    return replace(small_gpt2(n_head=1, n_inner=64), kv_heads=1)
 
 
 @dataclass(frozen=True)

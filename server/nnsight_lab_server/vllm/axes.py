@@ -20,6 +20,8 @@ def held_there(value: torch.Tensor, spec: Spec) -> Any:
     """What an address holds, e.g. `(tensor, None)`, from the tensor in it: `[batch, width, …]`."""
     tensor = tensor_spec_of(spec)
     assert tensor is not None, "forms are of addresses with one tensor"
+    if not value.is_floating_point():  # vLLM's ids are int32
+        value = value.to(getattr(torch, tensor.dtype))
     return packed(_as_spec(value, tensor), spec)
 
 

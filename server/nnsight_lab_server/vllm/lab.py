@@ -22,6 +22,7 @@ from nnsight_lab_server.vllm import messages as m
 from nnsight_lab_server.vllm.calling import Callables
 from nnsight_lab_server.vllm.calls import Sample, VllmCalls
 from nnsight_lab_server.vllm.forms import Point
+from nnsight_lab_server.vllm.leftovers import Leftovers
 from nnsight_lab_server.vllm.plan import Errand, Plan
 from nnsight_lab_server.vllm.reader import ModelReader
 from nnsight_lab_server.vllm.relay import Passed, Relay
@@ -63,6 +64,7 @@ class Lab:
         runner.execute_model = self._execute_model
         self._model.compute_logits = self._compute_logits
         self.calls = VllmCalls(self._model, runner.vllm_config)
+        self._leftovers = Leftovers(runner)
         self._watch = self._model.register_forward_pre_hook(self._before_model)
 
     def remove(self) -> None:
@@ -102,6 +104,7 @@ class Lab:
             self._errands.pop(id, None)
         for request in scheduler_output.scheduled_new_reqs:
             self._meet(request)
+        self._leftovers.clear(scheduler_output, self._errands)
         resumed = scheduler_output.scheduled_cached_reqs.resumed_req_ids
         self.set_aside += sum(id in self._errands for id in resumed)
         self._counts = scheduler_output.num_scheduled_tokens

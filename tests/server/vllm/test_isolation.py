@@ -237,3 +237,23 @@ def test_a_clean_run_after_a_steered_one_is_what_it_was_before(
     assert before.values.keys() == after.values.keys()
     for name, value in before.values.items():
         assert torch.equal(value, after.values[name])
+
+
+def test_what_is_not_a_number_stays_in_the_run_that_wrote_it(
+    engine: VllmEngine, lm: nl.LanguageModel
+) -> None:
+    """Also in the blocks it leaves behind, which all go to somebody else sooner or later."""
+    clean, _ = reading(lm, random.Random(9))
+    with lm.trace([[5] * 60]) as tracer:
+        lm.layers[0].output[:] = float("nan")
+        lm.logits[:, -1].save()
+    short = TokenRows(((5, 6),))
+    before = run(engine, "before", clean, short)
+    for number in range(12):
+        told = run(engine, f"nan{number}", tracer.graph, TokenRows(((5,) * 60,)))
+        assert all(value.isnan().all() for value in told.values.values())
+    for number in range(12):
+        after = run(engine, f"after{number}", clean, short)
+        assert before.values.keys() == after.values.keys()
+        for name, value in before.values.items():
+            assert torch.equal(value, after.values[name])
