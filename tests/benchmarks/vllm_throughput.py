@@ -53,9 +53,7 @@ class Load:
 
     def plain(self, tokens: int = 1) -> None:
         """As anybody's requests."""
-        self._at_once(
-            lambda number: self._stock.run(self._prompts[number], tokens)
-        )
+        self._at_once(lambda number: self._stock.run(self._prompts[number], tokens))
 
     def traced(self, graphs: Sequence[Graph], generation: Generation | None = None) -> None:
         """Each with a graph."""
