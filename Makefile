@@ -32,7 +32,7 @@ help:
 	@echo 'make check     style, types and room rules: the quick part of make test'
 	@echo 'make format    let ruff mend style and imports'
 	@echo 'make docs      build the documentation into docs/_build/html'
-	@echo 'make bench     what a trace costs beside hand-written hooks; PEERS=1 for other libraries too'
+	@echo 'make bench     what a trace costs beside hooks, and beside vLLM; PEERS=1 for other libraries too'
 	@echo 'make parity    every method, family and engine beside hand-written hooks; writes the page'
 	@echo 'make clean     remove .venv and everything that was built'
 	@echo 'make test FAMILIES=all   a vLLM of every family, not one of each kind (20 minutes more)'

@@ -122,8 +122,13 @@ class Listener:
         ended: Collection[int] = (),
         take: Callable[[Place, Any], Any] = lambda _, held: held,
         put: Callable[[Place, Any, Any], Any] = lambda _, __, new: new,
+        *,
+        own: bool = False,
     ) -> Any:
-        """Give a moment what is there; returns what shall be there."""
+        """Give a moment what is there; returns what shall be there.
+
+        own: what is there is in memory that the model does not have.
+        """
 
         def part_of(place: Place) -> tuple[Spec, Span, str]:
             assert place.invoke is not None
@@ -149,7 +154,7 @@ class Listener:
                 new = widened(take(place, value), new, *part_of(place))
             value = put(place, value, new)
 
-        for place, new in self._run.reach(moment, read, write):
+        for place, new in self._run.reach(moment, read, write, own=own):
             write(place, new)
         return value
 

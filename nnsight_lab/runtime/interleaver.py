@@ -87,6 +87,7 @@ class Interleaver:
         write: Callable[[Place, Any], None] | None = None,
         *,
         stops: bool = False,
+        own: bool = False,
     ) -> list[tuple[Place, Any]]:
         """The model is at `moment`: take reads, compute, send saves, give back writes.
 
@@ -94,12 +95,13 @@ class Interleaver:
             after it are parts of it. Without one, it is given back with the rest.
         stops: the model goes no further than here, and the host calls `let_go` when nothing of
             this pass is left; what is saved here may be sent only then, without a copy.
+        own: what is read is in memory that the model does not have, and is sent without a copy.
         """
         here = self._schedule.moments.get(moment)
         if here is None or moment not in self._pending:
             return []
         if here.only_saves and not self._gradients.active:
-            self._hand_on(here, read, stops)
+            self._hand_on(here, read, stops=stops, own=own)
             self._pending.discard(moment)
             return []
         writes: list[tuple[Place, Any]] = []
@@ -125,13 +127,17 @@ class Interleaver:
         self._pending.discard(moment)
         return writes
 
-    def _hand_on(self, here: Moment, read: Callable[[Place], Any], stops: bool) -> None:
+    def _hand_on(
+        self, here: Moment, read: Callable[[Place], Any], *, stops: bool, own: bool
+    ) -> None:
         """Send what is read, and keep none of it: the short way through most moments."""
         found: dict[NodeId, Any] = {}
         for node in here.reads:
             value = read(node)
             if value is MISSING:
                 self._missing.add(node.id)
+            elif own:
+                found[node.id] = in_order(value)
             else:
                 held = hold(value) if stops else None
                 found[node.id] = snapshot(value) if held is None else held

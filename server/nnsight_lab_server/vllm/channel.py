@@ -24,6 +24,8 @@ from uuid import uuid4
 import torch
 
 from nnsight_lab.errors import LabError
+from nnsight_lab.wire import Value
+from nnsight_lab_server.values import to_wire
 from nnsight_lab_server.vllm.messages import Failed, Message, Saved
 from nnsight_lab_server.vllm.parcels import decode, encode
 
@@ -131,9 +133,9 @@ class Here:
 
     def send(self, message: Message) -> None:
         """Hand a message over, on the sender's thread."""
-        if isinstance(message, Saved):
+        if isinstance(message, Saved) and not isinstance(message.value, Value):
             try:
-                message = decode(encode(message, None))
+                message = Saved(message.run, message.name, to_wire(message.name, message.value))
             except LabError as exc:
                 message = _failed(message, exc)
         self._hear(message)

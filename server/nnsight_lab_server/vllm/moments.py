@@ -313,6 +313,7 @@ class Moments:
             self.ended(moment),
             lambda place, values: values[place.address],
             lambda place, values, new: {**values, place.address: self.checked(place, new)},
+            own=True,
         )
         self.reached.add(moment)
         for write in here.writes:

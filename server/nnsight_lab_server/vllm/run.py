@@ -246,11 +246,11 @@ class WorkerRun:
 
     def _check_time(self, *, anywhere: bool = False) -> None:
         """anywhere: all workers have come here, so one that stops does not leave others waiting."""
-        if not anywhere and (ranks() > 1 or not self.place.is_last):
-            return
         now = time.perf_counter()
         spent = self.spent + now - (self._since or now)
-        if spent > self.plan.seconds and not self.closed:
+        if spent <= self.plan.seconds or self.closed:
+            return
+        if anywhere or (ranks() == 1 and self.place.is_last):
             raise LimitExceeded(
                 f"The run took more than the {self.plan.seconds:g} seconds it may take of a worker.",
                 hint="Compute less inside the trace: save the value, and go on after the block.",
