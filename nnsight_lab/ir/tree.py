@@ -204,14 +204,13 @@ class ModuleTree:
     def by_address(self) -> dict[Address, Site]:
         """Sites by address; also the `inputs` of modules that are called with one value."""
         listed = {site.address: site for site in self.sites}
-        not_here = {address for address, _ in self.refused}
         given = dict(listed)
+        # A module whose arguments this engine does not serve is not one that has a single one.
+        known = listed.keys() | {address for address, _ in self.refused}
         for site in self.sites:
             path, call = site.address.path, site.address.call
             inputs = Address(path, "inputs", call)
-            if site.address.port != "input" or path not in self.by_path:
-                continue
-            if inputs not in listed and inputs not in not_here:
+            if site.address.port == "input" and path in self.by_path and inputs not in known:
                 given[inputs] = Site(inputs, site.moment, _alone(site.spec))
         return given
 
@@ -224,8 +223,9 @@ class ModuleTree:
     def one_name(self) -> dict[Address, Address]:
         """The address to use for each address that has a better-known twin."""
         names = dict(self.same_as)
+        refused = {address for address, _ in self.refused}
         for name, path in self.standard:
-            if Address(path, "inputs") in self.by_address:
+            if Address(path, "inputs") in self.by_address.keys() | refused:
                 names[Address(name, "inputs")] = Address(path, "inputs")
         return names
 

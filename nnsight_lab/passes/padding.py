@@ -11,6 +11,7 @@ from __future__ import annotations
 from nnsight_lab.contract import TokenRows
 from nnsight_lab.errors import NotSupported
 from nnsight_lab.ir import (
+    RESULT,
     Apply,
     Call,
     Constant,
@@ -68,6 +69,8 @@ def _read(graph: Graph, node: Read, stages: Stages) -> tuple[int, int] | None:
     inputs = stages.parts[stage.part].inputs
     site = stage.tree.by_address.get(node.address)
     if not isinstance(inputs, TokenRows) or site is None or not isinstance(site.spec, TensorSpec):
+        return None
+    if node.address == RESULT:  # token ids, filled up in the same way everywhere
         return None
     if all(dim.form in (SizeForm.FIXED, SizeForm.BATCH) for dim in site.spec.dims):
         return None

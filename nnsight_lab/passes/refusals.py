@@ -19,7 +19,10 @@ def not_served(tree: ModuleTree, address: Address) -> NotSupported | None:
     reason = tree.why_refused(address)
     if reason is None:
         return None
-    return NotSupported(f"{address} is not served here: {reason}.", hint=_HINT)
+    first = Address(address.path, "input", address.call)
+    by_itself = address.port == "inputs" and tree.reaches(first)
+    hint = f"{first} is the first of them; the transformers engine has all." if by_itself else _HINT
+    return NotSupported(f"{address} is not served here: {reason}.", hint=hint)
 
 
 def check_served(tree: ModuleTree, address: Address) -> None:

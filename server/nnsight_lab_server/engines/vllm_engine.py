@@ -155,6 +155,9 @@ class VllmEngine:
         """What a certificate of this model, started this way, is kept by."""
         revision = getattr(getattr(executor.module, "config", None), "_commit_hash", None)
         chosen = self._options.arguments("", on_gpu=on_gpu())
+        if self._options.kv_cache_gib is None:
+            # What is free now, which changes no number; with it no certificate is found again.
+            chosen.pop("kv_cache_memory_bytes", None)
         started = {f"vllm.{name}": str(value) for name, value in chosen.items()}
         return certificate_key(self._model, str(revision or ""), **started)
 

@@ -29,6 +29,17 @@ __all__ = ["VllmOptions"]
 _EXTENSION = "nnsight_lab_server.vllm.extension.LabWorker"
 _GIB = 2**30
 _MOST_ON_CPU = 4 * _GIB
+_KINDS: Mapping[tuple[str, ...], tuple[Any, str]] = {
+    ("context", "batch_tokens", "tensor", "pipeline", "step_s", "concurrency"): (
+        int,
+        "a whole number above 0",
+    ),
+    ("kv_cache_gib",): (int | float, "a number above 0"),
+    ("eager",): (bool, "true or false"),
+    ("dtype", "backend", "extension"): (str, "a text in quotes"),
+    ("engine",): (dict, "a table"),
+}
+"""What a file may give for each option, and how that is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +84,8 @@ class VllmOptions:
                 f"{path} names {wrong}, which is no option.",
                 hint=f"Options: {', '.join(sorted(known))}; those of vLLM itself go under [engine].",
             )
+        for name, value in given.items():
+            _check(path, name, value)
         return VllmOptions(**given)
 
     @property
@@ -112,13 +125,32 @@ class VllmOptions:
             "VLLM_USE_V2_MODEL_RUNNER": "0",  # the runner that the worker knows
             "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": str(self.step_s),
             "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_LOGGING_LEVEL": "WARNING",
+            # Its warnings are of choices made here; what ends it is an error.
+            "VLLM_LOGGING_LEVEL": "ERROR",
+            "VLLM_LOGGING_STREAM": "ext://sys.stderr",
             "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         }
         if not on_gpu and self.ranks > 1:
             # One machine has one NUMA node, often: `auto` would want one for each rank.
             found["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, range(self.ranks)))
         return found
+
+
+def _check(path: str | Path, name: str, value: Any) -> None:
+    """Check what a file gives for an option, which vLLM would take as it is.
+
+    Raises:
+        NotSupported: it is not of the option's kind.
+    """
+    kind, said = next(found for names, found in _KINDS.items() if name in names)
+    right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if right and isinstance(value, int | float) and kind is not bool:
+        right = value > 0
+    if not right:
+        raise NotSupported(
+            f"{path} says {name} = {value!r}, which is not {said}.",
+            hint=f"Give {name} {said}, or leave the line out.",
+        )
 
 
 def _free_memory() -> int:

@@ -7,6 +7,7 @@ ends this run and nothing else.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ from nnsight_lab_server.vllm.rows import Piece, Segment
 from nnsight_lab_server.vllm.texts import Texts
 
 __all__ = ["Place", "Served", "WorkerRun"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +236,8 @@ class WorkerRun:
         except LabError as exc:
             self.fail(exc)
         except Exception as exc:  # noqa: BLE001 - a seam: nothing of a run may end the engine
+            # The client hears that it happened; where it did stands here only.
+            _log.error("A run stopped in the worker.", exc_info=exc)
             failure = EngineFailed(
                 f"The run stopped in the worker: {type(exc).__name__}: {exc}",
                 hint="Run it on the transformers engine; if that works, report the graph.",

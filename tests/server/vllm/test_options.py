@@ -45,7 +45,21 @@ def test_workers_on_a_cpu_are_given_cores_of_their_own() -> None:
     assert "VLLM_CPU_OMP_THREADS_BIND" not in VllmOptions().environment(on_gpu=False)
 
 
-@pytest.mark.parametrize("text", ["tensor = ", "tensors = 2", "[engines]\nx = 1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tensor = ",
+        "tensors = 2",
+        "[engines]\nx = 1",
+        'tensor = "two"',
+        "tensor = true",
+        "context = -4",
+        "concurrency = 0",
+        'eager = "no"',
+        "dtype = 16",
+        "engine = 3",
+    ],
+)
 def test_a_file_that_says_something_else_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "vllm.toml"
     file.write_text(text)
