@@ -295,7 +295,8 @@ class Moments:
             at = write.address
             if at in sheet.values:
                 new = unpacked(after[at], specs[at])
-                self._settled.setdefault(moment, {})[at] = _as_rows(new, sheet.values[at])
+                whole = _as_rows(new, specs[at], sheet.values[at])
+                self._settled.setdefault(moment, {})[at] = whole
         for skip in here.skips:
             self._settle_skip(moment, skip)
         self.has_reached(moment, after)
@@ -369,13 +370,17 @@ def _as_spec(value: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
         return value[:, 0]
     if forms[0] is SizeForm.BATCH_POS:
         return value.flatten(0, 1)
-    if len(forms) == 4 and forms[3] is SizeForm.POS:  # a pattern: [batch, head, query, key]
-        return value.transpose(1, 2)
-    return value
+    return value.transpose(1, 2) if _is_pattern(spec) else value
 
 
-def _as_rows(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def _as_rows(value: torch.Tensor, spec: Spec, like: torch.Tensor) -> torch.Tensor:
     """The way back."""
-    if value.dim() == 4 and value.shape != like.shape and value.shape[1] == like.shape[2]:
-        value = value.transpose(1, 2)
-    return value.reshape(like.shape).to(like.dtype)
+    tensor = tensor_spec_of(spec)
+    assert tensor is not None, "forms are of addresses with one tensor"
+    rows = value.transpose(1, 2) if _is_pattern(tensor) else value
+    return rows.reshape(like.shape).to(like.dtype)
+
+
+def _is_pattern(spec: TensorSpec) -> bool:
+    """Whether a site is `[batch, head, query, key]`."""
+    return len(spec.dims) == 4 and spec.dims[3].form is SizeForm.POS
