@@ -111,7 +111,7 @@ class OnVllm:
         source = executor.card().name
         if source != "tiny":
             source = str(Path(self._folder.name) / str(len(self._seen)))
-            executor.module.save_pretrained(source)
+            executor.module.save_pretrained(source)  # type: ignore[operator]
         options = VllmOptions(
             context=min(CONTEXT, executor.card().context),
             batch_tokens=int(os.environ[BUDGET]),

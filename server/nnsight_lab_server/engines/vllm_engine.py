@@ -309,13 +309,15 @@ class VllmEngine:
     def _ended(self, id: str, error: BaseException | None) -> None:
         if self._surveyed is not None:
             self._surveyed.ended(id, error)
+        run = self._runs.get(id.partition("/")[0])
         if error is None:
+            if run is not None:
+                run.ended(id)
             return
         driver = self._driver
         if driver is not None and not driver.alive:
             self._died(error)
             return
-        run = self._runs.get(id.partition("/")[0])
         if run is not None:
             run.refused(id, error)
 

@@ -9,19 +9,22 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
 from nnsight_lab import contract
 from nnsight_lab.contract import Emit, TokenRows
-from nnsight_lab.errors import BadInput, Cancelled, LabError
+from nnsight_lab.errors import BadInput, Cancelled, EngineFailed, LabError
 from nnsight_lab.ir import Graph
 from nnsight_lab_server.vllm.driver import Driver, Request
 from nnsight_lab_server.vllm.messages import Done, Failed, Message, Saved, Submit, Token
 from nnsight_lab_server.vllm.plan import Errand, Plan
 
-__all__ = ["VllmRun", "nothing_to_run"]
+__all__ = ["PATIENCE_S", "VllmRun", "nothing_to_run"]
 
+PATIENCE_S = 30.0
+"""How long a run whose requests have all ended may wait for the worker's last word."""
 _LARGE = 2**20
 """Plans of more bytes are files."""
 _Row: TypeAlias = tuple[int, int, tuple[int, ...]]
@@ -54,6 +57,8 @@ class VllmRun:
         self._driver = driver
         self._said: queue.SimpleQueue[Message | LabError] = queue.SimpleQueue()
         self._requests: dict[tuple[int, int], str] = {}
+        self._open: set[str] = set()
+        self._quiet_since = 0.0
 
     # ---------------------------------------------------------------- from other threads
 
@@ -69,9 +74,14 @@ class VllmRun:
         """Nothing more will come of the run."""
         self._said.put(error)
 
+    def ended(self, id: str) -> None:
+        """A request has ended, as it should; the worker may have more to say of it."""
+        self._quiet_since = time.monotonic()
+        self._open.discard(id)
+
     def refused(self, id: str, error: BaseException) -> None:
         """A request is not taken by vLLM."""
-        if id in self._requests.values():
+        if id in self._open:
             self._said.put(
                 BadInput(
                     f"vLLM does not take a prompt of this run: {error}",
@@ -86,16 +96,17 @@ class VllmRun:
         begun = time.perf_counter()
         plan = self._laid_down(Plan(self._graph, self._parts).to_bytes())
         prompts = [(row, 0, ids) for row, ids in enumerate(self._parts[0].rows)]
+        last: Done | Failed | LabError | None = None
         try:
             self._submit(0, prompts, plan)
             while (last := self._event(emit)) is None:
                 pass
         finally:
+            self._driver.abort(self._requests.values())
+            if self._staged or not isinstance(last, Done):
+                self._forget(wait=isinstance(plan, str) and not isinstance(last, Done | Failed))
             if isinstance(plan, str):
                 Path(plan).unlink(missing_ok=True)
-        self._driver.abort(self._requests.values())
-        if self._staged or not isinstance(last, Done | Failed):
-            self._driver.tell("lab_forget", self.name)
         if isinstance(last, Done):
             seconds = {"run": time.perf_counter() - begun}
             emit(contract.Done(seconds, steps=last.steps, ended=last.ended))
@@ -111,9 +122,24 @@ class VllmRun:
         path.write_bytes(plan)
         return str(path)
 
+    def _forget(self, *, wait: bool) -> None:
+        """Tell the workers that nothing more is wanted. wait: until all of them have heard it.
+
+        If one had read the file of a plan and another found it gone, they would part ways, and the
+        first would wait for the other for ever.
+        """
+        if not wait:
+            self._driver.tell("lab_forget", self.name)
+            return
+        with suppress(Exception):  # of an engine that has died, no worker is left
+            self._driver.rpc("lab_forget", self.name)
+
     def _event(self, emit: Emit) -> Done | Failed | LabError | None:
         """Take one message; gives the last one."""
-        message = self._said.get()
+        try:
+            message = self._said.get(timeout=PATIENCE_S)
+        except queue.Empty:
+            return self._left_alone()
         match message:
             case Saved(name=name, value=value):
                 emit(contract.Saved(name, value))
@@ -125,10 +151,21 @@ class VllmRun:
                 return message
         return None
 
+    def _left_alone(self) -> LabError | None:
+        """Nothing was said for long. If nothing is being computed either, nothing will be."""
+        if self._open or time.monotonic() - self._quiet_since < PATIENCE_S:
+            return None
+        return EngineFailed(
+            "vLLM ended the requests of this run before the run had all it needs.",
+            hint="Run it once more; if it stays so, report it with the graph.",
+        )
+
     def _again(self, part: int, rows: Iterable[_Row]) -> None:
         rows = list(rows)
         gone = (self._requests.get((part, row)) for row, _, _ in rows)
-        self._driver.abort([id for id in gone if id is not None])
+        old = [id for id in gone if id is not None]
+        self._open.difference_update(old)
+        self._driver.abort(old)
         self._submit(part, rows)
 
     def _submit(self, part: int, rows: Iterable[_Row], plan: bytes | str | None = None) -> None:
@@ -141,5 +178,6 @@ class VllmRun:
             left = inputs.passes - (len(ids) - len(inputs.rows[row]))
             name = f"{self.name}/{part}/{row}/{attempt}"
             self._requests[part, row] = name
+            self._open.add(name)
             requests.append(Request(name, ids, max(1, left), salt=name, extra=errand.to_plain()))
         self._driver.submit(requests)

@@ -23,7 +23,7 @@ from uuid import uuid4
 
 import torch
 
-from nnsight_lab.errors import LabError
+from nnsight_lab.errors import EngineFailed, LabError
 from nnsight_lab.wire import Value
 from nnsight_lab_server.values import to_wire
 from nnsight_lab_server.vllm.messages import Failed, Message, Saved
@@ -57,6 +57,13 @@ def sender_to(address: str) -> Sends:
 
 def _failed(message: Message, error: LabError) -> Failed:
     return Failed(message.run, error)
+
+
+def _lost(cause: Exception) -> LabError:
+    return EngineFailed(
+        f"A message of the worker was lost on its way: {type(cause).__name__}: {cause}",
+        hint="Save less at a time, or look whether the server's shared memory is full.",
+    )
 
 
 class Sender:
@@ -94,9 +101,9 @@ class Sender:
                 parts = encode(message, self._folder)
             except LabError as exc:
                 parts = encode(_failed(message, exc), None)
-            except Exception:  # noqa: BLE001 - a seam: a thread that ends would silence every run
+            except Exception as exc:  # noqa: BLE001 - a seam: a thread that ends would silence every run
                 _log.exception("A message of run %s was lost.", message.run)
-                continue
+                parts = encode(_failed(message, _lost(exc)), None)
             socket.send_multipart(parts, copy=False)
         socket.close()
         context.term()

@@ -3,7 +3,7 @@
 missing(worker)             what this version of vLLM lacks of all we rely on, in words
 mend_pipeline(runner)       a pipeline stage on a CPU has room for what the stage before hands on
 relay_of(options, rank)     what a pipeline stage hears of the one before, and tells the next
-sends(options, rank)        what takes the worker's messages; one worker of them all speaks
+sends(options, rank)        what takes the worker's messages; one worker speaks, all may say they failed
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from nnsight_lab_server.vllm.channel import sender_to
-from nnsight_lab_server.vllm.messages import Message
+from nnsight_lab_server.vllm.messages import Failed, Message
 from nnsight_lab_server.vllm.relay import Relay
 
 __all__ = ["mend_pipeline", "missing", "relay_of", "sends"]
@@ -93,8 +93,9 @@ def relay_of(options: dict[str, Any], rank: int) -> Relay:
 
 def sends(options: dict[str, Any], rank: int) -> Callable[[Message], None]:
     """Where messages go. options: a `channel`, by address, or a function to `send` with."""
-    speaker = int(options.get("speaker", 0))
-    if rank != speaker:
-        return lambda _: None
     given: Callable[[Message], None] | None = options.get("send")
-    return given if given is not None else sender_to(options["channel"]).send
+    send = given if given is not None else sender_to(options["channel"]).send
+    if rank == int(options.get("speaker", 0)):
+        return send
+    # What went wrong in one worker only is heard as well: the run would be wrong without it.
+    return lambda message: send(message) if isinstance(message, Failed) else None

@@ -10,6 +10,8 @@ row of a run takes the way it would take without us.
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ from nnsight_lab_server.vllm.calls import Sample, VllmCalls
 from nnsight_lab_server.vllm.forms import Point
 from nnsight_lab_server.vllm.leftovers import Leftovers
 from nnsight_lab_server.vllm.plan import Errand, Plan
+from nnsight_lab_server.vllm.ranks import largest, ranks
 from nnsight_lab_server.vllm.reader import ModelReader
 from nnsight_lab_server.vllm.relay import Passed, Relay
 from nnsight_lab_server.vllm.rows import Segment
@@ -33,6 +36,7 @@ from nnsight_lab_server.vllm.standing import stand
 __all__ = ["Lab"]
 
 _AGAIN = "Run it once more."
+_GONE = 4096
 
 
 class Lab:
@@ -48,6 +52,7 @@ class Lab:
         self.runner = runner
         self.served: Served | None = None
         self.runs: dict[str, WorkerRun] = {}
+        self._gone: OrderedDict[str, None] = OrderedDict()
         self._send = send
         self._relay = relay
         self._passed: list[Passed] = []
@@ -92,8 +97,11 @@ class Lab:
         return {"runs": len(self.runs), "points": listening, "set_aside": self.set_aside}
 
     def forget(self, run: str) -> None:
-        """Nothing more is wanted of a run."""
+        """Nothing more is wanted of a run, which may not even have come here yet."""
         self.runs.pop(run, None)
+        self._gone[run] = None
+        if len(self._gone) > _GONE:
+            self._gone.popitem(last=False)
         self._stand_where_needed()
 
     # ------------------------------------------------------------------ around a step
@@ -126,7 +134,9 @@ class Lab:
             return
         errand = Errand.from_plain(given)
         self._errands[request.req_id] = errand
-        if errand.plan is not None and errand.run not in self.runs:
+        if errand.plan is None or errand.run in self.runs:
+            return
+        if errand.run not in self._gone:
             self._open(errand.run, errand.plan)
 
     def _open(self, run: str, plan: bytes | str) -> None:
@@ -150,7 +160,7 @@ class Lab:
         )
         if not made.closed:
             self.runs[run] = made
-        self._stand_where_needed()
+            self._stand_where_needed()
 
     def _before_model(self, _: Any, __: Any) -> None:
         """The runner has laid the step out: note whose rows are where, and take the eager way."""
@@ -167,6 +177,7 @@ class Lab:
                     Segment(errand.part, errand.row, errand.attempt, start, count, position, place)
                 )
             start += count
+        self._agree()
         for run in self._active():
             run.step_begins(self._segments[run.id])
         for passed in self._relay.receive():
@@ -174,6 +185,16 @@ class Lab:
             if passed.run in self.runs:
                 self.runs[passed.run].hear(passed)
         get_forward_context().skip_compiled = True
+
+    def _agree(self) -> None:
+        """What one worker has ended, the others that share its layers go no further with."""
+        if ranks() == 1:
+            return
+        known = [self.runs.get(name) for name in self._segments]
+        spent = largest([math.inf if run is None else run.spent for run in known])
+        for run, most in zip(known, spent, strict=True):
+            if run is not None:
+                run.agree(most)
 
     def _compute_logits(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         logits = self._logits(hidden, *args, **kwargs)
@@ -206,14 +227,19 @@ class Lab:
 
     def _stand_where_needed(self) -> None:
         """Hooks on the modules that runs name now, and on no other."""
+        for run in [*self.runs.values()]:
+            run.guarded(partial(self._stand, run))
+            if run.closed:
+                del self.runs[run.id]
         wanted = {point for run in self.runs.values() for point in run.points}
         for point in [*self._leave]:
             if point not in wanted:
                 self._leave.pop(point)()
-        for point in wanted:
+
+    def _stand(self, run: WorkerRun) -> None:
+        for point in run.points:
             if point not in self._leave:
-                listener = partial(self._arrive, point)
-                self._leave[point] = stand(self._model, point, listener)
+                self._leave[point] = stand(self._model, point, partial(self._arrive, point))
 
     def _arrive(self, point: Point, held: Any) -> Any:
         if self.calls.silent:

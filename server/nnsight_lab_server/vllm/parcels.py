@@ -119,7 +119,11 @@ def _memory(tensor: torch.Tensor) -> memoryview:
 
 def _file(folder: Path, held: bytes | memoryview) -> Path:
     path = folder / uuid4().hex
-    path.write_bytes(held)  # in a folder that nobody else may enter
+    try:
+        path.write_bytes(held)  # in a folder that nobody else may enter
+    except OSError:
+        path.unlink(missing_ok=True)  # half a file would keep the memory that was short
+        raise
     return path
 
 

@@ -75,7 +75,7 @@ class PartRun(Moments):
         """The last rows of segments have logits `[segments, vocab]`; they say what is chosen."""
         for segment in segments:
             step = segment.position + segment.count - self.lengths[segment.row]
-            if step < 0 or segment.row in self.stale:
+            if not 0 <= step < self.inputs.passes or segment.row in self.stale:
                 continue
             if self.inputs.generation is None:
                 self._passed.add(segment.row)
@@ -88,8 +88,8 @@ class PartRun(Moments):
         ids = self.texts.ids[row]
         moment = (self.begins + step) * STEP + _TOKENS_MOMENT
         if step == len(ids) and (row, step) not in self._chosen:
-            own = self.written_at(self._logits_moment(step), LOGITS)
-            chosen = self.texts.choose(row, logits if own is None else own[row, -1])
+            own = self._edited_logits(row, step)
+            chosen = self.texts.choose(row, logits if own is None else own)
             self._chosen[row, step] = int(chosen[0])
             if moment in self.plan.moments:
                 self.note_tokens(moment, row, chosen)
@@ -101,9 +101,14 @@ class PartRun(Moments):
         else:
             self.stale.setdefault(row, moment)
 
-    def _logits_moment(self, step: int) -> int:
+    def _edited_logits(self, row: int, step: int) -> torch.Tensor | None:
+        """The logits that a row chooses from, where the graph edits those of this row."""
         site = self.stages.at(self.begins + step).tree.by_address.get(LOGITS)
-        return -1 if site is None else (self.begins + step) * STEP + site.moment
+        moment = -1 if site is None else (self.begins + step) * STEP + site.moment
+        whole = self.written_at(moment, LOGITS)
+        if whole is None or row not in self._rows_of(moment, edited=True):
+            return None
+        return whole[row, -1]
 
     def has_reached(self, moment: int, values: Mapping[Address, torch.Tensor]) -> None:
         if TOKENS in values and self.plan.moments[moment].writes:
@@ -137,7 +142,8 @@ class PartRun(Moments):
         for row in rows:
             del self.stale[row]
             self.attempts[row] += 1
-        return rows
+        # Of a text that is complete nothing is left to compute: its last token was the edit.
+        return [row for row in rows if len(self.texts.ids[row]) < self.inputs.passes]
 
     def over(self) -> bool:
         """Whether nothing more is to be had of this part."""

@@ -6,6 +6,8 @@ by all of them or by none. With one worker they do nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 __all__ = ["gathered", "largest", "own_part", "ranks"]
@@ -41,8 +43,13 @@ def own_part(whole: torch.Tensor, dim: int = -1) -> torch.Tensor:
     return own.contiguous()
 
 
-def largest(number: float) -> float:
-    """The largest of all workers' numbers."""
+def largest(numbers: Sequence[float]) -> list[float]:
+    """Of each number, the largest that any worker has. It wakes no GPU."""
     if ranks() == 1:
-        return number
-    return float(gathered(torch.tensor([number], dtype=torch.float32), 0).max())
+        return [*numbers]
+    from vllm.distributed import get_tp_group
+
+    found = torch.tensor(numbers, dtype=torch.float64)
+    group = get_tp_group().cpu_group
+    torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX, group=group)
+    return list(map(float, found))

@@ -8,6 +8,7 @@ ends this run and nothing else.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from nnsight_lab_server.vllm.hosting import Calls, RunHost
 from nnsight_lab_server.vllm.part import PartRun
 from nnsight_lab_server.vllm.pipeline import own_edits
 from nnsight_lab_server.vllm.plan import Plan
-from nnsight_lab_server.vllm.ranks import largest, ranks
+from nnsight_lab_server.vllm.ranks import ranks
 from nnsight_lab_server.vllm.reader import ModelReader
 from nnsight_lab_server.vllm.relay import Passed
 from nnsight_lab_server.vllm.routes import Route
@@ -88,7 +89,7 @@ class WorkerRun:
 
     def __post_init__(self) -> None:
         self._steps = 0
-        self._guarded(self._begin)
+        self.guarded(self._begin)
 
     def _begin(self) -> None:
         card, plan = self.served.card, self.plan
@@ -156,7 +157,7 @@ class WorkerRun:
     def hear(self, passed: Passed) -> None:
         """Rows have come by a moment in a stage before this one."""
         if self._here and not self.closed and passed.part == self.number:
-            self._guarded(lambda: self.part.hear(passed.moment, passed.pieces, passed.rows))
+            self.guarded(lambda: self.part.hear(passed.moment, passed.pieces, passed.rows))
 
     def _follow(self, segment: Segment) -> None:
         """The last stage has begun a part, or has a row come again; here that is seen by its rows."""
@@ -168,19 +169,32 @@ class WorkerRun:
 
     # ------------------------------------------------------------------ along one engine step
 
+    def agree(self, spent: float) -> None:
+        """Take what the worker that took longest has spent; infinite where one has ended the run.
+
+        The workers fail together or not at all: one alone would leave the others waiting for it.
+        """
+        self.spent = spent
+        if math.isinf(spent):
+            self.fail(EngineFailed("The run stopped in another worker.", hint="Run it once more."))
+        elif spent > self.plan.seconds:
+            self.fail(self._too_long())
+
     def step_begins(self, segments: Sequence[Segment]) -> None:
         """These rows of the engine's next step are this run's."""
-        self._here = tuple(segment for segment in segments if self.takes(segment))
-        self._pieces = self.part.pieces(self._here)
-        if self._here and ranks() > 1:
-            self.spent = largest(self.spent)  # they fail together or not at all
-            self._guarded(lambda: self._check_time(anywhere=True))
+        self._here, self._pieces = (), {}
+        self.guarded(lambda: self._lay_out(segments))
+
+    def _lay_out(self, segments: Sequence[Segment]) -> None:
+        here = tuple(segment for segment in segments if self.takes(segment))
+        self._pieces = self.part.pieces(here)
+        self._here = here
 
     def arrive(self, point: Point, held: Any) -> Any:
         """Rows of the run are at a point of the model; what is held there from now on."""
         if not self._here or self.closed or point not in self._points:
             return held
-        changed = self._guarded(lambda: self._arrive(point, held))
+        changed = self.guarded(lambda: self._arrive(point, held))
         return held if changed is None else changed
 
     def _arrive(self, point: Point, held: Any) -> Any:
@@ -191,13 +205,13 @@ class WorkerRun:
     def sampled(self, logits: torch.Tensor | None) -> None:
         """The step's logits are made; chosen tokens are put into them."""
         if self._here and not self.closed:
-            self._guarded(lambda: self.part.sampled(self._here, logits))
+            self.guarded(lambda: self.part.sampled(self._here, logits))
 
     def step_ends(self) -> None:
         """The engine's step is over: rows come again, the next part begins, or the run ends."""
         had, self._here = self._here, ()
         if had and not self.closed and self.place.is_last:
-            self._guarded(self._go_on)
+            self.guarded(self._go_on)
 
     def _go_on(self) -> None:
         part = self.part
@@ -226,8 +240,8 @@ class WorkerRun:
     def _saved(self, name: str, value: Any) -> None:
         self.send(m.Saved(self.id, name, value))
 
-    def _guarded(self, function: Callable[[], Any]) -> Any:
-        """Call; whatever happens ends this run only."""
+    def guarded(self, function: Callable[[], Any]) -> Any:
+        """Call, and give what that gives; whatever goes wrong ends this run only."""
         self._since = time.perf_counter()
         try:
             result = function()
@@ -249,17 +263,19 @@ class WorkerRun:
             self._since = None
         return None
 
-    def _check_time(self, *, anywhere: bool = False) -> None:
-        """anywhere: all workers have come here, so one that stops does not leave others waiting."""
-        now = time.perf_counter()
-        spent = self.spent + now - (self._since or now)
-        if spent <= self.plan.seconds or self.closed:
+    def _check_time(self) -> None:
+        """End a run that takes too long; of several workers none may do so by itself (`agree`)."""
+        if self.closed or ranks() > 1 or not self.place.is_last:
             return
-        if anywhere or (ranks() == 1 and self.place.is_last):
-            raise LimitExceeded(
-                f"The run took more than the {self.plan.seconds:g} seconds it may take of a worker.",
-                hint="Compute less inside the trace: save the value, and go on after the block.",
-            )
+        now = time.perf_counter()
+        if self.spent + now - (self._since or now) > self.plan.seconds:
+            raise self._too_long()
+
+    def _too_long(self) -> LimitExceeded:
+        return LimitExceeded(
+            f"The run took more than the {self.plan.seconds:g} seconds it may take of a worker.",
+            hint="Compute less inside the trace: save the value, and go on after the block.",
+        )
 
     def fail(self, error: LabError) -> None:
         """End the run with an error."""

@@ -16,7 +16,7 @@ pytest.importorskip("zmq")
 
 from nnsight_lab.errors import NotSupported, OpFailed
 from nnsight_lab.executors.remote_values import from_wire
-from nnsight_lab_server.vllm.channel import Here, Receiver, Sends, sender_to
+from nnsight_lab_server.vllm.channel import Here, Receiver, Sender, Sends, sender_to
 from nnsight_lab_server.vllm.messages import Done, Failed, Message, Saved, Submit, Token
 
 WAIT_S = 30.0
@@ -142,6 +142,19 @@ def test_what_does_not_travel_fails_its_run_only(ends: tuple[Sends, Heard]) -> N
     assert isinstance(first.error, NotSupported)
     assert first.run == "bad"
     assert isinstance(second, Failed)
+    assert last == Done("good", 1, False)
+
+
+def test_a_value_that_finds_no_room_fails_its_run_and_leaves_nothing() -> None:
+    with both_ends("socket") as (sender, heard):
+        assert isinstance(sender, Sender)
+        sender._folder = Path("/dev/full/none")
+        sender.send(Saved("bad", "large", torch.zeros(1_000_000)))
+        sender.send(Done("good", 1, False))
+        first, last = heard.wait(2)
+
+    assert isinstance(first, Failed)
+    assert first.run == "bad"
     assert last == Done("good", 1, False)
 
 
