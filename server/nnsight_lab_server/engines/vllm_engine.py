@@ -165,7 +165,7 @@ class VllmEngine:
             twin.begin(big.twin)
             twin.close()
         assert twin.certificate is not None, "begun just now"
-        return Told(twin.certificate, twin._callables)  # noqa: SLF001 - of this class
+        return Told(twin.certificate, twin._callables)
 
     @contextmanager
     def _starting(self, dtype: str) -> Iterator[Surveyed]:
