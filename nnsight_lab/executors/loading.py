@@ -10,8 +10,8 @@ import difflib
 import logging
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,14 @@ import torch
 from nnsight_lab.errors import ModelNotFound
 from nnsight_lab.settings import Settings
 
-__all__ = ["load_model", "one_at_a_time", "resolve_name", "tokenizer_files"]
+__all__ = [
+    "heed_the_soft_cap",
+    "load_model",
+    "load_weightless",
+    "one_at_a_time",
+    "resolve_name",
+    "tokenizer_files",
+]
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -67,12 +74,28 @@ def load_model(name: str, settings: Settings, **options: Any) -> tuple[torch.nn.
     Raises:
         ModelNotFound: no such model here, and none could be fetched.
     """
+    return _found(name, settings, lambda where, local: _loaded(where, local=local, options=options))
+
+
+def load_weightless(name: str, settings: Settings) -> tuple[torch.nn.Module, Any]:
+    """The model on the `meta` device, whose weights are never read, and its tokenizer.
+
+    Raises:
+        ModelNotFound: no such model here, and none could be fetched.
+    """
+    return _found(name, settings, lambda where, local: _described(where, local=local))
+
+
+def _found(
+    name: str, settings: Settings, load: Callable[[str, bool], tuple[torch.nn.Module, Any]]
+) -> tuple[torch.nn.Module, Any]:
+    """What `load` makes of the files of a name; it is told where they are, and whether here."""
     where, local = resolve_name(name, settings)
     near = None if local else _nearest_bundled(name, settings)
     try:
         with one_at_a_time:
             # What is nearly a bundled name is a slip of the hand: not worth waiting for a network.
-            module, tokenizer = _loaded(where, local=local or near is not None, options=options)
+            module, tokenizer = load(where, local or near is not None)
     except Exception as exc:  # a seam: whatever a broken or missing file makes a loader raise
         reason = "" if near else f" could be loaded: {[*str(exc).splitlines(), ''][0]}"
         raise ModelNotFound(
@@ -89,12 +112,28 @@ def _loaded(where: str, *, local: bool, options: dict[str, Any]) -> tuple[torch.
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local)
         model = AutoModelForCausalLM.from_pretrained(where, local_files_only=local, **options)
     if "attn_implementation" not in options:
-        _heed_the_soft_cap(model)
+        heed_the_soft_cap(model)
     module: torch.nn.Module = model.eval()
     return module, tokenizer
 
 
-def _heed_the_soft_cap(model: Any) -> None:
+def _described(where: str, *, local: bool) -> tuple[torch.nn.Module, Any]:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    with _quiet_loading():
+        tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local)
+        config = AutoConfig.from_pretrained(where, local_files_only=local, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or torch.float32)
+        with suppress(OSError):  # few old models have no such file
+            model.generation_config = GenerationConfig.from_pretrained(
+                where, local_files_only=local
+            )
+    module: torch.nn.Module = model.eval()
+    return module, tokenizer
+
+
+def heed_the_soft_cap(model: Any) -> None:
     """Attend as Gemma 2 was trained to.
 
     Before 5.20 or so, `transformers` chooses `sdpa` for it, which has no soft-cap and leaves it out

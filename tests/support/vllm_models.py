@@ -61,15 +61,14 @@ def _llama(**options: Any) -> Any:
     return transformers.LlamaConfig(**_common(rope_parameters=rope, **options))
 
 
-def _gemma2() -> Any:
+def _gemma2(**options: Any) -> Any:
     return transformers.Gemma2Config(
         **_common(
             head_dim=D_HEAD, sliding_window=WINDOW, query_pre_attn_scalar=48,
-            tie_word_embeddings=True,
+            tie_word_embeddings=True, **{"layer_types": WINDOWS_AND_FULL, **options},
         ),
         attn_logit_softcapping=5.0,
         final_logit_softcapping=8.0,
-        layer_types=WINDOWS_AND_FULL,
     )  # fmt: skip
 
 
@@ -183,6 +182,10 @@ TESTED_NAMES = VLLM_NAMES if os.environ.get("NNSIGHT_LAB_FAMILIES") == "all" els
 
 _MORE: dict[str, Callable[[], Any]] = {
     "llama-deep": lambda: _llama(num_hidden_layers=6),
+    "llama-big": lambda: _llama(num_hidden_layers=6, vocab_size=1000),
+    "gemma2-big": lambda: _gemma2(
+        num_hidden_layers=6, vocab_size=1000, layer_types=WINDOWS_AND_FULL[:2] * 3
+    ),
     "cohere2": _cohere2,
 }
 """For what only some tests are about."""

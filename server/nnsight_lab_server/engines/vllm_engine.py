@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
-
-import torch
 
 from nnsight_lab.contract import (
     Capabilities,
@@ -35,11 +35,19 @@ from nnsight_lab.passes import Stages, check_padding
 from nnsight_lab.settings import Settings
 from nnsight_lab_server.engines.base import Engine
 from nnsight_lab_server.engines.vllm_run import VllmRun, nothing_to_run
-from nnsight_lab_server.vllm.calling import Callables, check_calls, samples_to_bytes
-from nnsight_lab_server.vllm.calls import samples_of
+from nnsight_lab_server.vllm.big import PROMPT, Big, Told, too_big_to_hold, twin_options
+from nnsight_lab_server.vllm.calling import Callables, check_calls
 from nnsight_lab_server.vllm.certificate import Certificate, CertificateStore, certificate_key
+from nnsight_lab_server.vllm.certify import surveyed_pass
 from nnsight_lab_server.vllm.driver import Driver, Ears, on_gpu, start
-from nnsight_lab_server.vllm.knowing import Learned, Surveyed, learn, learned_from
+from nnsight_lab_server.vllm.knowing import (
+    Described,
+    Learned,
+    Surveyed,
+    learn,
+    learned_from,
+    samples_for,
+)
 from nnsight_lab_server.vllm.messages import Message
 from nnsight_lab_server.vllm.options import VllmOptions
 from nnsight_lab_server.vllm.patterns import to_measure, with_patterns
@@ -49,7 +57,6 @@ from nnsight_lab_server.vllm.served_bytes import served_to_bytes
 __all__ = ["FEATURES", "VllmEngine", "load_vllm"]
 
 _log = logging.getLogger(__name__)
-_SAMPLED = 12
 FEATURES = frozenset({"trace", "apply", "tokens", "generate"})
 """What a graph may ask of this engine; gradients and the inside of a forward are not among it."""
 _AGAIN = "Run it once more when the model is ready."
@@ -77,11 +84,17 @@ def load_vllm(
         ModelNotFound: there is no such model.
         EngineFailed: vLLM does not start, or is not as this version of the lab knows it.
     """
-    say(f"{name}: loading the Hugging Face model, to compare with")
-    here = executor() if executor is not None else load_local(source, settings)
     where, _ = resolve_name(source, settings)
-    engine = VllmEngine(name, where, options or VllmOptions(), say=say, one_process=one_process)
-    engine.begin(here, CertificateStore(certificates) if certificates is not None else None)
+    options = options or VllmOptions()
+    engine = VllmEngine(name, where, options, say=say, one_process=one_process)
+    store = CertificateStore(certificates) if certificates is not None else None
+    big = None if executor is not None else too_big_to_hold(name, source, settings, options)
+    if big is not None:
+        say(f"{name}: too big to hold twice; a small model of its class is compared instead")
+        engine.begin_by_twin(big, store)
+    else:
+        say(f"{name}: loading the Hugging Face model, to compare with")
+        engine.begin(executor() if executor is not None else load_local(source, settings), store)
     return engine
 
 
@@ -118,22 +131,53 @@ class VllmEngine:
 
     def begin(self, executor: LocalExecutor, store: CertificateStore | None = None) -> None:
         """Start vLLM, and learn where in it is what the model on Hugging Face has."""
-        card = executor.card()
-        options = self._options
-        dtype = options.dtype or card.dtype
-        self._options = options = replace(options, dtype=dtype)
+        with self._starting(executor.card().dtype) as surveyed:
+            self._say(f"{self._name}: checking every name against Hugging Face")
+            self._learned = learn(executor, surveyed, store, self._key(executor))
+            self._samples = samples_for(executor)
+            self._install()
+            self._measure_patterns(executor, store)
+
+    def begin_by_twin(self, big: Big, store: CertificateStore | None = None) -> None:
+        """Start vLLM on a model that nobody holds on Hugging Face, after a small twin of it."""
+        dtype = big.card().dtype
+        self._options = replace(self._options, dtype=self._options.dtype or dtype)
+        key = self._key(big, compare="twin")
+        found = store.get(key) if store is not None else None
+        told = self._of_twin(big) if found is None else None
+        with self._starting(dtype) as surveyed:
+            if told is not None:
+                self._say(f"{self._name}: looking for every name in it")
+                found = big.certified(told, surveyed_pass(surveyed, PROMPT)[0])
+                if store is not None:
+                    store.put(key, found)
+            assert found is not None, "kept from before, or made just now"
+            self._learned = learned_from(big, found)
+            self._callables = Callables.from_plain(found.calls)
+            self._install()
+
+    def _of_twin(self, big: Big) -> Told:
+        """What comes of comparing the twin, in a vLLM of its own that is gone afterwards."""
+        name, options = f"{self._name}, a small twin", twin_options(self._options, big.twin_part)
+        with TemporaryDirectory(prefix="lab-twin-") as folder:
+            big.save_twin(Path(folder))
+            twin = VllmEngine(name, folder, options, say=self._say, one_process=self._one_process)
+            twin.begin(big.twin)
+            twin.close()
+        assert twin.certificate is not None, "begun just now"
+        return Told(twin.certificate, twin._callables)
+
+    @contextmanager
+    def _starting(self, dtype: str) -> Iterator[Surveyed]:
+        """Start vLLM, for what is to be found out before it serves; closed if that fails."""
+        self._options = options = replace(self._options, dtype=self._options.dtype or dtype)
         self._say(f"{self._name}: starting vLLM")
         try:
             self._start()
             assert self._driver is not None, "started just now"
-            self._say(f"{self._name}: checking every name against Hugging Face")
             self._surveyed = Surveyed(self._driver, options.batch_tokens, tensor=options.tensor)
-            self._learned = learn(executor, self._surveyed, store, self._key(executor))
+            yield self._surveyed
             self._surveyed = None
-            self._card = self._served_card(self._learned.served.card)
-            self._samples = _samples(executor)
-            self._install()
-            self._measure_patterns(executor, store)
         except BaseException:
             self.close()
             raise
@@ -148,18 +192,15 @@ class VllmEngine:
         if store is not None:
             store.put(self._key(executor), measured)
         self._learned = learned_from(executor, measured)
-        self._card = self._served_card(self._learned.served.card)
         self._install()
 
-    def _key(self, executor: LocalExecutor) -> str:
+    def _key(self, model: Described, **more: str) -> str:
         """What a certificate of this model, started this way, is kept by."""
-        revision = getattr(getattr(executor.module, "config", None), "_commit_hash", None)
+        revision = getattr(getattr(model.module, "config", None), "_commit_hash", None)
         chosen = self._options.arguments("", on_gpu=on_gpu())
-        if self._options.kv_cache_gib is None:
-            # What is free now, which changes no number; with it no certificate is found again.
-            chosen.pop("kv_cache_memory_bytes", None)
+        chosen.pop("kv_cache_memory_bytes", None)  # how much is free changes; no number does
         started = {f"vllm.{name}": str(value) for name, value in chosen.items()}
-        return certificate_key(self._model, str(revision or ""), **started)
+        return certificate_key(self._model, str(revision or ""), **started, **more)
 
     def restart(self) -> None:
         """Start vLLM once more; what was learned of the model still holds."""
@@ -198,9 +239,13 @@ class VllmEngine:
         driver.rpc("lab_install", {"channel": driver.address, "speaker": speaker})
         if self._samples is not None:
             found = driver.rpc("lab_check", self._samples)[speaker]
-            self._callables, self._samples = Callables.from_plain(found), None
+            self._samples = None
+        else:
+            found = driver.rpc("lab_able", self._callables.to_plain())[speaker]
+        self._callables = Callables.from_plain(found)
         served = replace(learned.served, routes=self._callables.routes)
         driver.rpc("lab_serve", served_to_bytes(served))
+        self._card = self._served_card(learned.served.card)
 
     def _served_card(self, card: ModelCard) -> ModelCard:
         device = "cpu" if not card.capabilities.device.startswith("cuda") else "cuda"
@@ -335,14 +380,3 @@ class VllmEngine:
             runs = set(self._runs.values())
         for run in runs:
             run.lose(error)
-
-
-def _samples(executor: LocalExecutor) -> bytes:
-    """What modules on Hugging Face make of one prompt, to compare vLLM's with."""
-    card = executor.card()
-    length = min(_SAMPLED, card.context or _SAMPLED)
-    device = next(executor.module.parameters()).device
-    tokens = torch.arange(1, length + 1, device=device)[None] % (card.vocab or length + 1)
-    paths = [module.path for module in card.tree.modules if module.path]
-    with torch.no_grad():
-        return samples_to_bytes(samples_of(executor.module, tokens, paths))

@@ -47,7 +47,11 @@ In the server, when a model is about to be served:
     patterns.py      attention patterns, compared as they are served
     certificate.py   what was found, kept as JSON
     served.py        the card and the forms that follow from it
+    comparing.py     with what it is compared: the whole model, or
     twin.py          a small model of the same kind, for one too large to hold twice
+    layers.py        which of its layers stands for which of the large one
+    twin_tree.py     its module tree, as that of the large one
+    big.py           the large one, described by these
     knowing.py       one of these after another
 
 Nothing of vLLM is subclassed, forked or patched; what the worker gains hangs on its own objects.

@@ -54,6 +54,17 @@ class VllmCalls:
         """Take routes that were found earlier, of the same model."""
         self._routes.update(routes)
 
+    def lacking(self, routes: Mapping[str, Route]) -> dict[str, str]:
+        """Which routes cannot be gone here, and why not."""
+        known = dict(self._model.named_modules())
+        why = {
+            path: self._why_not(route)
+            if route.function is not None or route.path in known
+            else "vLLM has none like it"
+            for path, route in routes.items()
+        }
+        return {path: reason for path, reason in why.items() if reason}
+
     @torch.no_grad()
     def apply(self, path: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Call one module of the Hugging Face model, on `[…, d]` with any axes before.

@@ -66,7 +66,8 @@ class Certificate:
     """What was found of one model.
 
     points: vLLM's points in the order they come. logits: how far the plain logits are off.
-    twin: whether a small model of the same class was measured instead.
+    twin: whether a small model of the same class was measured instead. calls: which modules may be
+    called, as plain data, where that is not compared anew at each start.
     """
 
     model: str
@@ -76,6 +77,7 @@ class Certificate:
     tolerance: float
     versions: Mapping[str, str] = field(default_factory=dict)
     twin: bool = False
+    calls: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def by_address(self) -> Mapping[Address, Entry]:
@@ -192,6 +194,7 @@ def certificate_to_plain(certificate: Certificate) -> dict[str, Any]:
         "schema": _SCHEMA,
         "model": certificate.model,
         "twin": certificate.twin,
+        "calls": dict(certificate.calls),
         "logits": _number(certificate.logits),
         "tolerance": certificate.tolerance,
         "versions": dict(certificate.versions),
@@ -212,6 +215,7 @@ def certificate_from_plain(plain: Mapping[str, Any]) -> Certificate:
         tolerance=plain["tolerance"],
         versions=dict(plain["versions"]),
         twin=plain["twin"],
+        calls=dict(plain.get("calls", {})),
     )
 
 

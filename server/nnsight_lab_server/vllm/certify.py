@@ -28,7 +28,7 @@ from nnsight_lab_server.vllm.probe import SurveyedEngine, Written
 from nnsight_lab_server.vllm.reference import Reference
 from nnsight_lab_server.vllm.survey import Survey, read_surveys
 
-__all__ = ["certified"]
+__all__ = ["certified", "surveyed_pass"]
 
 _STILL_THE_SAME = 0.2
 """A value that differs by more than this is another value."""
@@ -40,7 +40,7 @@ _ANOTHER_MODEL = (
 
 def certified(reference: Reference, engine: SurveyedEngine) -> Certificate:
     """Compare vLLM with Hugging Face, address by address."""
-    surveys = [_surveyed(engine, prompt)[0] for prompt in reference.prompts]
+    surveys = [surveyed_pass(engine, prompt)[0] for prompt in reference.prompts]
     found = candidates(reference, surveys)
     tolerance = close_enough(reference.logits[0].dtype)
     points = tuple(points_in_order(surveys[0]))
@@ -63,7 +63,7 @@ def certified(reference: Reference, engine: SurveyedEngine) -> Certificate:
     return Certificate(reference.card.name, tuple(entries), points, logits, tolerance, versions())
 
 
-def _surveyed(engine: SurveyedEngine, prompt: tuple[int, ...], tokens: int = 1) -> list[Survey]:
+def surveyed_pass(engine: SurveyedEngine, prompt: tuple[int, ...], tokens: int = 1) -> list[Survey]:
     """The forward passes of one prompt in vLLM."""
     engine.call("lab_survey_begin")
     try:
@@ -78,7 +78,7 @@ def _while_decoding(
 ) -> dict[Address, float]:
     """How far values are off where vLLM computes one position at a time, from its cache."""
     prompt = reference.prompts[-1]
-    passes = _surveyed(engine, prompt, tokens=reference.said_tokens + 1)
+    passes = surveyed_pass(engine, prompt, tokens=reference.said_tokens + 1)
     ids = [id for survey in passes for id in survey.ids]
     # Where vLLM has gone on with another token, it has another text.
     same = takewhile(lambda pair: pair[0] == pair[1], zip(ids, reference.text, strict=False))

@@ -10,7 +10,7 @@ import os
 import socket
 from typing import Any
 
-from nnsight_lab_server.vllm.calling import samples_from_bytes
+from nnsight_lab_server.vllm.calling import Callables, samples_from_bytes
 from nnsight_lab_server.vllm.install import mend_pipeline, missing, relay_of, sends
 from nnsight_lab_server.vllm.lab import Lab
 from nnsight_lab_server.vllm.served_bytes import served_from_bytes
@@ -55,6 +55,10 @@ class LabWorker(SurveyWorker):
     def lab_check(self, samples: bytes) -> dict[str, Any]:
         """Compare modules with what Hugging Face's made of the same (`calling.Callables`)."""
         return self.lab.compared(samples_from_bytes(samples)).to_plain()
+
+    def lab_able(self, callables: dict[str, Any]) -> dict[str, Any]:
+        """Of calls that were compared before, or on a smaller model, those that this worker can."""
+        return self.lab.able(Callables.from_plain(callables)).to_plain()
 
     def lab_forget(self, run: str) -> None:
         """Nothing more is wanted of a run."""

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import torch
+
+from nnsight_lab.contract import ModelCard
 from nnsight_lab.executors.generate import padding_of, stop_ids_of
 from nnsight_lab.executors.local import LocalExecutor
+from nnsight_lab_server.vllm.calling import samples_to_bytes
+from nnsight_lab_server.vllm.calls import samples_of
 from nnsight_lab_server.vllm.certificate import Certificate, CertificateStore
 from nnsight_lab_server.vllm.certify import certified
 from nnsight_lab_server.vllm.driver import Driver, Request
@@ -21,9 +26,21 @@ from nnsight_lab_server.vllm.run import Served
 from nnsight_lab_server.vllm.served import served_card, served_forms
 from nnsight_lab_server.vllm.survey import merged
 
-__all__ = ["Learned", "Surveyed", "learn", "learned_from"]
+__all__ = ["Described", "Learned", "Surveyed", "learn", "learned_from", "samples_for"]
 
 _WAIT_S = 300.0
+_SAMPLED = 12
+
+
+class Described(Protocol):
+    """A model on Hugging Face, in this process or only described."""
+
+    module: Any
+    tokenizer: Any
+
+    def card(self) -> ModelCard:
+        """The model described."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,17 +66,28 @@ def learn(
     return learned_from(executor, certificate)
 
 
-def learned_from(executor: LocalExecutor, certificate: Certificate) -> Learned:
+def learned_from(model: Described, certificate: Certificate) -> Learned:
     """What workers are told of a model with this certificate."""
-    card = served_card(executor.card(), certificate)
+    card = served_card(model.card(), certificate)
     served = Served(
         card=card,
         forms=served_forms(card, certificate),
-        stop_ids=stop_ids_of(executor.module),
-        end_pad=padding_of(executor.module),
-        pad=getattr(executor.tokenizer, "pad_token_id", None) or 0,
+        stop_ids=stop_ids_of(model.module),
+        end_pad=padding_of(model.module),
+        pad=getattr(model.tokenizer, "pad_token_id", None) or 0,
     )
     return Learned(served, certificate)
+
+
+def samples_for(executor: LocalExecutor) -> bytes:
+    """What modules on Hugging Face make of one prompt, to compare vLLM's with."""
+    card = executor.card()
+    length = min(_SAMPLED, card.context or _SAMPLED)
+    device = next(executor.module.parameters()).device
+    tokens = torch.arange(1, length + 1, device=device)[None] % (card.vocab or length + 1)
+    paths = [module.path for module in card.tree.modules if module.path]
+    with torch.no_grad():
+        return samples_to_bytes(samples_of(executor.module, tokens, paths))
 
 
 class Surveyed:

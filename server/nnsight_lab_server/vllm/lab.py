@@ -90,6 +90,12 @@ class Lab:
         self.calls.check(samples)
         return Callables(self.calls.routes, self.calls.reasons(samples))
 
+    def able(self, known: Callables) -> Callables:
+        """Of what is known of a smaller model, the calls that this worker can make."""
+        lacks = self.calls.lacking(known.routes)
+        routes = {path: route for path, route in known.routes.items() if path not in lacks}
+        return Callables(routes, {**known.reasons, **lacks})
+
     @property
     def stats(self) -> dict[str, int]:
         """What there is to say of it: runs under way, points listened at, rows computed anew."""

@@ -8,6 +8,7 @@ context = 8192
 batch_tokens = 4096
 kv_cache_gib = 20.0
 concurrency = 64
+compare = "twin"            # compared by a small model of its class, never loaded twice
 
 [engine]                    # anything else that vLLM's EngineArgs has
 gpu_memory_utilization = 0.85
@@ -20,7 +21,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nnsight_lab.errors import NotSupported
 
@@ -36,10 +37,11 @@ _KINDS: Mapping[tuple[str, ...], tuple[Any, str]] = {
     ),
     ("kv_cache_gib",): (int | float, "a number above 0"),
     ("eager",): (bool, "true or false"),
-    ("dtype", "backend", "extension"): (str, "a text in quotes"),
+    ("dtype", "backend", "extension", "compare"): (str, "a text in quotes"),
     ("engine",): (dict, "a table"),
 }
 """What a file may give for each option, and how that is said."""
+_COMPARED = ("whole", "twin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +51,10 @@ class VllmOptions:
     dtype: of the weights; None for the model's own. context: the most positions of a text.
     batch_tokens: rows of one engine step. tensor, pipeline: over how many devices the model is
     spread. backend: what starts the workers, `mp` or `ray`. eager: never compile.
-    kv_cache_gib: memory for keys and values; on a CPU an eighth of what is free, 4 at most. step_s: an engine step that takes longer ends the
-    engine. concurrency: runs at a time. engine: further arguments of vLLM's own.
+    kv_cache_gib: memory for keys and values; on a CPU an eighth of what is free, 4 at most.
+    step_s: an engine step that takes longer ends the engine. concurrency: runs at a time.
+    compare: with the `whole` model on Hugging Face, or by a small `twin` of it; None for the twin
+    where the model is too big. engine: further arguments of vLLM's own.
     """
 
     dtype: str | None = None
@@ -63,6 +67,7 @@ class VllmOptions:
     kv_cache_gib: float | None = None
     step_s: int = 120
     concurrency: int = 64
+    compare: Literal["whole", "twin"] | None = None
     extension: str = _EXTENSION
     engine: Mapping[str, Any] = field(default_factory=dict)
 
@@ -86,6 +91,11 @@ class VllmOptions:
             )
         for name, value in given.items():
             _check(path, name, value)
+        if given.get("compare") not in (None, *_COMPARED):
+            raise NotSupported(
+                f"{path} compares with {given['compare']!r}, which is no choice.",
+                hint=f"Choices: {', '.join(_COMPARED)}; leave it out to have it decided by size.",
+            )
         return VllmOptions(**given)
 
     @property
