@@ -200,7 +200,8 @@ def _of_all(tensor: torch.Tensor) -> tuple[torch.Tensor, bool]:
         return tensor, False
     side_by_side = gathered(tensor)
     same = all(torch.equal(part, tensor) for part in side_by_side.chunk(ranks(), -1))
-    return (tensor, False) if largest(float(not same)) == 0.0 else (side_by_side, True)
+    (differs,) = largest([float(not same)])
+    return (side_by_side, True) if differs else (tensor, False)
 
 
 @dataclass

@@ -216,7 +216,9 @@ def test_a_place_that_is_not_there_ends_the_run_and_not_the_engine(engine: VllmE
     wrong = replace(served.forms[address], point=Point("after", "model.layers.99"))
     inputs = TokenRows((tuple(SHORT),))
 
-    driver.rpc("lab_serve", served_to_bytes(replace(served, forms={**served.forms, address: wrong})))
+    driver.rpc(
+        "lab_serve", served_to_bytes(replace(served, forms={**served.forms, address: wrong}))
+    )
     told = run(engine, reading(), inputs)
     driver.rpc("lab_serve", served_to_bytes(served))
 
