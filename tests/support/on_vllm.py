@@ -66,7 +66,7 @@ def vllm_gpt2() -> SmallModel:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one run. 
+    """What came of one run.
 
     what: equal; refused; both refuse; failed alike; unseeded, drawn anew each time; other model,
     that vLLM does not serve here; or wrong.

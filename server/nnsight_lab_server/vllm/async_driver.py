@@ -13,6 +13,7 @@ import threading
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class AsyncDriver:
         self._dead: BaseException | None = None
         self._closing = False
         self._workers: list[Any] = []
+        self._asked: set[Future[Any]] = set()
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
@@ -93,13 +95,20 @@ class AsyncDriver:
 
     def rpc(self, name: str, *args: Any) -> list[Any]:
         """Call a method of every worker between two steps, and wait for it."""
-        answer: list[Any] = self._call(
-            self._engine.collective_rpc(name, timeout=_CALL_S, args=args)
-        ).result()
-        return answer
+        if self._closing:
+            raise EngineFailed("The engine was closed.", hint="Ask once more when it is started.")
+        answer = self._call(self._engine.collective_rpc(name, timeout=_CALL_S, args=args))
+        self._asked.add(answer)
+        try:
+            found: list[Any] = answer.result()
+        finally:
+            self._asked.discard(answer)
+        return found
 
     def close(self) -> None:
-        """Stop all its processes, and the thread."""
+        """Stop all its processes, and the thread; no matter if it was done before."""
+        if self._closing:
+            return
         self._closing = True
         with suppress(Exception):
             self._call(self._stop()).result(_STOP_S * 4)
@@ -109,6 +118,8 @@ class AsyncDriver:
                 process.kill()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_STOP_S)
+        for answer in [*self._asked]:
+            answer.cancel()  # it never comes: the loop has ended
         self._receiver.close()
 
     def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
@@ -138,26 +149,21 @@ class AsyncDriver:
         for request in requests:
             task = asyncio.create_task(self._follow(request))
             self._under_way[request.id] = task
+            # Not within the task: one that is cancelled before it begins never comes to its end.
+            task.add_done_callback(partial(self._over, request.id))
 
     async def _follow(self, request: Request) -> None:
         """One request, from its beginning to its end; nothing is made of what it says."""
-        error: BaseException | None = None
-        try:
-            async for _ in self._engine.generate(prompt(request), sampling(request), request.id):
-                pass
-        except asyncio.CancelledError:
-            pass  # aborted: vLLM has been told on the way out
-        except Exception as exc:  # noqa: BLE001 - it is handed on
-            error = exc
-            self._look_at(exc)
-        finally:
-            self._under_way.pop(request.id, None)
-        self._ears.ended(request.id, error)
+        async for _ in self._engine.generate(prompt(request), sampling(request), request.id):
+            pass
 
-    def _look_at(self, error: BaseException) -> None:
-        """An error of a request: is it the engine's end?"""
-        if self._engine.errored:
+    def _over(self, id: str, task: asyncio.Task[None]) -> None:
+        """A request has ended; one that was aborted, without an error."""
+        self._under_way.pop(id, None)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self._engine.errored:
             self._died(error)
+        self._ears.ended(id, error)
 
     def _abort(self, ids: list[str]) -> None:
         for id in ids:

@@ -39,9 +39,7 @@ REASONS = (
 @pytest.mark.slow
 @pytest.mark.parametrize("budget", BUDGETS)
 @pytest.mark.parametrize("models", MODELS)
-def test_programs_are_the_same_on_vllm_or_refused(
-    tmp_path: Path, models: str, budget: int
-) -> None:
+def test_programs_are_the_same_on_vllm_or_refused(tmp_path: Path, models: str, budget: int) -> None:
     told, (chosen, least) = tmp_path / "told.jsonl", MODELS[models]
     command = [
         sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/language",

@@ -7,21 +7,24 @@ neither several devices nor several machines can be tried.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
 import nnsight_lab as nl
-from nnsight_lab.contract import Done, Generation, RunRequest, Saved, TokenRows
-from nnsight_lab.errors import NotSupported
+from nnsight_lab.contract import Done, Failed, Generation, RunRequest, Saved, TokenRows
+from nnsight_lab.errors import LimitExceeded, NotSupported
 from nnsight_lab.executors.local import LocalExecutor
 from nnsight_lab.executors.remote_values import from_wire
 from nnsight_lab.ir import Address, Graph
 from nnsight_lab.passes import Part, Stages
 from nnsight_lab.settings import Settings
+from nnsight_lab_server.engines import vllm_run
 from nnsight_lab_server.engines.vllm_engine import VllmEngine, load_vllm
 from nnsight_lab_server.vllm.options import VllmOptions
+from nnsight_lab_server.vllm.plan import Plan
 from tests.support.vllm_models import D_MODEL, vllm_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -141,6 +144,25 @@ def test_texts_are_steered_as_they_grow(engine: VllmEngine, lm: nl.LanguageModel
             lm.logits[:, -1].save()
         tracer.result.save()
     assert_same(engine, tracer, rows(OTHER, steps=6))
+
+
+def test_a_run_that_takes_too_long_ends_in_all_workers(
+    engine: VllmEngine, lm: nl.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lm.generate(PROMPT, max_new_tokens=20, eos_token_id=[]) as tracer:
+        for _ in tracer.iter[:]:
+            lm.layers[0].output[:] += TOWARDS
+        lm.logits[:, -1].save()
+    inputs, told = rows(PROMPT, steps=20), list[Any]()
+    with monkeypatch.context() as patched:
+        patched.setattr(vllm_run, "Plan", partial(Plan, seconds=0.0))
+        engine.run(RunRequest("late", tracer.graph, inputs), told.append)
+
+    assert isinstance(told[-1], Failed)
+    assert isinstance(told[-1].error, LimitExceeded)
+    assert engine._driver is not None
+    assert all(stats["runs"] == 0 for stats in engine._driver.rpc("lab_stats"))
+    assert_same(engine, tracer, inputs)
 
 
 def test_each_worker_has_a_part_and_the_forms_say_so(tensor: VllmEngine) -> None:
