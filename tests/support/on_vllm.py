@@ -200,8 +200,8 @@ class OnVllm:
 
 
 def _weights(executor: LocalExecutor) -> dict[str, torch.Tensor]:
-    module = executor.module
-    return module.state_dict() if isinstance(module, torch.nn.Module) else {}
+    weights: dict[str, torch.Tensor] = executor.module.state_dict()
+    return weights
 
 
 def _same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
