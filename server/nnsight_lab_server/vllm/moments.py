@@ -22,7 +22,7 @@ from nnsight_lab.contract import TokenRows
 from nnsight_lab.executors.listen import Listener
 from nnsight_lab.ir import STEP, TOKENS, Address, SizeForm, Skip, Spec, TensorSpec
 from nnsight_lab.passes import last_positions
-from nnsight_lab.passes.schedule import Schedule
+from nnsight_lab.passes.schedule import Moment, Schedule
 from nnsight_lab.passes.skips import skip_moments
 from nnsight_lab.passes.stages import Stages
 from nnsight_lab.runtime import Interleaver
@@ -114,7 +114,7 @@ class Moments:
         for moment in self._of_part(self._everywhere):
             tree = self.stages.at(moment // STEP).tree
             here = self._everywhere.moments[moment]
-            comes = [(place.address, moment) for place in (*here.reads, *here.writes)]
+            comes = [(place.address, moment) for place in _read_or_written(here)]
             for skip in here.skips:
                 _, output = skip_moments(tree, skip.address)
                 comes.append((skip.address, moment // STEP * STEP + output))
@@ -135,7 +135,7 @@ class Moments:
     def patterns(self) -> tuple[Point, ...]:
         """Those of them where attention patterns are asked for."""
         moments = [self._everywhere.moments[one] for one in self._of_part(self._everywhere)]
-        named = {place.address for one in moments for place in (*one.reads, *one.writes)}
+        named = {place.address for one in moments for place in _read_or_written(one)}
         forms = [self._forms[address] for address in named if address in self._forms]
         own = [form for form in forms if form.stage == self._here and form.kind == "pattern"]
         return tuple({form.point: None for form in own})
@@ -147,7 +147,7 @@ class Moments:
 
     def _places(self, moment: int) -> tuple[Place, ...]:
         here = self.plan.moments.get(moment)
-        return (*here.reads, *here.writes) if here is not None else ()
+        return _read_or_written(here) if here is not None else ()
 
     def _layout(self, moment: int, form: Form | None = None) -> Layout:
         if moment // STEP != self.begins or form is None:
@@ -228,7 +228,7 @@ class Moments:
     def _rows(self, plan: Schedule, moment: int, held: Any, pieces: list[Piece]) -> _Values:
         """What a plan reads of these rows at a moment."""
         here = plan.moments[moment]
-        forms = [self._forms[place.address] for place in (*here.reads, *here.writes)]
+        forms = [self._forms[place.address] for place in _read_or_written(here)]
         return {form.address: self._reader.take(form, held, pieces) for form in forms}
 
     def hear(self, moment: int, pieces: list[Piece], rows: Mapping[Address, torch.Tensor]) -> None:
@@ -333,6 +333,10 @@ def _of_pieces(rows: torch.Tensor, pieces: list[Piece], wanted: list[Piece]) -> 
         return rows
     cut = rows.split([piece.count for piece in pieces])
     return torch.cat([own for own, piece in zip(cut, pieces, strict=True) if piece in wanted])
+
+
+def _read_or_written(here: Moment) -> tuple[Place, ...]:
+    return (*here.reads, *here.writes)
 
 
 def _input_of(skip: Skip) -> Address:

@@ -178,7 +178,7 @@ class WorkerRun:
         if not self._here or self.closed or point not in self._points:
             return held
         changed = self._guarded(lambda: self._arrive(point, held))
-        return held if self.closed or changed is None else changed
+        return held if changed is None else changed
 
     def _arrive(self, point: Point, held: Any) -> Any:
         held = self.part.arrive(point, held, self._pieces)
