@@ -56,9 +56,7 @@ def ways() -> Iterator[Any]:
 
 
 @pytest.fixture(autouse=True)
-def every_way(
-    request: pytest.FixtureRequest, ways: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def every_way(request: pytest.FixtureRequest, ways: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each program of these pages runs three ways, unless it is marked `one_way`."""
     if request.node.get_closest_marker("one_way"):
         return
