@@ -58,8 +58,10 @@ class PartRun(Moments):
         return self.texts.ended_invokes(self.spans, moment // STEP - self.begins)
 
     def checked(self, place: Place, new: torch.Tensor) -> torch.Tensor:
+        if place.address != TOKENS:
+            return new
         outside = (new < 0) | (new >= self._vocab) if self._vocab else new < 0
-        if place.address == TOKENS and bool(outside.any()):
+        if bool(outside.any()):
             raise BadInput(
                 f"lm.tokens was given an id that is not in the vocabulary (0 to {self._vocab - 1}).",
                 hint="Write ids of the model's own tokenizer.",
