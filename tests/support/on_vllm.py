@@ -130,13 +130,10 @@ class OnVllm:
         self._served.append((weights, engine))
 
     def close(self) -> None:
-        """Stop the engines, and write down what came of the runs."""
+        """Stop the engines."""
         for _, engine in self._served:
             engine.close()
         self._folder.cleanup()
-        if TOLD in os.environ:
-            lines = [json.dumps(asdict(each)) + "\n" for each in self.outcomes]
-            Path(os.environ[TOLD]).write_text("".join(lines), encoding="utf-8")
 
     def run(self, executor: LocalExecutor, request: RunRequest, emit: Emit) -> None:
         """What stands in for `LocalExecutor.run`."""
@@ -160,7 +157,10 @@ class OnVllm:
         return next((engine for own, engine in self._served if _same_weights(own, weights)), None)
 
     def _note(self, what: str, why: str = "") -> None:
-        self.outcomes.append(Outcome(self.test, what, why))
+        self.outcomes.append(outcome := Outcome(self.test, what, why))
+        if TOLD in os.environ:
+            with Path(os.environ[TOLD]).open("a", encoding="utf-8") as told:
+                told.write(json.dumps(asdict(outcome)) + "\n")
 
     def _compare(self, engine: VllmEngine, request: RunRequest, here: _Events) -> None:
         given = request.inputs
