@@ -86,7 +86,7 @@ def _read(graph: Graph, node: Read, stages: Stages) -> tuple[int, int] | None:
 
 def _use(node: Node, graph: Graph, padded: _Padded, used: list[NodeId]) -> tuple[int, int] | None:
     """What a node makes of values with padding: another such value, or one without."""
-    rank, shortest = padded[used[0]]
+    rank, shortest = padded[used[0]][0], min(padded[id][1] for id in used)
     match node:
         case Write():
             return None

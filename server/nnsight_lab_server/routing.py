@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nnsight_lab.contract import Accepted, Several, TokenRows
-from nnsight_lab.errors import EngineFailed, GraphError, LabError, NotSupported
+from nnsight_lab.errors import BadInput, EngineFailed, GraphError, LabError, NotSupported
 from nnsight_lab.ir import Graph
 from nnsight_lab.wire.events import JobSubmitted
 from nnsight_lab_server.admission import admit
@@ -45,7 +45,7 @@ def route(
     for worker in workers:
         try:
             graph, inputs = _admitted(worker, submitted, limits)
-        except (NotSupported, GraphError, EngineFailed) as exc:
+        except (NotSupported, GraphError, EngineFailed, BadInput) as exc:
             if worker is workers[-1]:
                 raise
             why = why or _said(exc)

@@ -32,7 +32,7 @@ PROMPT = "The old man put the book on"
 
 
 class Lesser:
-    """The real engine, which says that it can do less, and refuses graphs of more than ten nodes."""
+    """The real engine, which says that it can do less: ten nodes in a graph, 64 tokens in a prompt."""
 
     def __init__(self) -> None:
         self.engine = tiny_engine()
@@ -42,7 +42,7 @@ class Lesser:
             engine="lesser",
             features=card.capabilities.features - {"gradient", "source"},
         )
-        self._card = replace(card, capabilities=able)
+        self._card = replace(card, capabilities=able, context=64)
 
     def card(self) -> ModelCard:
         return self._card
@@ -107,6 +107,14 @@ def test_operations_inside_a_module_go_to_the_next(lm: Any) -> None:
 
     assert tracer.run.engine == "transformers"
     assert "no source of it" in tracer.run.why
+
+
+def test_a_prompt_too_long_for_the_first_goes_to_the_next(lm: Any) -> None:
+    with lm.trace([3] * 65) as tracer:
+        _ = lm.logits[:, -1].save()
+
+    assert tracer.run.engine == "transformers"
+    assert "65 tokens" in tracer.run.why
 
 
 def test_what_an_engine_refuses_by_itself_goes_to_the_next(lm: Any) -> None:
