@@ -95,8 +95,6 @@ def _tree_to_plain(tree: ModuleTree) -> dict[str, Any]:
         ],
         **_sites_to_plain(tree),
         "standard": [list(pair) for pair in tree.standard],
-        "refused": [[_address_to_plain(at), reason] for at, reason in tree.refused],
-        "read_only": [[_address_to_plain(at), reason] for at, reason in tree.read_only],
     }
 
 
@@ -105,6 +103,8 @@ def _sites_to_plain(tree: ModuleTree) -> dict[str, Any]:
     return {
         "sites": [site_to_plain(site) for site in tree.sites],
         "same_as": [[_address_to_plain(one), _address_to_plain(two)] for one, two in tree.same_as],
+        "refused": [[_address_to_plain(at), reason] for at, reason in tree.refused],
+        "read_only": [[_address_to_plain(at), reason] for at, reason in tree.read_only],
     }
 
 
@@ -227,13 +227,16 @@ def _features(plain: Any) -> frozenset[str]:
     return frozenset(map(read_text, read_list(plain)))
 
 
-_SITES = {"sites": tuple_of(read_site, _MANY), "same_as": tuple_of(_twins, _MANY)}
+_SITES = {
+    "sites": tuple_of(read_site, _MANY),
+    "same_as": tuple_of(_twins, _MANY),
+    "refused": tuple_of(_refusal, _MANY),
+    "read_only": tuple_of(_refusal, _MANY),
+}
 _TREE = {
     "modules": tuple_of(_module, _MANY),
     **_SITES,
     "standard": tuple_of(_names, _MANY),
-    "refused": tuple_of(_refusal, _MANY),
-    "read_only": tuple_of(_refusal, _MANY),
 }
 _ABLE = {"engine": read_text, "device": read_text, "features": _features}
 _CARD = {
