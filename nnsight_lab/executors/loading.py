@@ -23,6 +23,10 @@ from nnsight_lab.settings import Settings
 __all__ = ["load_model", "one_at_a_time", "resolve_name", "tokenizer_files"]
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_FOLDER_HINT = (
+    "The folder needs config.json, weights as safetensors, and the tokenizer's files:"
+    " tokenizer.save_pretrained(folder) writes those."
+)
 
 # transformers imports its classes when they are first asked for, which two threads at once must
 # not do; loading also switches settings of torch's and of its own that every thread sees.
@@ -75,9 +79,8 @@ def load_model(name: str, settings: Settings, **options: Any) -> tuple[torch.nn.
             module, tokenizer = _loaded(where, local=local or near is not None, options=options)
     except Exception as exc:  # a seam: whatever a broken or missing file makes a loader raise
         reason = "" if near else f" could be loaded: {[*str(exc).splitlines(), ''][0]}"
-        raise ModelNotFound(
-            f"No model {name!r}{reason or ' here.'}", hint=_names_hint(settings, near)
-        ) from exc
+        hint = _FOLDER_HINT if Path(where).is_dir() else _names_hint(settings, near)
+        raise ModelNotFound(f"No model {name!r}{reason or ' here.'}", hint=hint) from exc
     return module, tokenizer
 
 
