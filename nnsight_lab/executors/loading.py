@@ -30,6 +30,10 @@ __all__ = [
 ]
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_FOLDER_HINT = (
+    "The folder needs config.json, weights as safetensors, and the tokenizer's files:"
+    " tokenizer.save_pretrained(folder) writes those."
+)
 
 # transformers imports its classes when they are first asked for, which two threads at once must
 # not do; loading also switches settings of torch's and of its own that every thread sees.
@@ -98,9 +102,8 @@ def _found(
             module, tokenizer = load(where, local or near is not None)
     except Exception as exc:  # a seam: whatever a broken or missing file makes a loader raise
         reason = "" if near else f" could be loaded: {[*str(exc).splitlines(), ''][0]}"
-        raise ModelNotFound(
-            f"No model {name!r}{reason or ' here.'}", hint=_names_hint(settings, near)
-        ) from exc
+        hint = _FOLDER_HINT if Path(where).is_dir() else _names_hint(settings, near)
+        raise ModelNotFound(f"No model {name!r}{reason or ' here.'}", hint=hint) from exc
     return module, tokenizer
 
 

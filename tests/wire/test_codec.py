@@ -213,6 +213,7 @@ def test_the_text_is_one_object_with_the_fields_by_name() -> None:
                 "device": "cpu",
                 "layers": 6,
                 "parameters": 1_600_000,
+                "certificate": "",
             }
         ],
     }
