@@ -84,7 +84,8 @@ def loaded(name: str, kept: Path, say: Callable[[str], None]) -> VllmEngine:
 
 @pytest.fixture(scope="module", params=["llama-big", "gemma2-big"])
 def big(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    name, kept, said = request.param, tmp_path_factory.mktemp("certificates"), []
+    name, kept = request.param, tmp_path_factory.mktemp("certificates")
+    said: list[str] = []
     folder_of(name)
     with no_weights(), serving((name, lambda: loaded(name, kept, said.append))) as lab:
         yield Served(lab, name, said, vllm_model(name)[0], kept)
