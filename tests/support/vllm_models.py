@@ -85,9 +85,9 @@ def _gemma3() -> Any:
     )  # fmt: skip
 
 
-def _qwen2_moe() -> Any:
+def _qwen2_moe(**options: Any) -> Any:
     return transformers.Qwen2MoeConfig(
-        **_common(num_experts=4, num_experts_per_tok=2, mlp_only_layers=[0]),
+        **_common(num_experts=4, num_experts_per_tok=2, mlp_only_layers=[0], **options),
         moe_intermediate_size=64,
         shared_expert_intermediate_size=96,
     )
@@ -100,10 +100,13 @@ def _granite() -> Any:
     )  # fmt: skip
 
 
-def _gpt2() -> Any:
+def _gpt2(**options: Any) -> Any:
     return transformers.GPT2Config(
-        vocab_size=VOCAB, n_embd=D_MODEL, n_inner=D_MLP, n_layer=LAYERS, n_head=HEADS,
-        n_positions=POSITIONS, bos_token_id=0, eos_token_id=0,
+        **{
+            "vocab_size": VOCAB, "n_embd": D_MODEL, "n_inner": D_MLP, "n_layer": LAYERS,
+            "n_head": HEADS, "n_positions": POSITIONS, "bos_token_id": 0, "eos_token_id": 0,
+            **options,
+        }
     )  # fmt: skip
 
 
@@ -186,6 +189,8 @@ _MORE: dict[str, Callable[[], Any]] = {
     "gemma2-big": lambda: _gemma2(
         num_hidden_layers=6, vocab_size=1000, layer_types=WINDOWS_AND_FULL[:2] * 3
     ),
+    "gpt2-big": lambda: _gpt2(n_layer=6, vocab_size=1000),
+    "qwen2_moe-big": lambda: _qwen2_moe(num_hidden_layers=6, vocab_size=1000),
     "cohere2": _cohere2,
 }
 """For what only some tests are about."""

@@ -153,7 +153,7 @@ class VllmEngine:
                     store.put(key, found)
             assert found is not None, "kept from before, or made just now"
             self._learned = learned_from(big, found)
-            self._callables = Callables.from_plain(found.calls)
+            self._callables = found.calls
             self._install()
 
     def _of_twin(self, big: Big) -> Told:

@@ -109,7 +109,7 @@ class Big:
         entries = (self._confirmed(entry, at, survey.rows, last) for entry in found.entries)
         paths = [card.path for card in self._modules if card.path]
         calls = stretched_calls(told.callables, paths, self._like)
-        return replace(found, model=self._name, entries=tuple(entries), calls=calls.to_plain())
+        return replace(found, model=self._name, entries=tuple(entries), calls=calls)
 
     def _tree(self, of_twin: ModuleTree) -> ModuleTree:
         return stretched_tree(of_twin, self._modules, self._like, self._vocab)

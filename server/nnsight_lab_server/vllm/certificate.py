@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from nnsight_lab.ir import Address
+from nnsight_lab_server.vllm.calling import Callables
 from nnsight_lab_server.vllm.forms import Form, Point, form_from_plain
 
 __all__ = [
@@ -37,7 +38,7 @@ __all__ = [
     "versions",
 ]
 
-_SCHEMA = 1
+_SCHEMA = 2
 _LIBRARIES = ("vllm", "transformers", "torch", "nnsight-lab")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 
@@ -67,7 +68,7 @@ class Certificate:
 
     points: vLLM's points in the order they come. logits: how far the plain logits are off.
     twin: whether a small model of the same class was measured instead. calls: which modules may be
-    called, as plain data, where that is not compared anew at each start.
+    called, where that is not compared anew at each start.
     """
 
     model: str
@@ -77,7 +78,7 @@ class Certificate:
     tolerance: float
     versions: Mapping[str, str] = field(default_factory=dict)
     twin: bool = False
-    calls: Mapping[str, Any] = field(default_factory=dict)
+    calls: Callables = field(default_factory=Callables)
 
     @cached_property
     def by_address(self) -> Mapping[Address, Entry]:
@@ -194,7 +195,7 @@ def certificate_to_plain(certificate: Certificate) -> dict[str, Any]:
         "schema": _SCHEMA,
         "model": certificate.model,
         "twin": certificate.twin,
-        "calls": dict(certificate.calls),
+        "calls": certificate.calls.to_plain(),
         "logits": _number(certificate.logits),
         "tolerance": certificate.tolerance,
         "versions": dict(certificate.versions),
@@ -215,7 +216,7 @@ def certificate_from_plain(plain: Mapping[str, Any]) -> Certificate:
         tolerance=plain["tolerance"],
         versions=dict(plain["versions"]),
         twin=plain["twin"],
-        calls=dict(plain.get("calls", {})),
+        calls=Callables.from_plain(plain["calls"]),
     )
 
 

@@ -20,9 +20,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-MODELS = {"small": ("llama or gpt2", 800), "tiny": ("not llama and not gpt2", 200)}
+MODELS = {"small": ("llama or gpt2", 500), "tiny": ("not llama and not gpt2", 200)}
 """For the models of the pages, which tests they are of, and how many runs are equal at least."""
-BUDGETS = (2048, 8)
+EVERY = os.environ.get("NNSIGHT_LAB_FAMILIES") == "all"
+RUNS = [("small", 8), ("small", 2048), ("tiny", 8), ("tiny", 2048)] if EVERY else [("small", 8)]
 WAIT_S = 600
 REASONS = (
     "computes no gradients",
@@ -40,8 +41,7 @@ REASONS = (
 
 @pytest.mark.slow
 @pytest.mark.timeout(2 * WAIT_S)
-@pytest.mark.parametrize("budget", BUDGETS)
-@pytest.mark.parametrize("models", MODELS)
+@pytest.mark.parametrize(("models", "budget"), RUNS)
 def test_programs_are_the_same_on_vllm_or_refused(tmp_path: Path, models: str, budget: int) -> None:
     told, (chosen, least) = tmp_path / "told.jsonl", MODELS[models]
     command = [
