@@ -102,7 +102,9 @@ def _found(
             module, tokenizer = load(where, local or near is not None)
     except Exception as exc:  # a seam: whatever a broken or missing file makes a loader raise
         reason = "" if near else f" could be loaded: {[*str(exc).splitlines(), ''][0]}"
-        hint = _FOLDER_HINT if Path(where).is_dir() else _names_hint(settings, near)
+        hint = (
+            _FOLDER_HINT if name.strip() and Path(where).is_dir() else _names_hint(settings, near)
+        )
         raise ModelNotFound(f"No model {name!r}{reason or ' here.'}", hint=hint) from exc
     return module, tokenizer
 

@@ -27,7 +27,8 @@ __all__ = ["EDITED", "PROMPT", "Compared", "InProcess", "by_hand_model", "compar
 PROMPT = (5, 17, 3, 58, 29, 44, 11, 71, 2)
 EDITED = ("embed.output", "layers.1.output", "layers.1.attn.output", "layers.1.mlp.output")
 _SALTS = count()
-_EXTENSION = "nnsight_lab_server.vllm.survey.SurveyWorker"
+# The one a server gives its workers: vLLM keeps it on its class, so a second one would not fit.
+_EXTENSION = "nnsight_lab_server.vllm.extension.LabWorker"
 
 
 class InProcess:

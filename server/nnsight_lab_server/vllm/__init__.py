@@ -21,6 +21,7 @@ In vLLM's processes, one run after another step of the engine:
     routes.py      where in vLLM's model such a call goes
     checkpoint.py  weights as the checkpoint has them
     ranks.py       workers that share each layer
+    leftovers.py   what a run leaves in vLLM's cache, emptied
     relay.py       workers that have some layers each
     survey.py      what every module holds, and what edits do, before anybody is served
 
