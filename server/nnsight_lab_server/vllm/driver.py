@@ -93,6 +93,10 @@ class Driver(Protocol):
         ...
 
 
+_OURS: dict[str, str] = {}
+"""What we have set in the environment ourselves."""
+
+
 def on_gpu() -> bool:
     """Whether vLLM will find a GPU here."""
     import torch
@@ -101,10 +105,17 @@ def on_gpu() -> bool:
 
 
 def prepare(options: VllmOptions, *, processes: bool) -> None:
-    """Set what vLLM reads from the environment when it starts. processes: of its own, or this."""
+    """Set what vLLM reads from the environment when it starts. processes: of its own, or this.
+
+    What an operator has set there stays; what an engine before this one was given does not.
+    """
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if processes else "0"
+    for name in [*_OURS]:
+        if os.environ.get(name) == _OURS.pop(name):
+            del os.environ[name]
     for name, value in options.environment(on_gpu=on_gpu()).items():
-        os.environ.setdefault(name, value)
+        if name not in os.environ:
+            os.environ[name] = _OURS[name] = value
 
 
 def sampling(request: Request) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,9 @@ class OneProcessDriver:
                 answer.set_exception(exc)
 
         self._tasks.put(call)
+        while not wait([answer], timeout=1.0).done:
+            if not self._thread.is_alive():
+                raise EngineFailed("vLLM has ended.", hint="Start it again.")
         return answer.result()
 
     def close(self) -> None:

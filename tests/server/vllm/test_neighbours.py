@@ -6,7 +6,6 @@ cancelled, each beside two runs that have nothing to do with it.
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
@@ -31,10 +30,6 @@ from nnsight_lab_server.vllm.plan import Plan
 from tests.server.vllm.test_isolation import Told, generating
 from tests.support.vllm_models import vllm_model
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("NNSIGHT_LAB_FAMILIES") != "all",
-    reason="holds the engine's thread still, which has stalled; make test FAMILIES=all",
-)
 PROMPT = tuple(range(3, 33))
 MOST_S = 2.0
 TURNS = 100_000
@@ -123,6 +118,7 @@ def together(engine: VllmEngine, programs: list[tuple[Graph, TokenRows]]) -> lis
         threads.append(threading.Thread(target=engine.run, args=(request, each.take)))
         threads[-1].start()
         while driver._tasks.qsize() == before:
+            assert threads[-1].is_alive(), each.end
             time.sleep(0.001)
     gate.set()
     for thread in threads:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from nnsight_lab.errors import NotSupported
+from nnsight_lab_server.vllm import driver
 from nnsight_lab_server.vllm.options import VllmOptions
 
 
@@ -73,3 +75,19 @@ def test_a_file_that_says_something_else_is_refused(text: str, tmp_path: Path) -
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotSupported, match=r"cannot be read"):
         VllmOptions.from_file(tmp_path / "none.toml")
+
+
+def test_an_engine_is_started_with_its_own_limits_and_an_operators(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit, level = "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS", "VLLM_LOGGING_LEVEL"
+    monkeypatch.setattr(driver, "_OURS", {})
+    monkeypatch.delenv(limit, raising=False)
+    monkeypatch.setenv(level, "INFO")
+    for seconds in (120, 15):
+        driver.prepare(VllmOptions(step_s=seconds), processes=True)
+        assert os.environ[limit] == str(seconds)
+    assert os.environ[level] == "INFO"
+    monkeypatch.setenv(limit, "7")
+    driver.prepare(VllmOptions(step_s=99), processes=True)
+    assert os.environ[limit] == "7"

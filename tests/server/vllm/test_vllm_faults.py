@@ -43,8 +43,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory, said: list[str]) -> Iterator[S
         f"step_s = {STEP_S}\n"
     )
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
-        # An engine that was started before in this process may have left its own limit here.
-        patch.delenv("VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS", raising=False)
         patch.setenv("XDG_CACHE_HOME", str(file.parent))  # certificates are kept there
         model = served_model("tiny", "tiny", Settings(), engine="auto", file=file, say=said.append)
         yield stack.enter_context(serving_models((model,), wait_s=LONG_S))
