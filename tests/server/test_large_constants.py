@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -75,10 +75,11 @@ def relay(port: int) -> Iterator[Relay]:
         ends: list[socket.socket] = []
 
         def carry(one: socket.socket, other: socket.socket, count: bool) -> None:
-            while data := one.recv(MIB):
-                found.sent += len(data) if count else 0
-                other.sendall(data)
-            other.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # either end may be closed while this one is carried
+                while data := one.recv(MIB):
+                    found.sent += len(data) if count else 0
+                    other.sendall(data)
+                other.shutdown(socket.SHUT_WR)
 
         def serve() -> None:
             visitor, _ = listener.accept()
