@@ -13,28 +13,23 @@ from functools import partial
 from typing import Any, Self
 
 from nnsight_lab.contract import (
-    Accepted,
-    Done,
     Emit,
     Executor,
-    Failed,
     Inputs,
     ModelCard,
     ModuleInputs,
-    RunEvent,
     RunRequest,
-    RunResult,
-    Saved,
-    Token,
     TokenRows,
 )
-from nnsight_lab.errors import BadInput, EngineFailed, LabError, NotSupported
+from nnsight_lab.errors import BadInput, LabError, NotSupported
 from nnsight_lab.ir import Graph, ModuleSource, ModuleTree
+from nnsight_lab.models.collected import Collected
 from nnsight_lab.models.edit_recorder import EditRecorder
 from nnsight_lab.models.edits import Edit, EditBlock
 from nnsight_lab.models.experiment import Experiment, experiment_of
 from nnsight_lab.models.generation import draws_anew
 from nnsight_lab.models.run import Run
+from nnsight_lab.models.under_way import RunUnderWay, under_way
 from nnsight_lab.passes import check_features, drop_dead_nodes
 from nnsight_lab.settings import Settings
 from nnsight_lab.tracing import Envoy, Recorder, Tracer
@@ -42,7 +37,6 @@ from nnsight_lab.tracing.aliases import Aliases, aliases_of
 from nnsight_lab.tracing.attached import Attachments
 from nnsight_lab.tracing.local_calls import functions_of, remember
 from nnsight_lab.tracing.session import PartPlan, Session, open_session
-from nnsight_lab.tracing.show import is_shown, print_shown
 from nnsight_lab.tracing.source import one_frame, user_line
 from nnsight_lab.tracing.tracer import open_recorder
 
@@ -272,45 +266,13 @@ class TracedModel(ABC):
         functions = functions_of(graph)
         # Executors keep graphs with their schedules; the functions must not be kept with them.
         own = replace(graph) if functions else graph
-        values: dict[str, Any] = {}
-        tokens: list[tuple[int, ...]] = []
-        ending: list[Done | Failed] = []
-        accepted = Accepted()
-
-        def collect(event: RunEvent) -> None:
-            nonlocal accepted
-            if isinstance(event, Saved):
-                if is_shown(event.name):
-                    print_shown(event.name, event.value)
-                else:
-                    values[event.name] = event.value
-            elif isinstance(event, Accepted):
-                accepted = event
-            elif isinstance(event, Token):
-                tokens.append(event.ids)
-            elif isinstance(event, Done | Failed):
-                ending.append(event)
-            if on_event is not None:
-                on_event(event)
-
-        self.executor.run(RunRequest(uuid.uuid4().hex, own, inputs, functions), collect)
-        match ending:
-            case [Done() as done]:
-                result = RunResult(
-                    values,
-                    done.seconds,
-                    done.sent_bytes,
-                    done.steps,
-                    done.ended,
-                    tuple(tokens),
-                    accepted.engine,
-                    accepted.why,
-                )
-                return Run(self, graph, inputs, prompt, result)
-            case [Failed(error=error)]:
-                raise _at_its_line(error, graph)
-            case _:
-                raise EngineFailed("The run ended without saying how.", hint="Run it once more.")
+        request = RunRequest(uuid.uuid4().hex, own, inputs, functions)
+        with under_way(RunUnderWay(request.id, self, graph, inputs, prompt)) as tell:
+            collected = Collected(tell) if on_event is None else Collected(on_event, tell)
+            self.executor.run(request, collected.take)
+        if collected.error is not None:
+            raise _at_its_line(collected.error, graph)
+        return Run(self, graph, inputs, prompt, collected.result)
 
     def run_inputs(
         self, graph: Graph, inputs: Inputs, prompt: Any = None, on_event: Emit | None = None

@@ -1,0 +1,94 @@
+"""Runs under way in this process: who watches is told of each, and may cancel one.
+
+    with watching(lambda run, event: print(run.model.name, event)):
+        ...                                     # every run made here, on any thread, is told of
+
+Progress bars, the sidebar, and `--live` are watchers. A watcher is called on the thread that runs,
+between two events, so it must be quick; what it raises ends the run that it was told of.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from nnsight_lab.contract import Inputs, RunEvent
+from nnsight_lab.ir import Graph
+
+if TYPE_CHECKING:
+    from nnsight_lab.models.traced import TracedModel
+
+__all__ = ["RunUnderWay", "Watcher", "runs_under_way", "under_way", "watching"]
+
+
+class RunUnderWay:
+    """One run that has not ended: what it runs, since when, on which thread.
+
+    id: as in its `RunRequest`. began: `time.perf_counter()`. thread: `threading.get_ident()` of the
+    thread that waits for it.
+    """
+
+    def __init__(self, id: str, model: TracedModel, graph: Graph, inputs: Inputs, prompt: Any):
+        self.id = id
+        self.model = model
+        self.graph = graph
+        self.inputs = inputs
+        self.prompt = prompt
+        self.began = time.perf_counter()
+        self.thread = threading.get_ident()
+
+    def cancel(self) -> None:
+        """Ask it to stop, from any thread; it then fails with `Cancelled`."""
+        self.model.executor.cancel(self.id)
+
+    def __repr__(self) -> str:
+        return f"<run {self.id[:8]} under way on {self.model.name}>"
+
+
+Watcher: TypeAlias = Callable[[RunUnderWay, RunEvent | None], None]
+"""Told `None` when a run begins, then each of its events; `Done` or `Failed` is the last."""
+
+_lock = threading.Lock()
+_watchers: tuple[Watcher, ...] = ()
+_running: dict[str, RunUnderWay] = {}
+
+
+@contextmanager
+def watching(watcher: Watcher) -> Iterator[None]:
+    """Tell `watcher` of every run of this process while the block lasts."""
+    global _watchers  # noqa: PLW0603 - replaced whole, so that a run reads it without the lock
+    with _lock:
+        _watchers = (*_watchers, watcher)
+    try:
+        yield
+    finally:
+        with _lock:
+            _watchers = tuple(other for other in _watchers if other is not watcher)
+
+
+def runs_under_way() -> tuple[RunUnderWay, ...]:
+    """The runs of this process that have not ended, oldest first."""
+    with _lock:
+        return tuple(_running.values())
+
+
+def _tell(run: RunUnderWay, event: RunEvent | None) -> None:
+    for watcher in _watchers:
+        watcher(run, event)
+
+
+@contextmanager
+def under_way(run: RunUnderWay) -> Iterator[Callable[[RunEvent], None]]:
+    """While the block lasts, `run` is under way; what it gives tells the watchers of an event."""
+    with _lock:
+        _running[run.id] = run
+    try:
+        _tell(run, None)
+        yield partial(_tell, run)
+    finally:
+        with _lock:
+            del _running[run.id]
