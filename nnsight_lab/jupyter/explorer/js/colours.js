@@ -41,7 +41,7 @@ export function ramps(el) {
     ink: dark ? "#e6e6e6" : "#1f1f1f",
     faint: dark ? "#9aa4b0" : "#5f6b78",
     line: dark ? "#3a4049" : "#d5dae0",
-    paper: dark ? "#111519" : "#ffffff",
+    paper: getComputedStyle(el).getPropertyValue("--jp-layout-color1").trim() || "#ffffff",
     mark: dark ? "#ffb454" : "#d9480f",
   };
 }

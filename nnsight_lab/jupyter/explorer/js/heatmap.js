@@ -29,12 +29,17 @@ export class Heatmap {
       onmousedown: (event) => this.pressed(event), onmouseup: (event) => this.released(event),
     }, this.room);
     this.el = h("div", { class: "nnl-heatmap" }, this.scroller, this.live);
-    new ResizeObserver(() => this.draw()).observe(this.scroller);
+    new ResizeObserver(() => this.resized()).observe(this.scroller);
   }
 
   show(spec) {
     this.spec = spec;
     this.layout();
+    this.draw();
+  }
+
+  resized() {
+    if (this.spec && this.el.clientWidth !== this.laidOut) this.layout();
     this.draw();
   }
 
@@ -50,7 +55,8 @@ export class Heatmap {
     const widest = (labels, most) =>
       Math.min(most, labels.reduce((most, label) => Math.max(most, pen.measureText(short(label, 18)).width), 0));
     this.left = Math.ceil(widest(rows, 130)) + 14;
-    const space = Math.max((this.el.clientWidth || 800) - this.left - 18, 200);
+    this.laidOut = this.el.clientWidth;
+    const space = Math.max((this.laidOut || 800) - this.left - 18, 200);
     const [least, most] = this.spec.widths || [15, 84];
     this.wide = Math.min(Math.max(Math.floor(space / columns.length), least), most);
     this.high = this.spec.height || Math.min(Math.max(Math.floor(320 / rows.length), 15), 24);
@@ -149,9 +155,8 @@ export class Heatmap {
 
   labels(pen, colours, { bottom, first, last, top, end, x0, y0, width }) {
     const { spec, left, wide, high } = this;
-    pen.fillStyle = colours.paper;
-    pen.fillRect(0, 0, left, bottom + this.below);
-    pen.fillRect(0, bottom, width, this.below);
+    pen.clearRect(0, 0, left, bottom + this.below);
+    pen.clearRect(0, bottom, width, this.below);
     pen.fillStyle = colours.faint;
     pen.textAlign = "right";
     for (let line = top; line < end; line++) {
@@ -275,9 +280,10 @@ export class Heatmap {
     const pen = whole.getContext("2d");
     pen.scale(2, 2);
     pen.font = this.font();
+    this.paint(pen, width, height, 0, 0);
+    pen.globalCompositeOperation = "destination-over";
     pen.fillStyle = ramps(this.el).paper;
     pen.fillRect(0, 0, width, height);
-    this.paint(pen, width, height, 0, 0);
     return whole;
   }
 }

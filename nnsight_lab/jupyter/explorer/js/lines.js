@@ -13,9 +13,9 @@ function svg(tag, attributes = {}, ...children) {
 }
 
 // series: [{ name, values }]; places: labels of the x axis; log: a logarithmic y axis from 1.
-export function lineChart({ title, places, series, low, high, log, el, width = 560 }) {
+export function lineChart({ title, places, series, low, high, log, el, width = 430 }) {
   const height = 190;
-  const [left, right, top, bottom] = [48, 120, 12, 34];
+  const [left, right, top, bottom] = [44, 96, 12, 34];
   const colours = ramps(el);
   const scaled = (value) => (log ? Math.log10(value + 1) : value);
   const flat = series.flatMap((line) => line.values).filter(Number.isFinite);
@@ -34,7 +34,7 @@ export function lineChart({ title, places, series, low, high, log, el, width = 5
     label.textContent = log ? String(Math.round(value)) : decimal(value, 2);
     picture.append(label);
   }
-  const step = Math.ceil(places.length / 14);
+  const step = Math.ceil(places.length / 10);
   places.forEach((place, index) => {
     if (index % step && index !== places.length - 1) return;
     const label = svg("text", { x: x(index), y: height - bottom + 16, "text-anchor": "middle", fill: colours.faint });
@@ -56,7 +56,7 @@ export function lineChart({ title, places, series, low, high, log, el, width = 5
       picture.append(dot);
     });
     const label = svg("text", { x: width - right + 10, y: top + 12 + number * 16, fill: colour });
-    label.textContent = short(name, 15);
+    label.textContent = short(name, 12);
     picture.append(label);
   });
   return h("figure", { class: "nnl-chart" }, h("figcaption", {}, title), picture);
