@@ -15,6 +15,8 @@ Views know no widget, and the widget knows no model: `Explorer` stands between.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nnsight_lab.jupyter.explorer.explorer import VIEWS, Explorer
@@ -26,7 +28,17 @@ if TYPE_CHECKING:
     from nnsight_lab.models.language_model import LanguageModel
     from nnsight_lab.models.run import Run
 
-__all__ = ["VIEWS", "Explorer", "Sheet", "Subject", "Tell", "View", "Wanted", "explore"]
+__all__ = [
+    "VIEWS",
+    "Explorer",
+    "Sheet",
+    "Subject",
+    "Tell",
+    "View",
+    "Wanted",
+    "explore",
+    "explorer_of",
+]
 
 
 @one_frame
@@ -42,6 +54,11 @@ def explore(source: LanguageModel | Run, prompt: Any = None, *, row: int = 0) ->
     return Explorer(Subject(source, prompt, row=row, name=_name_of(source)))
 
 
+def explorer_of(run: Run) -> Callable[[], Explorer]:
+    """What `run.explore` is: a function that explores this run."""
+    return partial(explore, run)
+
+
 def _name_of(source: Any) -> str:
     """What the model is called in this notebook; `lm` where it has no name."""
     from IPython.core.getipython import get_ipython
@@ -49,7 +66,7 @@ def _name_of(source: Any) -> str:
     from nnsight_lab.models.run import Run
 
     model = source.model if isinstance(source, Run) else source
-    shell: Any = get_ipython()  # type: ignore[no-untyped-call]
+    shell: Any = get_ipython()
     space = shell.user_ns if shell is not None else {}
     names = [name for name, value in space.items() if value is model and name[0] != "_"]
     return names[0] if names else "lm"

@@ -169,5 +169,3 @@ def _told(error: BaseException) -> dict[str, Any]:
     if isinstance(error, LabError):
         return {"error": error.message, "code_name": error.code, "hint": error.hint or ""}
     return {"error": f"{type(error).__name__}: {error}", "code_name": "error", "hint": ""}
-
-

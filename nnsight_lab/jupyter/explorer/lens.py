@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 __all__ = ["LensView"]
 
-CODE = """\
+_CODE = """\
 stream = [lm.layers[0].input, *(layer.output for layer in lm.layers)]
 rows = [*(lm.lm_head(lm.norm(resid)) for resid in stream), lm.logits]
 log_probs = torch.stack([logits.float().log_softmax(-1) for logits in rows])[:, {row}, {first}:]
 values, ids = log_probs.topk({top}, dim=-1)
 probabilities = values.exp()
 entropy = -(log_probs.exp() * log_probs).sum(-1)"""
-TARGETS = """
+_TARGETS = """
 target = log_probs[..., {targets}]
 target_probabilities = target.exp()
 target_ranks = (log_probs[..., None, :] > target[..., None]).sum(-1)"""
@@ -82,9 +82,9 @@ class LensView(View):
         """Probabilities, ids and entropy, `[layer, pos, top]`; and of the targets."""
         subject = self.subject
         first = subject.given.pos - len(subject.ids)
-        body = CODE.format(row=subject.row, first=first, top=_top(wanted))
+        body = _CODE.format(row=subject.row, first=first, top=_top(wanted))
         targets = self._targets(wanted)
-        body += TARGETS.format(targets=targets) if targets else ""
+        body += _TARGETS.format(targets=targets) if targets else ""
         return self._cell(body.replace("lm.", f"{subject.name}."))
 
     def figure(self, wanted: Wanted) -> LabFigure:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TokensView"]
 
-SURPRISAL = """\
+_SURPRISAL = """\
 log_probs = lm.logits.float().log_softmax(-1)
 ids = torch.tensor({ids})
 surprisal = -log_probs[{row}, {first}:-1].gather(-1, ids[1:, None])[:, 0]"""
@@ -70,7 +70,7 @@ class TokensView(View):
             return f"run[{by!r}]"
         subject = self.subject
         first = subject.given.pos - len(subject.ids)
-        body = SURPRISAL.format(ids=subject.ids, row=subject.row, first=first)
+        body = _SURPRISAL.format(ids=subject.ids, row=subject.row, first=first)
         return self._cell(body.replace("lm.", f"{subject.name}."))
 
     def figure(self, wanted: Wanted) -> LabFigure:
@@ -80,5 +80,3 @@ class TokensView(View):
         by = str(wanted.get("by", "surprisal"))
         label = "surprisal (nats)" if by == "surprisal" else by
         return bars_figure(self.numbers(by).tolist(), self.subject.tokens, label)
-
-

@@ -20,7 +20,7 @@ from nnsight_lab.jupyter.explorer.subject import Subject
 if TYPE_CHECKING:
     from nnsight_lab.jupyter.figures import LabFigure
 
-__all__ = ["Sheet", "Tell", "View", "Wanted"]
+__all__ = ["Sheet", "Tell", "View", "Wanted", "floats"]
 
 Wanted: TypeAlias = Mapping[str, Any]
 """What a tab wants to see, as its controls stand: plain data from the browser."""
