@@ -1,7 +1,9 @@
 """The notebook: magics, figures, and how a run is shown. Imported only inside one.
 
-    magics.py     %%trace and %nnl
+    magics.py     %%trace and %nnl; commands.py, the words of %nnl
     line.py       the line of a magic, read
+    chosen.py     the model that a cell uses, and its tracer
+    recording.py  a cell recorded and run; shown.py, what is shown of it
     body.py       the cell below it, run as the body of a trace
     lowering.py   `if`, `for` and `while` of a cell, for recorded values
     flow.py       what a lowered cell asks while it runs
