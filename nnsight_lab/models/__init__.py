@@ -10,6 +10,7 @@
     scans.py           a block that is recorded and not run
     run.py             Run: saved names to tensors, and its views
     collected.py       what the events of a run add up to
+    background.py      runs that go on behind
     under_way.py       runs that have not ended: who watches them, and cancelling one
     experiment.py      Experiment: a graph with its inputs, as a file and back
     stored_inputs.py   inputs as plain data and bytes
