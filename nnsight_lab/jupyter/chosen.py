@@ -9,7 +9,7 @@ from nnsight_lab.jupyter.body import Body
 from nnsight_lab.jupyter.line import TraceLine
 from nnsight_lab.models.lab import Lab
 from nnsight_lab.models.language_model import LanguageModel
-from nnsight_lab.models.run import Run
+from nnsight_lab.models.scans import scanned
 from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.tracing import Tracer
 
@@ -75,18 +75,24 @@ def evaluated(space: dict[str, Any], expression: str) -> Any:
 
 def tracer_for(
     space: dict[str, Any], model: TracedModel, said: TraceLine, body: Body
-) -> Tracer[Run]:
+) -> Tracer[Any]:
     """The tracer that a cell records with, not begun yet. Raises `MagicUsage`, `BadInput`."""
     given = [evaluated(space, prompt) for prompt in said.prompts]
     if not given and not body.invokes:
         raise MagicUsage("There is no prompt.", hint='%%trace lm "The capital of France is"')
-    options: dict[str, Any] = {"peek": not said.no_peek, **said.generation}
-    if isinstance(model, LanguageModel):
-        prompt = [given[0] if len(given) == 1 else given] if given else []
-        return (model.generate if said.generation else model.trace)(*prompt, **options)
-    if said.generation:
+    generating = dict(said.generation)
+    if generating and not isinstance(model, LanguageModel):
         raise MagicUsage(
             f"{model.name} is no language model; it generates nothing.", hint="Leave out -g."
         )
-    traced: Tracer[Run] = model.trace(*given, **options)
-    return traced
+    options: dict[str, Any] = {"peek": not (said.no_peek or said.scan or said.explain)}
+    if said.explain:
+        options["execute"] = False
+    prompt = given
+    if isinstance(model, LanguageModel):
+        prompt = [given[0] if len(given) == 1 else given] if given else []
+    begin: Any = model.generate if generating else model.trace
+    tracer: Tracer[Any] = begin(*prompt, **options, **generating)
+    if said.scan:
+        return scanned(tracer)
+    return tracer.in_background() if said.background else tracer

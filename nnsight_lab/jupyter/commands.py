@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from nnsight_lab.errors import MagicUsage
+from nnsight_lab.jupyter.run_table import RunTable
 from nnsight_lab.models.lab import Lab, connect
 from nnsight_lab.models.language_model import LanguageModel
 from nnsight_lab.models.run import Run
 from nnsight_lab.models.traced import TracedModel
+from nnsight_lab.models.under_way import runs_under_way
 
 __all__ = ["WORDS", "Commands"]
 
@@ -63,8 +65,33 @@ class Commands:
             raise MagicUsage(f"{name} is not a run.", hint="%nnl code, or %nnl code RUN")
         print(run.to_python())
 
+    def runs(self, words: list[str]) -> RunTable:
+        """The runs of this notebook that have not ended."""
+        if words:
+            raise MagicUsage("%nnl runs takes nothing.", hint="%nnl cancel ID")
+        return RunTable(runs_under_way(), self._space)
 
-WORDS = ("connect", "use", "code")
+    def cancel(self, words: list[str]) -> None:
+        """Cancel one run, by id or by the variable that holds it, or the only one there is."""
+        going = runs_under_way()
+        named = self._space.get(words[0]) if words else None
+        if len(words) == 1 and isinstance(named, Run) and not named.done:
+            named.cancel()
+            print(f"asked to stop: {words[0]}")
+            return
+        if words == ["all"]:
+            found = list(going)
+        else:
+            found = [run for run in going if not words or run.id.startswith(words[0])]
+        if len(found) != 1 and words != ["all"]:
+            said = f"{len(found)} runs are under way" if found else "No such run is under way"
+            raise MagicUsage(f"{said}.", hint="%nnl runs lists them; %nnl cancel ID, or all.")
+        for run in found:
+            run.cancel()
+        print(f"asked to stop: {', '.join(run.id[:8] for run in found) or 'nothing'}")
+
+
+WORDS = ("connect", "use", "code", "runs", "cancel")
 """The words of `%nnl`; each is a method of `Commands`."""
 
 

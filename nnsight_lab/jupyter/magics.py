@@ -21,9 +21,10 @@ from nnsight_lab.errors import LabError, SourceLine
 from nnsight_lab.jupyter.body import as_python, begins_at_user, compile_body
 from nnsight_lab.jupyter.chosen import chosen_model, tracer_for
 from nnsight_lab.jupyter.commands import Commands
+from nnsight_lab.jupyter.late import Late
 from nnsight_lab.jupyter.line import USAGE, parse_trace_line
-from nnsight_lab.jupyter.recording import carried_out
-from nnsight_lab.jupyter.shown import show_cell
+from nnsight_lab.jupyter.recording import Recording
+from nnsight_lab.jupyter.shown import other_run, show_cell
 from nnsight_lab.tracing.source import user_line
 
 __all__ = ["TraceMagics", "register"]
@@ -48,10 +49,15 @@ class TraceMagics(Magics):
             python = as_python(cell, self._shell.transform_cell)
             body = compile_body(python, place.file, first_line=2)
             space = self._shell.user_ns
+            other = other_run(space, said.diff)  # before this run may take its name
             model = chosen_model(space, said, self.commands.model)
             tracer = tracer_for(space, model, said, body)
-            run = carried_out(space, tracer, said, body)
-            show_cell(space, tracer, run, said, body)
+            recording = Recording(space, model, tracer, said)
+            run = recording.go(body)
+            if said.background:
+                Late(recording, said, other, place, self._rendered).follow(run)
+            else:
+                show_cell(space, tracer, run, said, body, other)
 
     trace.__doc__ = USAGE
 
@@ -62,6 +68,8 @@ class TraceMagics(Magics):
                                          one becomes `lm`, a variable keeps its name
         %nnl code [RUN]                  the last run (`run`), or a run of that name, as plain
                                          PyTorch with hooks, which runs without this package
+        %nnl runs                        the runs that have not ended
+        %nnl cancel [ID | RUN | all]     cancel one of them, by id or variable, or all
         """
         magic = user_line()
         with begins_at_user(self._place(f"%nnl {line}", magic), magic, self._rendered):

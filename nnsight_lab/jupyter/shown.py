@@ -2,33 +2,85 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import torch
 from IPython.display import display
 
+from nnsight_lab.errors import MagicUsage
 from nnsight_lab.jupyter.body import LAST, Body
+from nnsight_lab.jupyter.chosen import evaluated
 from nnsight_lab.jupyter.line import TraceLine
 from nnsight_lab.models.run import Run
+from nnsight_lab.models.scans import Shapes
 from nnsight_lab.tracing import Tracer
 
-__all__ = ["cost_line", "show_cell"]
+__all__ = ["cost_line", "other_run", "show_cell", "show_run"]
 
 
 def show_cell(
-    space: dict[str, Any], tracer: Tracer[Run], run: Run, said: TraceLine, body: Body
+    space: dict[str, Any],
+    tracer: Tracer[Any],
+    run: Any,
+    said: TraceLine,
+    body: Body,
+    other: Run | None,
 ) -> None:
-    """Show what the line of the cell asks for; the last expression unless it ends in `;`."""
+    """Show what the line of the cell asks for; the last expression unless it ends in `;`.
+
+    other: the run to compare with.
+    """
     if said.graph:
-        print(tracer.graph)
+        display(tracer.graph)
+    if said.explain:
+        display(run)
+        return
     if body.shows:
         last = space.pop(LAST, None)
         if last is not None:
             display(last)
+    if said.scan:
+        if not said.quiet:
+            display(_without_last(run))
+        return
+    show_run(run, said, other)
+
+
+def show_run(run: Run, said: TraceLine, other: Run | None) -> None:
+    """The views, the comparison, and the cost of a run that has ended."""
     for view in said.show:
-        display(getattr(run.fig, view)())
+        display(_view(run, view))
+    if other is not None:
+        display(run.diff(other))
     if not said.quiet:
         print(cost_line(run))
+
+
+def other_run(space: dict[str, Any], expression: str) -> Run | None:
+    """The run that `--diff` names, None where it names none. Raises `MagicUsage`."""
+    found = evaluated(space, expression) if expression else None
+    if found is None and not expression:
+        return None
+    if isinstance(found, Run) and found.done:
+        return found
+    if isinstance(found, Run):
+        raise MagicUsage(
+            f"--diff {expression}: that run has not ended.", hint=f"{expression}.wait() first."
+        )
+    raise MagicUsage(
+        f"--diff {expression} is a {type(found).__name__}, not a run.",
+        hint="Give a run a name of its own with --as clean, then --diff clean.",
+    )
+
+
+def _view(run: Run, name: str) -> Any:
+    """One view; what draws is loaded when something is drawn."""
+    return import_module("nnsight_lab.jupyter.figures_views").VIEWS_OF_A_RUN[name](run)
+
+
+def _without_last(shapes: Shapes) -> Shapes:
+    return Shapes({name: shapes[name] for name in shapes if name != LAST})
 
 
 def cost_line(run: Run) -> str:

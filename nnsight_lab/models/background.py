@@ -45,6 +45,7 @@ class Behind:
         self._ended: concurrent.futures.Future[LabError | None] = concurrent.futures.Future()
         self._under_way: RunUnderWay | None = None
         self._cancelled = False
+        self._why: LabError | None = None
 
     @property
     def done(self) -> bool:
@@ -59,17 +60,20 @@ class Behind:
         error = self._ended.result()
         return "ended" if error is None else f"failed: {error.message}"
 
-    def cancel(self) -> None:
-        """Ask it to stop, also before it has begun."""
-        self._cancelled = True
-        if self._under_way is not None:
-            self._under_way.cancel()
+    def cancel(self, why: LabError | None = None) -> None:
+        """Ask it to stop, also before it has begun; it fails with `why`, or with `Cancelled`."""
+        self._cancelled, self._why = True, why
+        under_way = self._under_way
+        if under_way is not None:
+            under_way.cancel(why)
 
     def noted(self, run: RunUnderWay) -> None:
         """What is under way for it. Raises `Cancelled` where it need not begin."""
         self._under_way = run
         if self._cancelled:
-            raise Cancelled("The run was cancelled before it began.", hint="Run it once more.")
+            raise self._why or Cancelled(
+                "The run was cancelled before it began.", hint="Run it once more."
+            )
 
     def end(self, error: LabError | None) -> None:
         """It has ended."""

@@ -18,6 +18,7 @@ from nnsight_lab.contract import Inputs, PeekCost, RunResult, Several
 from nnsight_lab.errors import LabError, NotSaved
 from nnsight_lab.ir import Graph
 from nnsight_lab.models.background import Behind
+from nnsight_lab.models.differences import Differences, differences
 from nnsight_lab.models.experiment import Experiment, experiment_of
 from nnsight_lab.passes import then, with_functions_named
 from nnsight_lab.tracing.local_calls import functions_of, names_beside, remember
@@ -166,6 +167,16 @@ class Run(Mapping[str, Any]):
         both = ours | {names[name]: function for name, function in theirs.items()}
         joined = then(self.graph, with_functions_named(graph, names) if theirs else graph)
         return self.model.run_inputs(remember(joined, both), self.inputs, self.prompt)
+
+    @one_frame
+    def diff(self, other: Run) -> Differences:
+        """How far what this run saved is from what `other` saved under the same names.
+
+        Raises:
+            NotSaved: they share no name.
+            ShapeMismatch: nothing that they share has one shape in both.
+        """
+        return differences(self, other)
 
     @property
     def experiment(self) -> Experiment:

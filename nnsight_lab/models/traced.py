@@ -21,7 +21,7 @@ from nnsight_lab.contract import (
     RunRequest,
     TokenRows,
 )
-from nnsight_lab.errors import BadInput, LabError, NotSupported
+from nnsight_lab.errors import BadInput, Cancelled, LabError, NotSupported
 from nnsight_lab.ir import Graph, ModuleSource, ModuleTree
 from nnsight_lab.models.background import begun_behind
 from nnsight_lab.models.collected import Collected
@@ -287,7 +287,8 @@ class TracedModel(ABC):
             collected = Collected(tell) if on_event is None else Collected(on_event, tell)
             self.executor.run(request, collected.take)
         if collected.error is not None:
-            raise _at_its_line(collected.error, graph)
+            stopped = run.why if isinstance(collected.error, Cancelled) else None
+            raise _at_its_line(stopped or collected.error, graph)
         return Run(self, graph, inputs, prompt, collected.result)
 
     def run_inputs(

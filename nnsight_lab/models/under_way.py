@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nnsight_lab.contract import Inputs, RunEvent
+from nnsight_lab.errors import LabError
 from nnsight_lab.ir import Graph
+from nnsight_lab.models.progress import Progress
 
 if TYPE_CHECKING:
     from nnsight_lab.models.traced import TracedModel
@@ -28,7 +30,8 @@ class RunUnderWay:
     """One run that has not ended: what it runs, since when, on which thread.
 
     id: as in its `RunRequest`. began: `time.perf_counter()`. thread: `threading.get_ident()` of the
-    thread that waits for it. last: the last event there was.
+    thread that waits for it. last: the last event there was. progress: how far it is. why: what it fails
+    with when it is cancelled, if not with `Cancelled`.
     """
 
     def __init__(self, id: str, model: TracedModel, graph: Graph, inputs: Inputs, prompt: Any):
@@ -40,10 +43,13 @@ class RunUnderWay:
         self.began = time.perf_counter()
         self.thread = threading.get_ident()
         self.last: RunEvent | None = None
+        self.progress = Progress(graph, inputs, self.began)
+        self.why: LabError | None = None
         self._cancelled = False
 
-    def cancel(self) -> None:
-        """Ask it to stop, from any thread; it then fails with `Cancelled`."""
+    def cancel(self, why: LabError | None = None) -> None:
+        """Ask it to stop, from any thread; it then fails with `why`, or with `Cancelled`."""
+        self.why = self.why or why
         self._cancelled = True
         self.model.executor.cancel(self.id)
 
@@ -51,6 +57,8 @@ class RunUnderWay:
         """Note an event, and tell the watchers of it."""
         first = self.last is None
         self.last = event
+        if event is not None:
+            self.progress.note(event)
         if self._cancelled and first and event is not None:
             self.model.executor.cancel(self.id)  # before, it was not there yet to be cancelled
         for watcher in _watchers:

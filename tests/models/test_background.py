@@ -105,7 +105,7 @@ def test_values_arrive_before_the_run_has_ended(lm: nl.LanguageModel) -> None:
 def test_a_failed_run_is_raised_by_who_waits_at_the_users_line(lm: nl.LanguageModel) -> None:
     with lm.trace(PROMPT).in_background() as tracer:
         place = lm.logits[0, -1].argmax() + 10_000
-        torch.zeros(5).index_select(0, place.reshape(1)).save()
+        torch.zeros(5).index_select(0, place.reshape(1)).save()  # type: ignore[attr-defined]
     with pytest.raises(OpFailed) as caught:
         tracer.run.wait()
     assert caught.value.where is not None
@@ -210,9 +210,9 @@ def test_async_with_waits_and_lets_others_go_on(
             return logits
 
         task = asyncio.create_task(trace())
-        while not runs_under_way():
+        while not runs_under_way():  # noqa: ASYNC110 - a run is no event of this loop
             await asyncio.sleep(0.01)
-        return await asyncio.gather(task, let_go())  # type: ignore[return-value]
+        return await asyncio.gather(task, let_go())
 
     logits, was_waiting = asyncio.run(both())
     assert was_waiting
@@ -228,7 +228,7 @@ def test_await_gives_the_run_and_raises_its_error(lm: nl.LanguageModel) -> None:
     async def fails() -> None:
         async with lm.trace(PROMPT):
             place = lm.logits[0, -1].argmax() + 10_000
-            torch.zeros(5).index_select(0, place.reshape(1)).save()
+            torch.zeros(5).index_select(0, place.reshape(1)).save()  # type: ignore[attr-defined]
 
     torch.testing.assert_close(asyncio.run(waits())["logits"], plain(lm, PROMPT))
     with pytest.raises(OpFailed) as caught:
