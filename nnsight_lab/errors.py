@@ -15,6 +15,7 @@
     │   ├── OpFailed              an operation raised while the model ran
     │   ├── NeverReached          the model never got to an address the graph names
     │   ├── Cancelled             the run was cancelled
+    │   ├── TimedOut              it took longer than it was given
     │   └── EngineFailed          the engine stopped while running
     ├── ModelNotFound             no model by that name
     ├── NotSupported              this executor or model cannot do that; another can
@@ -64,6 +65,7 @@ __all__ = [
     "ServerUnreachable",
     "ShapeMismatch",
     "SourceLine",
+    "TimedOut",
     "ValueNotKnown",
     "WriteTooEarly",
 ]
@@ -240,6 +242,12 @@ class Cancelled(RunError):
     """The run was cancelled."""
 
     code = "cancelled"
+
+
+class TimedOut(RunError):
+    """The run, or waiting for it, took longer than it was given."""
+
+    code = "timed-out"
 
 
 class EngineFailed(RunError):

@@ -18,6 +18,7 @@
     measure.py         a model's module tree, by running it once on very small inputs
     decoding.py        the same of a pass that adds one position to a cache
     source_measure.py  which operations are inside a forward, and what they are called
+    turns.py           one run at a time, and none that was cancelled while it waited
     untouched.py       what a module keeps in its attributes, put back after a look
     families/          standard names of each model family
     certify.py         standard names, checked on the model itself when it loads

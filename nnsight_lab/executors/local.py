@@ -44,6 +44,7 @@ from nnsight_lab.executors.listen import Enough, Listener
 from nnsight_lab.executors.loading import load_model, tokenizer_files
 from nnsight_lab.executors.measure import Measured, measure
 from nnsight_lab.executors.source_measure import Passes, SourceBook
+from nnsight_lab.executors.turns import in_turn
 from nnsight_lab.executors.untouched import (
     evaluating,
     silent_run,
@@ -213,7 +214,7 @@ class LocalExecutor:
             stages = Stages(tuple(map(self._part, given, measured)))
             plan = self._plan(request, bases, stages)
             emit(Accepted())
-            with self._one_at_a_time:
+            with in_turn(self._one_at_a_time, lambda: request.id in self._cancelled):
                 waited = time.perf_counter()
                 emit(Started())
                 steps, all_ended = self._carry_out(request, measured, plan, stages, emit)

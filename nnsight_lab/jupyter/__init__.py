@@ -1,12 +1,18 @@
 """The notebook: magics, figures, and how a run is shown. Imported only inside one.
 
-    magics.py     %%trace and %nnl
+    magics.py     %%trace and %nnl; commands.py, the words of %nnl
     line.py       the line of a magic, read
+    chosen.py     the model that a cell uses, and its tracer
+    recording.py  a cell recorded and run; shown.py, what is shown of it
+    around.py     what options of the line hook in around a run
+    late.py       the end of a cell whose run goes on in the background
+    run_table.py  %nnl runs
     body.py       the cell below it, run as the body of a trace
     lowering.py   `if`, `for` and `while` of a cell, for recorded values
     flow.py       what a lowered cell asks while it runs
     variables.py  its variables around a branch; carried.py, those that a loop carries
     figures.py    run.fig: Plotly figures
+    figures_views.py  what --show draws beside the lens and the attention
     axes.py       how large they are, and which labels fit
     channel.py    a view's wire to Python, which works while a cell runs; channel.js, its other end
     static.py     the same pictures without JavaScript, for saved notebooks

@@ -59,9 +59,11 @@ def compile_body(text: str, filename: str, first_line: int) -> Body:
 
     Raises:
         SyntaxError: at the user's own line.
+        MagicUsage: the body awaits something.
     """
     padded = "\n" * (first_line - 1) + text
     tree = ast.parse(padded, filename)
+    _check_waits_for_nothing(tree, filename)
     assigned = tuple(dict.fromkeys(name for node in tree.body for name in _targets(node)))
     shows = bool(tree.body) and isinstance(tree.body[-1], ast.Expr) and not _is_quiet(text)
     shows = shows and not _is_shown(tree.body[-1])
@@ -75,6 +77,22 @@ def compile_body(text: str, filename: str, first_line: int) -> Body:
     )
     lowered = lower(tree)
     return Body(compile(lowered, filename, "exec"), assigned, shows, lowered, invokes)
+
+
+def _check_waits_for_nothing(tree: ast.Module, filename: str) -> None:
+    """Raise `MagicUsage` at an `await` of the body itself: it is recorded in one go."""
+    nodes: list[ast.AST] = list(tree.body)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.Await | ast.AsyncWith | ast.AsyncFor):
+            raise MagicUsage(
+                "A %%trace cell is recorded in one go, so it cannot await.",
+                where=SourceLine(filename, node.lineno),
+                hint="Await in a cell above, or trace in a plain cell: async with lm.trace(prompt):",
+            )
+        nodes += ast.iter_child_nodes(node)
 
 
 def _is_quiet(text: str) -> bool:
@@ -145,6 +163,8 @@ def begins_at_user(
         forget_cause(exc)
         if isinstance(exc, LabError) and (exc.where is None or exc.where == magic):
             exc.where = cell
+        elif isinstance(exc, MagicUsage) and exc.where is not None:
+            exc.where = replace(exc.where, cell=cell.cell)
         trace = _from_user(exc.__traceback__, filename)
         lines = render(exc, trace)
         exc._render_traceback_ = lambda: lines  # type: ignore[attr-defined]

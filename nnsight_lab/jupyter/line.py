@@ -14,10 +14,11 @@ import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from typing import Any
 
 from nnsight_lab.errors import MagicUsage
 
-__all__ = ["USAGE", "TraceLine", "parse_trace_line"]
+__all__ = ["OPTIONS", "USAGE", "VIEWS", "TraceLine", "parse_trace_line"]
 
 USAGE = """%%trace [MODEL] [PROMPT …] [options]
 
@@ -29,15 +30,29 @@ PROMPT   "text", or {expression}; several make a padded batch
 --seed S         makes sampling repeat itself
 -s, --save a,b   bring back only these names (default: every assigned name with a recorded value)
 --on NAME        where to run: local, or the variable of a connected lab
+--bg             go on at once; the run fills in behind: run.wait(), await run, %nnl cancel
+--timeout S      cancel what has not ended after S seconds
+--scan           shapes only: nothing runs
+--explain        what would run, where, and what it costs: nothing runs
 --no-peek        refuse what needs a value while the cell is recorded
---graph          print the recorded intervention graph
+--graph          show the recorded intervention graph
 --as NAME        the variable for the run (default: run)
---show lens|none draw this under the cell
+--show a,b       draw under the cell: lens, attn, probs, norms, tokens, none
+--diff RUN       compare what is saved with the same names of an earlier run
 -q, --quiet      no cost line"""
 
-_VALUED = {"-s": "save", "--save": "save", "--on": "on", "--as": "name", "--show": "show"}
-_FLAGS = {"--graph": "graph", "--no-peek": "no_peek", "-q": "quiet", "--quiet": "quiet"}
-_SHOWN = ("lens", "none")
+_VALUED = {
+    "-s": "save", "--save": "save", "--on": "on", "--as": "name", "--show": "show",
+    "--timeout": "timeout", "--diff": "diff",
+}  # fmt: skip
+_FLAGS = {
+    "--graph": "graph", "--no-peek": "no_peek", "-q": "quiet", "--quiet": "quiet",
+    "--bg": "background", "--scan": "scan", "--explain": "explain",
+}  # fmt: skip
+"""Options without a value, and the field of `TraceLine` that each sets."""
+
+VIEWS = ("lens", "attn", "probs", "norms", "tokens")
+"""What `--show` can draw."""
 
 _GENERATING: dict[str, tuple[str, type[int | float]]] = {
     "-g": ("max_new_tokens", int),
@@ -49,6 +64,9 @@ _GENERATING: dict[str, tuple[str, type[int | float]]] = {
 }
 """Options of a generation: their names for `lm.generate`, and the numbers they take."""
 
+OPTIONS = (*_FLAGS, *_VALUED, *_GENERATING)
+"""Every option of the line, as it is written."""
+
 
 @dataclass(frozen=True)
 class TraceLine:
@@ -57,6 +75,7 @@ class TraceLine:
     model: a Python expression, or "". prompts: Python expressions, one a prompt.
     save: names to bring back, or None for all. on: "" when not said.
     generation: options for `lm.generate`; empty for a trace.
+    timeout: seconds, or None. diff: an expression for a run, or "".
     """
 
     model: str = ""
@@ -68,6 +87,11 @@ class TraceLine:
     graph: bool = False
     no_peek: bool = False
     quiet: bool = False
+    background: bool = False
+    scan: bool = False
+    explain: bool = False
+    timeout: float | None = None
+    diff: str = ""
     generation: Mapping[str, int | float] = field(default_factory=dict)
 
 
@@ -110,22 +134,55 @@ def _line(words: list[str], prompts: list[str], options: dict[str, str | bool]) 
     save, show = options.get("save"), str(options.get("show", ""))
     shown = _names(show)
     for part in shown:
-        if part not in _SHOWN:
-            raise MagicUsage(f"--show {part} is not a view.", hint="Views: lens, none.")
+        if part not in (*VIEWS, "none"):
+            hint = f"Views: {', '.join(VIEWS)}, none."
+            raise MagicUsage(f"--show {part} is not a view.", hint=hint)
     name = str(options.get("name", "run"))
     if not name.isidentifier():
         raise MagicUsage(f"--as {name} is not a name.", hint="Give a Python name: --as patched.")
-    return TraceLine(
+    flags: dict[str, Any] = {field: True for field in _FLAGS.values() if options.get(field)}
+    said = TraceLine(
         model=words[0] if words else "",
         prompts=tuple(prompts),
         save=None if save is None else _names(str(save)),
         on=str(options.get("on", "")),
         name=name,
         show=tuple(part for part in shown if part != "none"),
-        graph=bool(options.get("graph")),
-        no_peek=bool(options.get("no_peek")),
-        quiet=bool(options.get("quiet")),
+        timeout=_seconds(options.get("timeout")),
+        diff=str(options.get("diff", "")),
+        **flags,
     )
+    _check_together(said)
+    return said
+
+
+def _seconds(value: str | bool | None) -> float | None:
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < _LONGEST_S:
+        raise MagicUsage(f"--timeout takes a number of seconds, not {value}.", hint="--timeout 30")
+    return seconds
+
+
+_LONGEST_S = 1e7
+"""The longest timeout; more cannot be waited for, nor need be."""
+
+
+def _check_together(said: TraceLine) -> None:
+    """Raise `MagicUsage` for options that ask for a run and for none."""
+    without = [name for name in ("--scan", "--explain") if getattr(said, _FLAGS[name])]
+    given = {"--bg": said.background, "--diff": said.diff, "--show": said.show}
+    given["--timeout"] = said.timeout
+    asked = [name for name, value in given.items() if value]
+    if len(without) > 1 or (without and asked):
+        raise MagicUsage(
+            f"{without[0]} runs nothing, so it does not go with {(without[1:] + asked)[0]}.",
+            hint="Leave one of them out.",
+        )
 
 
 def _names(value: str) -> tuple[str, ...]:
@@ -161,7 +218,7 @@ def _read_option(
             raise MagicUsage(f"{option} needs a value.", hint="%%trace? lists the options.")
         options[_VALUED[option]] = value
     else:
-        near = get_close_matches(option, [*_FLAGS, *_VALUED, *_GENERATING], 1, 0.5)
+        near = get_close_matches(option, OPTIONS, 1, 0.5)
         hint = f"Did you mean {near[0]}?" if near else "%%trace? lists the options."
         raise MagicUsage(f"%%trace has no option {option}.", hint=hint)
 

@@ -10,8 +10,13 @@
     scans.py           a block that is recorded and not run
     run.py             Run: saved names to tensors, and its views
     collected.py       what the events of a run add up to
+    background.py      runs that go on behind
+    deadline.py        runs that take too long
+    differences.py     what two runs saved, compared
+    progress.py        how far a run is
     under_way.py       runs that have not ended: who watches them, and cancelling one
     experiment.py      Experiment: a graph with its inputs, as a file and back
+    explained.py       what running an experiment would do
     stored_inputs.py   inputs as plain data and bytes
     trusted.py         local functions as bytes: the one place where bytes become code
     prompts.py         text, ids and tensors to rows of token ids

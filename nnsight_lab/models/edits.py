@@ -36,6 +36,7 @@ from nnsight_lab.models.edit_recorder import ON_SIZES, EditRecorder, not_storabl
 from nnsight_lab.passes import drop_dead_nodes
 from nnsight_lab.tracing import Proxy, Recorder
 from nnsight_lab.tracing.cells import Cell, Value
+from nnsight_lab.tracing.openings import close_for, open_for
 from nnsight_lab.tracing.show import label_of, note_shown
 from nnsight_lab.tracing.source import (
     at_line,
@@ -44,7 +45,6 @@ from nnsight_lab.tracing.source import (
     standing_at,
     user_line,
 )
-from nnsight_lab.tracing.tracer import close_for, open_for
 
 if TYPE_CHECKING:
     from nnsight_lab.models.traced import TracedModel

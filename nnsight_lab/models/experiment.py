@@ -27,6 +27,7 @@ from nnsight_lab.ir.files import (
     versions_here,
     write_file,
 )
+from nnsight_lab.models.explained import Explanation, explained
 from nnsight_lab.models.stored_inputs import inputs_from_plain, inputs_to_plain
 from nnsight_lab.models.trusted import functions_from_bytes, functions_to_bytes
 from nnsight_lab.tracing.local_calls import functions_of, remember
@@ -114,6 +115,19 @@ class Experiment:
         if inputs is None:
             raise BadInput("The file holds a graph without inputs.", hint=_NEEDS_PROMPT)
         return model.run_inputs(self.graph, inputs, self.prompt if prompt is None else prompt)
+
+    @one_frame
+    def explain(self, model: TracedModel | None = None) -> Explanation:
+        """What running it would do: which passes, how deep, where, at what cost. Nothing runs.
+
+        model: by default the one it was recorded on, loaded by its name.
+
+        Raises:
+            LabError: it would be refused.
+        """
+        if self.inputs is None:
+            raise BadInput("The file holds a graph without inputs.", hint=_NEEDS_PROMPT)
+        return explained(model or self._its_model(), self.graph, self.inputs)
 
     @one_frame
     def to_python(self, model: TracedModel | None = None) -> str:

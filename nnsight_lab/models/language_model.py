@@ -32,9 +32,9 @@ from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.passes import check_inputs
 from nnsight_lab.settings import Settings
 from nnsight_lab.tracing import Recorder, Tracer
+from nnsight_lab.tracing.openings import open_recorder
 from nnsight_lab.tracing.session import PartPlan, open_session
 from nnsight_lab.tracing.source import for_the_user, one_frame, user_line
-from nnsight_lab.tracing.tracer import open_recorder
 
 __all__ = ["LanguageModel"]
 
@@ -262,6 +262,7 @@ class LanguageModel(TracedModel):
             peek=peek,
             add_prompt=add_prompt,
             describe=lambda graph: experiment_of(self, graph, inputs(), prompts),
+            go_on=lambda graph, back: self._go_on(graph, inputs(), prompts, back),
         )
 
     def run(

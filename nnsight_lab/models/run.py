@@ -7,7 +7,7 @@ where no plotting library is installed.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nnsight_lab.contract import Inputs, PeekCost, RunResult, Several
-from nnsight_lab.errors import NotSaved
+from nnsight_lab.errors import LabError, NotSaved
 from nnsight_lab.ir import Graph
+from nnsight_lab.models.background import Behind
+from nnsight_lab.models.differences import Differences, differences
 from nnsight_lab.models.experiment import Experiment, experiment_of
 from nnsight_lab.passes import then, with_functions_named
 from nnsight_lab.tracing.local_calls import functions_of, names_beside, remember
-from nnsight_lab.tracing.source import for_the_user
+from nnsight_lab.tracing.source import for_the_user, one_frame
 
 if TYPE_CHECKING:
     from nnsight_lab.models.traced import TracedModel
@@ -36,15 +38,28 @@ class Run(Mapping[str, Any]):
     steps: forward passes that were made. tokens: the ids sampled at each step, one a row.
     peeks: what looks at values by Python cost before this run, while its block was recorded.
     engine, why: where several engines serve the model, which one ran this, and why not the first.
+
+    A run in the background fills in; `run.wait()` or `await run` waits for its end.
     """
 
     def __init__(
-        self, model: TracedModel, graph: Graph, inputs: Inputs, prompt: Any, result: RunResult
+        self,
+        model: TracedModel,
+        graph: Graph,
+        inputs: Inputs,
+        prompt: Any,
+        result: RunResult,
+        behind: Behind | None = None,
     ) -> None:
         self.model = model
         self.graph = graph
         self.inputs = inputs
         self.prompt = prompt
+        self._behind = behind
+        self.peeks = PeekCost()
+        self._fill(result)
+
+    def _fill(self, result: RunResult) -> None:
         self.seconds: Mapping[str, float] = result.seconds
         self.sent_bytes = result.sent_bytes
         self.steps = result.steps
@@ -52,8 +67,7 @@ class Run(Mapping[str, Any]):
         self.engine = result.engine
         self.why = result.why
         self._ended = result.ended
-        self.peeks = PeekCost()
-        order = [output.name for output in graph.outputs]
+        order = [output.name for output in self.graph.outputs]
         self._values = {name: result.values[name] for name in order if name in result.values}
         self.missing = tuple(name for name in order if name not in result.values)
 
@@ -64,6 +78,13 @@ class Run(Mapping[str, Any]):
         if parts:
             return _put_together({_keys(key[len(name) :]): part for key, part in parts.items()})
         known = ", ".join(self._values) or "nothing"
+        if not self.done and name in self.missing:
+            raise for_the_user(
+                NotSaved(
+                    f"{name!r} is not there yet: the run is under way.",
+                    hint="run.wait(), or `await run`, waits for it; run.cancel() ends it.",
+                )
+            )
         if name in self.missing:
             raise for_the_user(
                 NotSaved(
@@ -75,6 +96,67 @@ class Run(Mapping[str, Any]):
             NotSaved(f"{name!r} was not saved in this run.", hint=f"It saved {known}.")
         )
 
+    # A run in the background
+
+    @classmethod
+    def awaiting(cls, model: TracedModel, graph: Graph, inputs: Inputs, prompt: Any) -> Run:
+        """A run that has not ended, nor begun."""
+        return cls(model, graph, inputs, prompt, RunResult({}, {}), Behind())
+
+    @property
+    def behind(self) -> Behind | None:
+        """How it goes in the background; None for a run that was waited for."""
+        return self._behind
+
+    def arrived(self, name: str, value: Any) -> None:
+        """A value is there before the run has ended."""
+        self._values[name] = value
+        self.missing = tuple(other for other in self.missing if other != name)
+
+    def become(self, ended: Run) -> None:
+        """Take over what the run has come to."""
+        kept = {"_behind": self._behind, "peeks": self.peeks}
+        vars(self).update(vars(ended) | kept)
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, well or not. Only one in the background may not have."""
+        return self._behind is None or self._behind.done
+
+    @one_frame
+    def wait(self, timeout: float | None = None) -> Run:
+        """Wait until it has ended; gives the run itself.
+
+        timeout: seconds to wait at most. An interrupt stops the waiting; the run goes on.
+
+        Raises:
+            TimedOut: it has not ended by then; it goes on.
+            LabError: whatever it failed with.
+        """
+        if self._behind is not None:
+            self._behind.wait(timeout)
+        return self
+
+    def __await__(self) -> Generator[Any, None, Run]:
+        if self._behind is not None:
+            yield from self._behind.awaited().__await__()
+        return self
+
+    def cancel(self) -> None:
+        """Ask a run that is under way to stop; waiting for it then raises `Cancelled`."""
+        if self._behind is not None:
+            self._behind.cancel()
+
+    def when_done(self, callback: Callable[[LabError | None], None]) -> None:
+        """Call back when it has ended, with what it failed with or None; at once if it has.
+
+        The callback runs on the thread of the run.
+        """
+        if self._behind is None:
+            callback(None)
+        else:
+            self._behind.when_done(callback)
+
     def then(self, graph: Graph) -> Run:
         """This run's edits once more, on the same prompt, saving what `graph` saves instead.
 
@@ -85,6 +167,16 @@ class Run(Mapping[str, Any]):
         both = ours | {names[name]: function for name, function in theirs.items()}
         joined = then(self.graph, with_functions_named(graph, names) if theirs else graph)
         return self.model.run_inputs(remember(joined, both), self.inputs, self.prompt)
+
+    @one_frame
+    def diff(self, other: Run) -> Differences:
+        """How far what this run saved is from what `other` saved under the same names.
+
+        Raises:
+            NotSaved: they share no name.
+            ShapeMismatch: nothing that they share has one shape in both.
+        """
+        return differences(self, other)
 
     @property
     def experiment(self) -> Experiment:
@@ -136,6 +228,8 @@ class Run(Mapping[str, Any]):
         return f"stopped after {made} of {asked} tokens ({why})"
 
     def __repr__(self) -> str:
+        if self._behind is not None and self._behind.state != "ended":
+            return f"<Run on {self.model.name}: {self._behind.state}>"
         total = sum(self.seconds.values())
         peeks = str(self.peeks) if self.peeks.count else ""
         parts = [self.model.name, f"{total * 1e3:.1f} ms", self.how_far, peeks]

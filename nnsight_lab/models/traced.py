@@ -21,8 +21,9 @@ from nnsight_lab.contract import (
     RunRequest,
     TokenRows,
 )
-from nnsight_lab.errors import BadInput, LabError, NotSupported
+from nnsight_lab.errors import BadInput, Cancelled, LabError, NotSupported
 from nnsight_lab.ir import Graph, ModuleSource, ModuleTree
+from nnsight_lab.models.background import begun_behind
 from nnsight_lab.models.collected import Collected
 from nnsight_lab.models.edit_recorder import EditRecorder
 from nnsight_lab.models.edits import Edit, EditBlock
@@ -36,9 +37,9 @@ from nnsight_lab.tracing import Envoy, Recorder, Tracer
 from nnsight_lab.tracing.aliases import Aliases, aliases_of
 from nnsight_lab.tracing.attached import Attachments
 from nnsight_lab.tracing.local_calls import functions_of, remember
+from nnsight_lab.tracing.openings import open_recorder
 from nnsight_lab.tracing.session import PartPlan, Session, open_session
 from nnsight_lab.tracing.source import one_frame, user_line
-from nnsight_lab.tracing.tracer import open_recorder
 
 __all__ = ["TracedModel"]
 
@@ -256,10 +257,22 @@ class TracedModel(ABC):
             execute=execute,
             peek=peek,
             describe=lambda graph: experiment_of(self, graph, inputs, prompt),
+            go_on=lambda graph, back: self._go_on(graph, inputs, prompt, back),
         )
 
+    def _go_on(self, graph: Graph, inputs: Inputs, prompt: Any, back: Callable[[Run], None]) -> Run:
+        """Begin to run a graph in the background."""
+        check_features(graph, self.card)
+        run = partial(self._carry_out, graph, inputs, prompt)
+        return begun_behind(run, Run.awaiting(self, graph, inputs, prompt), back)
+
     def _carry_out(
-        self, graph: Graph, inputs: Inputs, prompt: Any, on_event: Emit | None = None
+        self,
+        graph: Graph,
+        inputs: Inputs,
+        prompt: Any,
+        on_event: Emit | None = None,
+        noted: Callable[[RunUnderWay], None] | None = None,
     ) -> Run:
         """Run a graph and collect what it saves. Raises what the run failed with."""
         check_features(graph, self.card)
@@ -267,11 +280,15 @@ class TracedModel(ABC):
         # Executors keep graphs with their schedules; the functions must not be kept with them.
         own = replace(graph) if functions else graph
         request = RunRequest(uuid.uuid4().hex, own, inputs, functions)
-        with under_way(RunUnderWay(request.id, self, graph, inputs, prompt)) as tell:
+        run = RunUnderWay(request.id, self, graph, inputs, prompt)
+        if noted is not None:
+            noted(run)
+        with under_way(run) as tell:
             collected = Collected(tell) if on_event is None else Collected(on_event, tell)
             self.executor.run(request, collected.take)
         if collected.error is not None:
-            raise _at_its_line(collected.error, graph)
+            stopped = run.why if isinstance(collected.error, Cancelled) else None
+            raise _at_its_line(stopped or collected.error, graph)
         return Run(self, graph, inputs, prompt, collected.result)
 
     def run_inputs(

@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nnsight_lab.contract import Inputs, RunEvent
+from nnsight_lab.errors import LabError
 from nnsight_lab.ir import Graph
+from nnsight_lab.models.progress import Progress
 
 if TYPE_CHECKING:
     from nnsight_lab.models.traced import TracedModel
@@ -29,7 +30,8 @@ class RunUnderWay:
     """One run that has not ended: what it runs, since when, on which thread.
 
     id: as in its `RunRequest`. began: `time.perf_counter()`. thread: `threading.get_ident()` of the
-    thread that waits for it.
+    thread that waits for it. last: the last event there was. progress: how far it is. why: what it fails
+    with when it is cancelled, if not with `Cancelled`.
     """
 
     def __init__(self, id: str, model: TracedModel, graph: Graph, inputs: Inputs, prompt: Any):
@@ -40,10 +42,27 @@ class RunUnderWay:
         self.prompt = prompt
         self.began = time.perf_counter()
         self.thread = threading.get_ident()
+        self.last: RunEvent | None = None
+        self.progress = Progress(graph, inputs, self.began)
+        self.why: LabError | None = None
+        self._cancelled = False
 
-    def cancel(self) -> None:
-        """Ask it to stop, from any thread; it then fails with `Cancelled`."""
+    def cancel(self, why: LabError | None = None) -> None:
+        """Ask it to stop, from any thread; it then fails with `why`, or with `Cancelled`."""
+        self.why = self.why or why
+        self._cancelled = True
         self.model.executor.cancel(self.id)
+
+    def tell(self, event: RunEvent | None) -> None:
+        """Note an event, and tell the watchers of it."""
+        first = self.last is None
+        self.last = event
+        if event is not None:
+            self.progress.note(event)
+        if self._cancelled and first and event is not None:
+            self.model.executor.cancel(self.id)  # before, it was not there yet to be cancelled
+        for watcher in _watchers:
+            watcher(self, event)
 
     def __repr__(self) -> str:
         return f"<run {self.id[:8]} under way on {self.model.name}>"
@@ -76,19 +95,14 @@ def runs_under_way() -> tuple[RunUnderWay, ...]:
         return tuple(_running.values())
 
 
-def _tell(run: RunUnderWay, event: RunEvent | None) -> None:
-    for watcher in _watchers:
-        watcher(run, event)
-
-
 @contextmanager
 def under_way(run: RunUnderWay) -> Iterator[Callable[[RunEvent], None]]:
     """While the block lasts, `run` is under way; what it gives tells the watchers of an event."""
     with _lock:
         _running[run.id] = run
     try:
-        _tell(run, None)
-        yield partial(_tell, run)
+        run.tell(None)
+        yield run.tell
     finally:
         with _lock:
             del _running[run.id]

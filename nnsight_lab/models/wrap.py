@@ -19,8 +19,8 @@ from nnsight_lab.models.run import Run
 from nnsight_lab.models.scans import Shapes, scanned
 from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.tracing import Envoy, Tracer
+from nnsight_lab.tracing.openings import open_recorder
 from nnsight_lab.tracing.source import for_the_user, one_frame, user_line
-from nnsight_lab.tracing.tracer import open_recorder
 
 __all__ = ["WrappedModule", "wrap"]
 

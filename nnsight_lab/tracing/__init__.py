@@ -1,6 +1,8 @@
 """How Python becomes a graph.
 
     tracer.py         the `with` block: records, runs at its end, fills in the saved names
+    openings.py       which recordings are open; invokes.py, when a prompt may be given
+    awaited.py        blocks whose run goes on behind, and `async with`
     session.py        several traces in one recording
     steps.py          the forward passes of a generation; again.py, a block once more for each
     names.py          which variable holds which saved value

@@ -17,12 +17,20 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from nnsight_lab.ir import NodeId
+from nnsight_lab.tracing.fields import Fields
 from nnsight_lab.tracing.proxy import Proxy
 
 if TYPE_CHECKING:
     from nnsight_lab.tracing.recorder import Recorder
 
-__all__ = ["assign_in_frame", "filled", "forget_variables", "names_of_saved", "variables_of"]
+__all__ = [
+    "assign_in_frame",
+    "filled",
+    "forget_variables",
+    "keep_results",
+    "names_of_saved",
+    "variables_of",
+]
 
 _LONGEST = 10_000
 """Containers longer than this are not searched; they are data, not saved values."""
@@ -113,6 +121,16 @@ def _slots(variables: dict[str, Any]) -> Iterator[_Slot]:
         left -= len(held)
         pairs = held.items() if isinstance(held, dict) else enumerate(held)
         queue.extend(_Slot(key, item, slot) for key, item in pairs if isinstance(item, _HOLDERS))
+
+
+def keep_results(recorder: Recorder, run: Any, names: dict[str, NodeId]) -> None:
+    """Values under the recorder's own node ids, for proxies that have no variable."""
+    missing = set(getattr(run, "missing", ()))
+    for name, node in names.items():
+        if name in missing:
+            recorder.missing.add(node)
+        else:
+            recorder.results[node] = Fields.of(run[name])
 
 
 def filled(recorder: Recorder, variables: dict[str, Any]) -> dict[str, Any]:

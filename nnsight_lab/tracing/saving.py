@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 from nnsight_lab.errors import BadInput, GraphError
 from nnsight_lab.tracing.envoy import Envoy
+from nnsight_lab.tracing.openings import open_recordings
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.source import one_frame, user_line
-from nnsight_lab.tracing.tracer import open_recordings
 
 __all__ = ["holds_recorded", "save"]
 

@@ -22,10 +22,11 @@ from typing import Any, TypeVar
 from nnsight_lab.contract import ModuleInputs, Several, TokenRows
 from nnsight_lab.errors import GraphError, LabError, SourceLine
 from nnsight_lab.ir import Graph, ModuleTree
+from nnsight_lab.tracing.openings import close_for, open_for, open_recordings
 from nnsight_lab.tracing.peeks import Peeks
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.source import user_line
-from nnsight_lab.tracing.tracer import Tracer, close_for, open_for, open_recordings
+from nnsight_lab.tracing.tracer import Tracer
 
 __all__ = ["PartPlan", "PartTracer", "Session", "open_session"]
 

@@ -9,29 +9,30 @@ tracer.run        # its run
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
 from functools import partial
 from types import FrameType, TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 import torch
 
 from nnsight_lab.errors import BadInput, GraphError, LabError, SourceLine
 from nnsight_lab.ir import RESULT, Address, Graph, NodeId
 from nnsight_lab.passes.live import drop_dead_nodes
+from nnsight_lab.tracing.awaited import awaited, check_goes_on, given
 from nnsight_lab.tracing.caches import Cache, Modules, declare_cache
-from nnsight_lab.tracing.einops_values import teach_einops
-from nnsight_lab.tracing.fields import Fields
+from nnsight_lab.tracing.invokes import check_invoke
 from nnsight_lab.tracing.local_calls import remember
 from nnsight_lab.tracing.names import (
     assign_in_frame,
     filled,
     forget_variables,
+    keep_results,
     names_of_saved,
     variables_of,
 )
+from nnsight_lab.tracing.openings import close_for, open_for
 from nnsight_lab.tracing.peeks import Peeks
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.recorder import Recorder
@@ -39,50 +40,11 @@ from nnsight_lab.tracing.show import is_shown
 from nnsight_lab.tracing.source import for_the_user, one_frame, shorten_traceback, user_line
 from nnsight_lab.tracing.steps import Iteration, Loop
 
-__all__ = ["Tracer", "close_for", "open_for", "open_recorder", "open_recordings"]
+__all__ = ["GoOn", "Tracer"]
 
 RunT = TypeVar("RunT")
+GoOn: TypeAlias = Callable[[Graph, Callable[[RunT], None]], RunT]
 OtherT = TypeVar("OtherT")
-
-_open: ContextVar[tuple[tuple[object, Recorder], ...]] = ContextVar("open_traces", default=())
-
-
-def open_recorder(owner: object) -> Recorder | None:
-    """The recording that is open on a model in this thread, or None."""
-    for model, recorder in reversed(_open.get()):
-        if model is owner:
-            return recorder
-    return None
-
-
-def open_recordings() -> tuple[tuple[object, Recorder], ...]:
-    """The models with an open recording in this thread, each with it; the last one first."""
-    return tuple(reversed(_open.get()))
-
-
-def open_for(owners: tuple[object, ...], recorder: Recorder) -> Any:
-    """Open a recording on these models, and give what `close_for` needs.
-
-    Raises:
-        GraphError: one of them has a recording open.
-    """
-    if any(open_recorder(owner) is not None for owner in owners):
-        raise GraphError(
-            "A trace on this model is already open.",
-            hint="End it first, or give both prompts to one trace.",
-        )
-    teach_einops()
-    return _open.set((*_open.get(), *((owner, recorder) for owner in owners)))
-
-
-def close_for(token: Any) -> None:
-    """Close what `open_for` opened."""
-    _open.reset(token)
-
-
-def _run_with(carry_out: Callable[[Graph], RunT], recorder: Recorder, graph: Graph) -> RunT:
-    """Run a part of what is recorded, with the functions of the user's that it calls."""
-    return carry_out(remember(graph, recorder.functions))
 
 
 class Tracer(Generic[RunT]):
@@ -92,6 +54,8 @@ class Tracer(Generic[RunT]):
     peek: whether Python may have values while the block is recorded.
     add_prompt: takes the prompt of one more invoke, and gives its rows and positions.
     describe: makes an experiment of the graph, with its inputs and a note of the model.
+    go_on: begins to run a graph and gives its run at once; calls back, on another thread, when it
+        has ended well.
     """
 
     def __init__(
@@ -104,16 +68,23 @@ class Tracer(Generic[RunT]):
         peek: bool = True,
         add_prompt: Callable[[Any], tuple[int, int]] | None = None,
         describe: Callable[[Graph], Any] | None = None,
+        go_on: GoOn[RunT] | None = None,
     ) -> None:
         self._owner = owner
         self._recorder = recorder
         self._carry_out = carry_out
         self._execute = execute
         self._peeks = (
-            Peeks(recorder, partial(_run_with, carry_out, recorder)) if execute and peek else None
+            Peeks(recorder, lambda graph: carry_out(remember(graph, recorder.functions)))
+            if execute and peek
+            else None
         )
         self._add_prompt = add_prompt
         self._describe = describe
+        self._go_on = go_on
+        self._behind = False
+        self._when_awaited: Callable[[RunT], None] | None = None
+        self._frame_of_await: FrameType | None = None
         self._frame: FrameType | None = None
         self._token: Any = None
         self._begun_at: SourceLine | None = None
@@ -226,28 +197,11 @@ class Tracer(Generic[RunT]):
             BadInput: the prompt is empty or not a prompt.
         """
         where = user_line()
-        if self._add_prompt is None:
-            raise GraphError(
-                "This trace has its prompt already.", hint="Use model.trace() without a prompt."
-            ).at(where)
-        if prompt is not None and self._all_rows:
-            raise GraphError(
-                "A prompt cannot follow tracer.invoke() without one.",
-                hint="Give all prompts first.",
-            ).at(where)
-        if self._recorder.places.steps.now:
-            raise GraphError(
-                "A prompt cannot be given in a loop over steps.",
-                hint="Open the invoke first, and loop inside it.",
-            ).at(where)
-        if self._recorder.places.batch:
-            raise GraphError(
-                "An invoke cannot be inside another.",
-                hint="Write them one after another; values go from one to the other.",
-            ).at(where)
+        check_invoke(self._recorder.places, self._add_prompt is not None, prompt, self._all_rows)
         self._all_rows = prompt is None
         try:
-            return self._rows(None if prompt is None else self._add_prompt(prompt))
+            add = self._add_prompt
+            return self._rows(None if prompt is None or add is None else add(prompt))
         except LabError as exc:
             raise exc.at(where)
 
@@ -318,12 +272,27 @@ class Tracer(Generic[RunT]):
             self._graph = self._close(names)
             if not self._execute:
                 return
+            back = partial(self._hand_back, names, variables, assign)
+            if self._behind:
+                self._run = self._begun_behind(back)
+                return
             self._run = self._carry_out(self._graph)
         except LabError as exc:
             raise exc.at(self._begun_at)
         finally:
             self._let_go()
-        self._keep(self._run, names)
+        back(self._run)
+
+    def _hand_back(
+        self,
+        names: dict[str, NodeId],
+        variables: dict[str, Any],
+        assign: Callable[[dict[str, Any]], None],
+        run: Any,
+    ) -> None:
+        keep_results(self._recorder, run, names)
+        if self._peeks is not None:
+            run.peeks = self._peeks.cost
         changed = filled(self._recorder, variables)
         if changed:
             assign(changed)
@@ -344,6 +313,51 @@ class Tracer(Generic[RunT]):
         self._frame = sys._getframe(1)  # the frame that holds the `with`, ours or not
         return self
 
+    def in_background(self) -> Self:
+        """This block, not begun yet, so that it ends without waiting: `tracer.run` fills in.
+
+            with lm.trace(prompt).in_background() as tracer:
+                logits = lm.logits.save()
+            tracer.run.wait()                   # or `await tracer.run`
+            tracer.run["logits"]                # a tensor; `logits` itself acts as one, too
+
+        What the run fails with is raised by `wait()`. Lists and dicts of saved values are filled
+        when it has ended. Variables are left alone: whoever assigned them may have returned.
+
+        Raises:
+            NotSupported: a trace of a session, a scan, or a block that only records.
+        """
+        check_goes_on(self._go_on is not None and self._execute)
+        self._behind = True
+        return self
+
+    def _begun_behind(self, back: Callable[[RunT], None]) -> RunT:
+        assert self._graph is not None, "the block has ended"
+        assert self._go_on is not None, "checked when it was asked for"
+        if self._frame_of_await is None:
+            return self._go_on(self._graph, back)
+        self._when_awaited = back
+        return self._go_on(self._graph, lambda _: None)
+
+    def __aenter__(self) -> Awaitable[Self]:
+        """`async with`: the run goes on behind, and the end of the block waits for it."""
+        self.in_background().__enter__()
+        self._frame = self._frame_of_await = sys._getframe(1)
+        return given(self)
+
+    def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> Awaitable[None]:
+        frame = self._frame_of_await
+        self.__exit__(kind, exc, trace)
+        self._frame_of_await = None
+        if exc is not None or frame is None or self._when_awaited is None:
+            return given(None)
+        return awaited(self.run, self._when_awaited, frame)
+
     def hand_back_to(self, frame: FrameType) -> None:
         """Give saved values to the variables of this frame, where the `with` is another's."""
         self._frame = frame
@@ -362,8 +376,10 @@ class Tracer(Generic[RunT]):
             return
         assert frame is not None, "the block was entered"
         failure: LabError | None = None
+        alone = self._behind and self._frame_of_await is None
+        assign = (lambda _: None) if alone else partial(assign_in_frame, frame)
         try:
-            self.finish(variables_of(frame), partial(assign_in_frame, frame))
+            self.finish(variables_of(frame), assign)
         except LabError as error:
             failure = for_the_user(error)
         forget_variables(frame)
@@ -382,14 +398,3 @@ class Tracer(Generic[RunT]):
     def _close(self, names: dict[str, NodeId]) -> Graph:
         graph = drop_dead_nodes(self._recorder.finish(names))
         return remember(graph, self._recorder.functions)
-
-    def _keep(self, run: Any, names: dict[str, NodeId]) -> None:
-        """Values under the recorder's own node ids, for proxies that have no variable."""
-        missing = set(getattr(run, "missing", ()))
-        for name, node in names.items():
-            if name in missing:
-                self._recorder.missing.add(node)
-            else:
-                self._recorder.results[node] = Fields.of(run[name])
-        if self._peeks is not None:
-            run.peeks = self._peeks.cost
