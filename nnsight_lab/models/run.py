@@ -26,6 +26,7 @@ from nnsight_lab.tracing.source import for_the_user, one_frame
 
 if TYPE_CHECKING:
     from nnsight_lab.models.traced import TracedModel
+    from nnsight_lab.tracing import Tracer
 
 __all__ = ["Run"]
 
@@ -177,6 +178,17 @@ class Run(Mapping[str, Any]):
             ShapeMismatch: nothing that they share has one shape in both.
         """
         return differences(self, other)
+
+    def trace(self) -> Tracer[Run]:
+        """A block on this run's prompt that begins after its edits, and can add its own.
+
+            with run.trace():
+                h = lm.layers[2].output.save()       # as this run left it
+
+        Raises:
+            NotSupported: this run is a session of several traces.
+        """
+        return self.model.trace_after(self)
 
     @property
     def experiment(self) -> Experiment:

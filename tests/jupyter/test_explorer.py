@@ -47,12 +47,12 @@ def stream_of(lm: nl.LanguageModel, prompt: str) -> list[torch.Tensor]:
             with_kwargs=True,
         )
     ]
-    for block in blocks:
-        handles.append(
-            block.register_forward_hook(
-                lambda _, args, out: seen.append(out[0] if isinstance(out, tuple) else out)
-            )
+    handles += [
+        block.register_forward_hook(
+            lambda _, args, out: seen.append(out[0] if isinstance(out, tuple) else out)
         )
+        for block in blocks
+    ]
     logits_of(lm, prompt)
     for handle in handles:
         handle.remove()
@@ -219,7 +219,9 @@ def test_newer_work_cancels_the_older(tiny: nl.LanguageModel) -> None:
 
 def test_the_script_is_small_and_its_names_are_one_files() -> None:
     text = script()
-    names = re.findall(r"^(?:export )?(?:async )?(?:const|let|function|class) (\w+)", text, re.M)
+    names = re.findall(
+        r"^(?:export )?(?:async )?(?:const|let|function|class) (\w+)", text, re.MULTILINE
+    )
 
     assert len(text.encode()) < 150_000
     assert sorted(names) == sorted(set(names))
