@@ -59,8 +59,14 @@ def test_tokens_and_their_surprisal(shared: NotebookPage, explorer: Locator) -> 
     tokens = shared.python("[lm.token_string(id) for id in ids[0].tolist()]")
     assert chips.all_inner_texts() == [token.replace(" ", "·") for token in tokens]
 
-    chips.nth(5).hover()
-    wait_until(lambda: "surprisal" in tip_of(explorer), 10, "the surprisal")
+    tip = explorer.locator(".nnl-tip")
+
+    def told() -> bool:
+        chips.nth(4).hover()  # the page may have scrolled away below the pointer
+        chips.nth(5).hover()
+        return "position 5" in tip.inner_text() and "surprisal" in tip.inner_text()
+
+    wait_until(told, 10, "the surprisal")
     seen = float(re.findall(r"surprisal ([\d.]+)", tip_of(explorer))[0])
     by_hand = shared.python("float(-spread[-1, 4, ids[0, 5]].log())")
     assert seen == pytest.approx(by_hand, abs=1e-3)
