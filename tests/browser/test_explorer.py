@@ -67,7 +67,7 @@ def test_tokens_and_their_surprisal(shared: NotebookPage, explorer: Locator) -> 
         return "position 5" in tip.inner_text() and "surprisal" in tip.inner_text()
 
     wait_until(told, 10, "the surprisal")
-    seen = float(re.findall(r"surprisal ([\d.]+)", tip_of(explorer))[0])
+    seen = float(re.findall(r"surprisal ([\d.e-]+)", tip_of(explorer))[0])
     by_hand = shared.python("float(-spread[-1, 4, ids[0, 5]].log())")
     assert seen == pytest.approx(by_hand, abs=1e-3)
     chips.nth(5).click()
