@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from nnsight_lab.tracing.local_calls import local_fn as local_fn
     from nnsight_lab.tracing.saving import save as save
     from nnsight_lab.tracing.show import show as show
+    from nnsight_lab.tracing.sliders import slider as slider
 
 __all__ = [
     "Experiment",
@@ -55,6 +56,7 @@ __all__ = [
     "recipes",
     "save",
     "show",
+    "slider",
     "while_",
     "wrap",
 ]
@@ -76,6 +78,7 @@ _HOMES = {
     "while_": "nnsight_lab.tracing.control",
     "save": "nnsight_lab.tracing.saving",
     "show": "nnsight_lab.tracing.show",
+    "slider": "nnsight_lab.tracing.sliders",
     "wrap": "nnsight_lab.models.wrap",
 }
 _ROOMS = ("errors", "ir", "recipes")
