@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from nnsight_lab.tracing.local_calls import local_fn as local_fn
     from nnsight_lab.tracing.saving import save as save
     from nnsight_lab.tracing.show import show as show
+    from nnsight_lab.tracing.sliders import slider as slider
 
 __all__ = [
     "Experiment",
@@ -57,6 +58,7 @@ __all__ = [
     "recipes",
     "save",
     "show",
+    "slider",
     "while_",
     "wrap",
 ]
@@ -79,6 +81,7 @@ _HOMES = {
     "while_": "nnsight_lab.tracing.control",
     "save": "nnsight_lab.tracing.saving",
     "show": "nnsight_lab.tracing.show",
+    "slider": "nnsight_lab.tracing.sliders",
     "wrap": "nnsight_lab.models.wrap",
 }
 _ROOMS = ("errors", "ir", "recipes")

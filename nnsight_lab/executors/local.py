@@ -279,7 +279,11 @@ class LocalExecutor:
             cancelled=lambda: request.id in self._cancelled,
         )
         run = Interleaver(
-            plan, host, lambda name, value: emit(Saved(name, value)), request.functions
+            plan,
+            host,
+            lambda name, value: emit(Saved(name, value)),
+            request.functions,
+            request.graph,  # its sliders may stand elsewhere than when it was planned
         )
         listener = Listener(run, plan, stages, lambda: request.id in self._cancelled)
         begins, made, ended = 0, 0, False

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nnsight_lab.contract import Inputs, PeekCost, RunResult, Several
-from nnsight_lab.errors import LabError, NotSaved
-from nnsight_lab.ir import Graph
+from nnsight_lab.errors import BadSlider, LabError, NotSaved
+from nnsight_lab.ir import Graph, Slider
 from nnsight_lab.models.background import Behind
 from nnsight_lab.models.differences import Differences, differences
 from nnsight_lab.models.experiment import Experiment, experiment_of
@@ -189,6 +189,28 @@ class Run(Mapping[str, Any]):
             NotSupported: this run is a session of several traces.
         """
         return self.model.trace_after(self)
+
+    @property
+    def sliders(self) -> Mapping[str, Slider]:
+        """The free numbers of the experiment (`nl.slider`) by name, and where each stood."""
+        return self.graph.sliders
+
+    def at(self, **values: float) -> Run:
+        """The same experiment with sliders elsewhere: `run.at(strength=3.5)`. Records nothing.
+
+        Sliders that are not named stand where they stood in this run.
+
+        Raises:
+            BadSlider: there is no such slider, or it does not go there.
+        """
+        try:
+            graph = self.graph.at(**values)
+        except BadSlider as exc:
+            failure = for_the_user(exc)
+        else:
+            remember(graph, functions_of(self.graph))
+            return self.model.run_inputs(graph, self.inputs, self.prompt)
+        raise failure
 
     @property
     def experiment(self) -> Experiment:
