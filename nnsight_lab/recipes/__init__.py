@@ -1,10 +1,8 @@
-"""Ready experiments, written on the public API only: each gives data a figure can be drawn from.
+"""Ready experiments, written on the public API only: each gives data that draws itself.
 
-    lens.py       logit_lens: what each layer would say if it were the last
-    attention.py  attention_pattern: where each head of a layer looks
-    prompt.py     the prompt they look at
-
-They take a model and a prompt, or a run, whose edits they keep; local and remote models alike.
+    lens.py         logit_lens: what each layer would say if it were the last
+    attention.py    attention_pattern: where each head of a layer looks
+    prompt.py       the prompt they look at
 """
 
 from nnsight_lab.recipes.attention import AttentionPattern, attention_pattern

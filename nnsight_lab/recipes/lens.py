@@ -6,8 +6,9 @@ trace, so only the top few tokens of each place travel. The last row is the mode
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -16,14 +17,18 @@ from nnsight_lab.errors import BadInput
 from nnsight_lab.ir import Graph
 from nnsight_lab.models.language_model import LanguageModel
 from nnsight_lab.models.run import Run
-from nnsight_lab.recipes.prompt import model_of, prompt_of, tokens_of, word
+from nnsight_lab.recipes.prompt import model_of, prompt_of, run_on, tokens_of, word
+from nnsight_lab.recipes.result import Result
 from nnsight_lab.tracing.source import one_frame
 
-__all__ = ["LogitLens", "logit_lens"]
+__all__ = ["LogitLens", "lens_through", "logit_lens", "stream_names"]
+
+Translator: TypeAlias = Callable[[int, Any], Any]
+"""Gives what is read in place of one row of the stream."""
 
 
-@dataclass(frozen=True)
-class LogitLens:
+@dataclass(frozen=True, eq=False, repr=False)
+class LogitLens(Result):
     """The lens of one prompt.
 
     tokens: the prompt, one string a position.
@@ -40,10 +45,16 @@ class LogitLens:
     words: list[list[list[str]]]
 
 
-def _graph(model: LanguageModel, prompt: Any, top: int) -> Graph:
+def stream_names(model: LanguageModel) -> list[str]:
+    """The rows of the residual stream: `embed` (before block 0), then `0`, `1`, …"""
+    return ["embed", *(str(index) for index in range(model.card.layers))]
+
+
+def _graph(model: LanguageModel, prompt: Any, top: int, translated: Translator) -> Graph:
     with model.trace(prompt, execute=False) as tracer:
         stream = [model.layers[0].input, *(layer.output for layer in model.layers)]
-        rows = [model.lm_head(model.norm(resid)) for resid in stream]
+        read = (translated(index, resid) for index, resid in enumerate(stream))
+        rows = [model.lm_head(model.norm(resid)) for resid in read]
         found = [_likeliest(logits, top) for logits in (*rows, model.logits)]
         parts = [torch.stack(part) for part in zip(*found, strict=True)]
         tracer.save(probabilities=parts[0], ids=parts[1], entropy=parts[2])
@@ -73,13 +84,30 @@ def logit_lens(
         NotSupported: the model has no standard names for its layers.
         BadInput: there is no such row, or there are fewer tokens than `top`.
     """
+    return lens_through(lambda index, resid: resid, source, prompt, top=top, row=row)
+
+
+def lens_through(
+    translated: Translator,
+    source: LanguageModel | Run,
+    prompt: Any = None,
+    *,
+    top: int = 5,
+    row: int = 0,
+) -> LogitLens:
+    """The lens, with each row of the stream translated first.
+
+    translated: gives what to read for row `index` (0 is `embed`) of the stream.
+
+    Raises:
+        NotSupported, BadInput: as for `logit_lens`.
+    """
     model = model_of(source)
     given = prompt_of(source, prompt, row)
     most = model.card.vocab or top
     if top not in range(1, most + 1):
         raise BadInput(f"There is no top {top!r} of {most} tokens.", hint="top=5, say.")
-    graph = _graph(model, given, top)
-    run = source.then(graph) if isinstance(source, Run) else model.run(graph, given)
+    run = run_on(source, _graph(model, given, top, translated), given)
     return _as_lens(model, run, given, row)
 
 
@@ -90,5 +118,5 @@ def _as_lens(model: LanguageModel, run: Run, given: TokenRows, row: int) -> Logi
     )
     spelt = {id: word(model, id) for id in ids.unique().tolist()}
     words = [[[spelt[id] for id in top] for top in place] for place in ids.tolist()]
-    layers = ["embed", *(str(index) for index in range(model.card.layers)), "output"]
+    layers = [*stream_names(model), "output"]
     return LogitLens(tokens, layers, probabilities, ids, entropy, words)
