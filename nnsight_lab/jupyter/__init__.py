@@ -6,9 +6,11 @@
     lowering.py   `if`, `for` and `while` of a cell, for recorded values
     flow.py       what a lowered cell asks while it runs
     variables.py  its variables around a branch; carried.py, those that a loop carries
-    figures.py    run.fig: Plotly figures
+    figures.py    run.fig: Plotly figures; figures_recipes.py, those of recipes;
+                  figures_plots.py, lines and points
     axes.py       how large they are, and which labels fit
-    static.py     the same pictures without JavaScript, for saved notebooks
+    static.py     the same pictures without JavaScript, for saved notebooks; static_plots.py,
+                  lines and points
 
 Notebook code draws and calls back; it holds no model and knows no server.
 """

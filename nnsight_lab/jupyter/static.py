@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import groupby
+from math import isfinite
 
 from nnsight_lab.jupyter.axes import LETTER, Labels, panel_grid, text_width
 
@@ -57,6 +58,8 @@ def heatmap_svg(
     for index, row in enumerate(values):
         y = bottom - high * (index + 1)
         for place, value in enumerate(row):
+            if not isfinite(value):
+                continue
             fill, ink = colour((value - low) / (top - low), ramp)
             start = left + wide * place
             edge = ' stroke="#ffffff"' if wide > 4 else ""

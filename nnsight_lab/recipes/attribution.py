@@ -62,9 +62,7 @@ def attribution_patching(
                     change = source - places.taken(value, places.corrupt_pos)
                     effect = change * places.taken(value.grad, places.corrupt_pos)
                     rows.append(effect.float().flatten(1).sum(-1))
-        tracer.save(
-            effect=torch.stack(rows), clean=before.float(), corrupt=metric_here.float()
-        )
+        tracer.save(effect=torch.stack(rows), clean=before.float(), corrupt=metric_here.float())
     run = tracer.run
     found = (run["effect"], float(run["clean"]), float(run["corrupt"]))
     return Patching(part, name, places.layers, places.columns, *found, estimated=True)

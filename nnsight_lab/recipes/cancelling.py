@@ -16,9 +16,9 @@ __all__ = ["Cancel", "cancelled_by"]
 class Cancel:
     """Ends a recipe from another thread: the run that is under way, and those after it.
 
-        cancel = Cancel()
-        button.on_click(lambda _: cancel.cancel())
-        activation_patching(lm, clean, corrupt, metric, cancel=cancel)     # raises Cancelled
+    cancel = Cancel()
+    button.on_click(lambda _: cancel.cancel())
+    activation_patching(lm, clean, corrupt, metric, cancel=cancel)     # raises Cancelled
     """
 
     def __init__(self) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
+from nnsight_lab.errors import BadInput
 from nnsight_lab.models.language_model import LanguageModel
 from nnsight_lab.models.run import Run
 from nnsight_lab.recipes.prompt import model_of, prompt_of, run_on, token_id, tokens_of
 from nnsight_lab.recipes.readout import recorded_gain
 from nnsight_lab.recipes.result import Result
-from nnsight_lab.errors import BadInput
 from nnsight_lab.tracing.source import one_frame
 
 __all__ = ["DirectLogits", "direct_logit_attribution"]
@@ -144,7 +144,5 @@ def _as_result(run: Run, tokens: list[str], position: int, target: str) -> Direc
     embed, bias, difference = (float(run[name]) for name in ("embed", "bias", "difference"))
     attn, mlp = run["attn"], run["mlp"]
     rest = difference - embed - bias - float(attn.sum() + mlp.sum())
-    heads = run["heads"] if "heads" in run else None
-    return DirectLogits(
-        tokens, position, target, difference, embed, attn, mlp, heads, bias, rest
-    )
+    heads = run["heads"] if "heads" in list(run) else None
+    return DirectLogits(tokens, position, target, difference, embed, attn, mlp, heads, bias, rest)

@@ -94,7 +94,9 @@ def token_id(model: LanguageModel, token: str | int) -> int:
     ids = model.tokenizer.encode(token, add_special_tokens=False)
     if len(ids) != 1:
         parts = ", ".join(repr(model.token_string(id)) for id in ids) or "nothing"
-        near = "" if token.startswith(" ") else f' With a space in front, " {token}", it may be one.'
+        near = (
+            "" if token.startswith(" ") else f' With a space in front, " {token}", it may be one.'
+        )
         raise BadInput(
             f"{token!r} is not one token but {parts}.",
             hint=f"Give a single token, or its id.{near}",

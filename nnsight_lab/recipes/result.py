@@ -30,14 +30,12 @@ class Result:
         return getattr(import_module(module), attribute)(self, **options)
 
     def __repr__(self) -> str:
-        lines = [f"<{type(self).__name__}>"]
-        for field in fields(self):  # type: ignore[arg-type]  # each recipe's result is a dataclass
-            if not field.name.startswith("_"):
-                lines.append(f"  {field.name}: {_described(getattr(self, field.name))}")
-        return "\n".join(lines)
+        names = [field.name for field in fields(self)]  # type: ignore[arg-type]  # each is one
+        parts = [f"  {name}: {_described(getattr(self, name))}" for name in names]
+        return "\n".join([f"<{type(self).__name__}>", *parts])
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
-        data, metadata = self.figure()._repr_mimebundle_(include, exclude)  # noqa: SLF001
+        data, metadata = self.figure()._repr_mimebundle_(include, exclude)
         return data | {"text/plain": repr(self)}, metadata
 
 

@@ -171,11 +171,13 @@ def _written(
     model: LanguageModel, vector: SteeringVector, given: Any, strength: float, options: Any
 ) -> SteeredText:
     steered, unit = vector.on(model, strength), vector.unit
+    along, tokens = [], []
     with steered.generate(given, **options) as tracer:
-        for step in tracer.iter[:]:
-            tracer.save(along=steered.layers[vector.layer].output[0, -1].float() @ unit)
+        for _ in tracer.iter[:]:
+            along.append(steered.layers[vector.layer].output[0, -1].float() @ unit)
+            tokens.append(steered.tokens[0])
+        tracer.save(along=torch.stack(along), ids=torch.stack(tokens))
     run = tracer.run
-    ids = [int(step[0]) for step in run.tokens]
-    along = torch.as_tensor(run["along"], dtype=torch.float32).reshape(-1)[: len(ids)]
+    ids = run["ids"].tolist()
     text = str(model.tokenizer.decode(ids))
-    return SteeredText(float(strength), text, [word(model, id) for id in ids], along)
+    return SteeredText(float(strength), text, [word(model, id) for id in ids], run["along"])
