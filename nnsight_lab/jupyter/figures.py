@@ -234,7 +234,8 @@ def heatmap_figure(
     )  # fmt: skip
     figure.update_layout(
         title=title, xaxis=token_axis(places, labels), yaxis={"type": "category"},
-        height=114 + labels.room + 30 * len(rows),
+        height=max(74 + labels.room + 30 * len(rows), 230),
+        margin={"t": 50, "b": 24 + labels.room},
         width=max(220 + wide * len(columns), _NARROWEST), template="plotly_white",
     )  # fmt: skip
     return figure

@@ -8,7 +8,7 @@ from html import escape
 import plotly.graph_objects as go
 
 from nnsight_lab.jupyter.figures import LabFigure
-from nnsight_lab.jupyter.static_plots import COLOURS, Series, plot_svg
+from nnsight_lab.jupyter.static_plots import COLOURS, Series, labels_that_fit, plot_svg
 
 __all__ = ["plot_figure"]
 
@@ -40,14 +40,14 @@ def plot_figure(
 
 def _trace(series: Series, place: int) -> go.Scatter:
     colour = COLOURS[place % len(COLOURS)]
-    labels = [escape(label) for label in series.labels]
     mode = "lines" if series.dashed else "lines+markers" if series.line else "markers"
-    if labels and not series.line and len(labels) <= 40:
-        mode += "+text"
-    shown = "%{text}<br>" if labels else ""
+    labels = [escape(label) for label in series.labels]
+    written = [] if series.line or not labels else labels_that_fit(series)
     return go.Scatter(
-        x=list(series.x), y=list(series.y), name=escape(series.name), mode=mode,
-        text=labels or None, textposition="middle right", textfont={"size": 10},
+        x=list(series.x), y=list(series.y), name=escape(series.name),
+        mode=mode + ("+text" if written else ""), text=[*map(escape, written)] or None,
+        textposition="middle right", textfont={"size": 10}, hovertext=labels or None,
         line={"color": colour, "dash": "dash" if series.dashed else "solid"},
-        marker={"color": colour, "size": 8}, hovertemplate=f"{shown}%{{y:.3f}}<extra>%{{fullData.name}}</extra>",
+        marker={"color": colour, "size": 8},
+        hovertemplate=f"{'%{hovertext}<br>' if labels else ''}%{{y:.3f}}<extra>%{{fullData.name}}</extra>",
     )  # fmt: skip

@@ -9,12 +9,14 @@ from math import ceil, floor, isfinite, log10
 
 from nnsight_lab.jupyter.axes import LETTER, Labels, text_width
 
-__all__ = ["COLOURS", "Series", "plot_svg", "ticks"]
+__all__ = ["COLOURS", "Series", "labels_that_fit", "plot_svg", "ticks"]
 
 COLOURS = ("#2171b5", "#d95f02", "#1b7837", "#7b3294", "#666666", "#b2182b")
 """Told apart on white without colour vision as far as six can be; dashes and names help."""
 
 _LEFT, _TOP, _INK, _LINE = 64, 34, "#1a1a1a", "#e3e6ea"
+_LABEL_HIGH = 11
+"""Labels of points nearer than this, one above the other, would touch."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +56,14 @@ def plot_svg(
     names: what the whole numbers of the x axis are called, where it counts things.
     """
     wide, high = size
-    (x_low, x_high), (y_low, y_high) = (_range([v for s in series for v in axis(s)]) for axis in
-                                        (lambda s: s.x, lambda s: s.y))  # fmt: skip
-    frame = _Frame(x_low, x_high, y_low, y_high, wide, high)
+    frame = _frame(series, wide, high)
     parts = [*_grid(frame, names, x_title, y_title)]
     for place, one in enumerate(series):
         parts += _drawn(one, COLOURS[place % len(COLOURS)], frame)
     bottom = _TOP + high + 46
     if len(series) > 1:
-        parts += _legend(series, bottom)
-        bottom += 22
+        parts += _legend(series, bottom + 14)
+        bottom += 32
     width = max(_LEFT + wide + 20, _LEFT + LETTER * 1.2 * len(title) + 12)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{bottom}" '
@@ -87,6 +87,33 @@ class _Frame:
 
     def y(self, value: float) -> float:
         return _TOP + self.high * (1 - (value - self.y_low) / (self.y_high - self.y_low))
+
+
+def _frame(series: Sequence[Series], wide: int, high: int) -> _Frame:
+    x = _range([value for one in series for value in one.x])
+    y = _range([value for one in series for value in one.y])
+    return _Frame(*x, *y, wide, high)
+
+
+def labels_that_fit(series: Series, size: tuple[int, int] = (620, 300)) -> list[str]:
+    """The labels of points; empty for those that would run into one before them."""
+    frame = _frame([series], *size)
+    taken: list[tuple[float, float, float]] = []
+    shown = []
+    for x, y, label in zip(series.x, series.y, series.labels, strict=True):
+        start, middle, long = frame.x(x) + 6, frame.y(y), text_width(label) * 0.85
+        free = (
+            isfinite(x)
+            and isfinite(y)
+            and not any(
+                start < right and left < start + long and abs(middle - line) < _LABEL_HIGH
+                for left, right, line in taken
+            )
+        )
+        if free:
+            taken.append((start, start + long, middle))
+        shown.append(label if free else "")
+    return shown
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
@@ -124,6 +151,7 @@ def _drawn(series: Series, colour: str, frame: _Frame) -> list[str]:
         if isfinite(x) and isfinite(y)
     ]
     parts = []
+    written = labels_that_fit(series, (frame.wide, frame.high)) if series.labels else []
     if series.line and known:
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y, _ in known)
         dash = ' stroke-dasharray="6 4"' if series.dashed else ""
@@ -134,8 +162,8 @@ def _drawn(series: Series, colour: str, frame: _Frame) -> list[str]:
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}" fill-opacity="0.85">'
             f"<title>{escape(label or f'{series.y[place]:.4g}')}</title></circle>"
         )
-        if label and not series.line and len(known) <= 40:
-            parts.append(_text(x + 6, y + 4, label, anchor="start", size=10))
+        if written and not series.line:
+            parts.append(_text(x + 6, y + 4, written[place], anchor="start", size=10))
     return parts
 
 

@@ -139,7 +139,7 @@ def _coders(sae: Any) -> tuple[Any, Any]:
         return torch.relu(shifted @ into + before)
 
     def decode(acts: torch.Tensor) -> torch.Tensor:
-        found = acts @ back
+        found = acts @ torch.as_tensor(back)
         return found if offset is None else found + offset
 
     return encode, None if back is None else decode

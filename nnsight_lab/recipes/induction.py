@@ -94,7 +94,7 @@ def induction_scores(
         parts = {kind: torch.stack([scores[kind] for scores in found]) for kind in _KINDS}
         tracer.save(**parts)
     run = model.run(tracer.graph, TokenRows(rows))
-    return InductionScores(*(run[kind] for kind in _KINDS), length, batch)
+    return InductionScores(**{kind: run[kind] for kind in _KINDS}, length=length, batch=batch)
 
 
 def _scores(pattern: Any, length: int, front: int) -> dict[str, Any]:

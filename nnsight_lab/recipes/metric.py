@@ -27,12 +27,13 @@ def measure_of(model: LanguageModel, metric: Metric) -> tuple[Measure, str]:
     """
     if callable(metric):
         return _checked(metric), getattr(metric, "__name__", "metric").strip("<>")
-    if not isinstance(metric, tuple | list) or len(metric) != 2:
+    pair: Any = metric  # the type says two tokens; a notebook may say anything
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise BadInput(
             f"{metric!r} is no metric.",
             hint='Two tokens, (" Mary", " John"), or a function of the logits [batch, pos, d_vocab].',
         )
-    answer, wrong = (token_id(model, token) for token in metric)
+    answer, wrong = (token_id(model, token) for token in pair)
 
     def logit_difference(logits: Any) -> Any:
         last = logits[:, -1]

@@ -113,7 +113,8 @@ def _unit(name: str, direction: Any, width: int) -> torch.Tensor:
         )
     if not vector.norm() > 0:
         raise BadInput(f"Direction {name!r} has no length.", hint="Give one that is not zero.")
-    return vector / vector.norm()
+    unit: torch.Tensor = vector / vector.norm()
+    return unit
 
 
 def _signed(points: torch.Tensor) -> torch.Tensor:

@@ -60,8 +60,9 @@ class LinearProbe(Result):
         if layer not in range(-count, count):
             raise BadInput(f"There is no layer {layer!r}.", hint=f"0 to {count - 1}.")
         weight = self.weight[1 + layer % count]
-        found = weight[1] - weight[0]
-        return found / found.norm()
+        found: torch.Tensor = weight[1] - weight[0]
+        unit: torch.Tensor = found / found.norm()
+        return unit
 
 
 @one_frame
@@ -107,7 +108,7 @@ def linear_probe(
 
 
 def _numbered(labels: Sequence[Any]) -> tuple[list[Any], torch.Tensor]:
-    plain = labels.tolist() if isinstance(labels, torch.Tensor) else list(labels)
+    plain = [label.item() if isinstance(label, torch.Tensor) else label for label in labels]
     classes = sorted(set(plain), key=lambda label: (str(type(label)), label))
     if len(classes) < 2:
         raise BadInput("There is nothing to tell apart.", hint="Give prompts of two classes.")

@@ -45,7 +45,8 @@ class SteeringVector(Result):
     @property
     def unit(self) -> torch.Tensor:
         """`[d_model]`: the direction, of length 1."""
-        return self.direction / self.direction.norm()
+        found: torch.Tensor = self.direction / self.direction.norm()
+        return found
 
     @property
     def separation(self) -> float:

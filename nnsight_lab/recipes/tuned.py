@@ -165,7 +165,7 @@ def _trained(
             some = torch.randint(len(given), (some_of_them,), generator=draw)
             search.zero_grad()
             loss = _loss(readout, given[some], wanted[some], (weight, bias * size))
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
+            loss.backward()
             search.step()
             falling.step()
     return weight.detach(), bias.detach() * size
