@@ -52,7 +52,7 @@ def heatmap_svg(
     """
     wide, high = cell
     down, across = Labels(list(rows), high), Labels(list(columns), wide, across=True)
-    left = max(int(down.room), 40)
+    left = max(int(down.room) + 6, 40)
     bottom = _TITLE + high * len(rows)
     parts = []
     for index, row in enumerate(values):
