@@ -102,21 +102,15 @@ def tuned_lens(
     with torch.no_grad():
         wanted, expected = (readout.logits(part[-1]).log_softmax(-1) for part in (learned, judged))
     training = _Training(steps, rate, decay, tokens, seed)
-    names, fits, losses = stream_names(model)[:-1], [], []
-    for row in range(len(names)):
+    fits, losses = [], []
+    for row in range(len(learned) - 1):
         fit = _trained(readout, learned[row], wanted, training)
         none = (torch.zeros_like(fit[0]), torch.zeros_like(fit[1]))
+        before, after = (_divergence(readout, judged[row], expected, each) for each in (none, fit))
         fits.append(fit)
-        held_out = (judged[row], expected)
-        losses.append(
-            [
-                _divergence(readout, *held_out, none),
-                _divergence(readout, *held_out, fit),
-                _divergence(readout, learned[row], wanted, fit),
-            ]
-        )
+        losses.append([before, after, _divergence(readout, learned[row], wanted, fit)])
     weight, bias = (torch.stack(part) for part in zip(*fits, strict=True))
-    return TunedLens(names, weight, bias, *torch.tensor(losses).T)
+    return TunedLens(stream_names(model)[:-1], weight, bias, *torch.tensor(losses).T)
 
 
 def readout_of(model: LanguageModel) -> Readout:

@@ -18,6 +18,7 @@ __all__ = [
     "LAYERS",
     "MARY",
     "change_output",
+    "close",
     "difference",
     "ids_of",
     "part_of",
@@ -97,3 +98,8 @@ def change_output(
 def plain(module: Any, ids: list[int]) -> torch.Tensor:
     """Logits of the model as it is."""
     return forward(module, [ids])
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """The same numbers, up to the rounding of a batch and of sums in another order."""
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)

@@ -25,6 +25,7 @@ from tests.recipes.by_hand import (
     D_HEAD,
     HEADS,
     LAYERS,
+    close,
     difference,
     ids_of,
     part_of,
@@ -34,7 +35,6 @@ from tests.recipes.by_hand import (
 from tests.support.tensors import assert_differs
 
 METRIC = (" Mary", " John")
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
 def by_hand(tiny: nl.LanguageModel, part: str, layers: range) -> torch.Tensor:
@@ -62,11 +62,11 @@ def test_every_cell_is_what_a_hook_gives(
         difference(tiny, plain(tiny.module, ids_of(tiny, text))) for text in (CLEAN, CORRUPT)
     )
 
-    torch.testing.assert_close(found.patched, expected, **CLOSE)
+    close(found.patched, expected)
     assert found.clean == pytest.approx(clean, abs=1e-4)
     assert found.corrupt == pytest.approx(corrupt, abs=1e-4)
-    torch.testing.assert_close(found.effect, expected - corrupt, **CLOSE)
-    torch.testing.assert_close(found.recovered, (expected - corrupt) / (clean - corrupt), **CLOSE)
+    close(found.effect, expected - corrupt)
+    close(found.recovered, (expected - corrupt) / (clean - corrupt))
     assert found.effect.abs().max() > 1
     heads = [f"head {head}" for head in range(HEADS)]
     assert found.columns == (heads if part == "heads" else tiny.token_strings(CORRUPT)[0])
@@ -77,7 +77,7 @@ def test_a_row_in_several_runs_is_the_same_row(tiny: nl.LanguageModel) -> None:
     pieces = activation_patching(tiny, CLEAN, CORRUPT, METRIC, layers=[-2], batch=4)
 
     assert pieces.layers == [4]
-    torch.testing.assert_close(pieces.effect, whole.effect, **CLOSE)
+    close(pieces.effect, whole.effect)
 
 
 def test_prompts_of_two_lengths_are_patched_where_they_are_paired(tiny: nl.LanguageModel) -> None:
@@ -129,7 +129,7 @@ def test_rows_arrive_one_by_one_and_only_when_asked_for(either: nl.LanguageModel
 
     whole = activation_patching(either, CLEAN, CORRUPT, METRIC, layers=[0, 1])
     assert (first.layer, second.layer) == (0, 1)
-    torch.testing.assert_close(torch.stack([first.patched, second.patched]), whole.patched)
+    close(torch.stack([first.patched, second.patched]), whole.patched)
 
 
 def test_cancelling_between_rows_keeps_what_has_arrived(either: nl.LanguageModel) -> None:
@@ -239,9 +239,7 @@ def test_attribution_is_gradient_times_change(
     for layer in range(LAYERS):
         effect = gradient_by_hand(tiny, part, layer)
         expected = effect.unflatten(-1, (HEADS, D_HEAD)).sum((0, 2))
-        torch.testing.assert_close(
-            found.effect[layer], expected if part == "heads" else effect.sum(-1), **CLOSE
-        )
+        close(found.effect[layer], expected if part == "heads" else effect.sum(-1))
 
 
 def test_attribution_is_an_estimate_of_patching(tiny: nl.LanguageModel) -> None:
