@@ -36,7 +36,12 @@ def test_scores_are_means_of_the_models_patterns(
         assert set(row[1:]) <= pool
         assert len(set(row[1:])) == 6
     for layer, pattern in enumerate(eager_patterns(tiny.module, rows)):
-        weights = {"induction": [], "duplicate": [], "first": [], "previous": []}
+        weights: dict[str, list[torch.Tensor]] = {
+            "induction": [],
+            "duplicate": [],
+            "first": [],
+            "previous": [],
+        }
         for query in range(8, 13):
             weights["induction"].append(pattern[:, :, query, query - 5])
             weights["duplicate"].append(pattern[:, :, query, query - 6])

@@ -43,6 +43,7 @@ def by_hand(tiny: nl.LanguageModel, part: str, layers: range) -> torch.Tensor:
     rows = []
     for layer in layers:
         source = part_of(tiny.module, clean, part, layer)
+        places: list[Any]
         if part == "heads":
             places = [(slice(None), slice(n * D_HEAD, (n + 1) * D_HEAD)) for n in range(HEADS)]
         else:
