@@ -33,6 +33,7 @@ class Settings:
 
     bundled: models that ship in the wheel, by name.
     run_views: attributes a `Run` grows, as `module:attribute`, imported when first used.
+    figures: what draws the result of a recipe, as `module:attribute`.
     """
 
     server: str = "http://127.0.0.1:8765"
@@ -43,6 +44,7 @@ class Settings:
     connect_timeout_s: float = 10.0
     bundled: Mapping[str, Path] = field(default_factory=_bundled)
     run_views: Mapping[str, str] = field(default_factory=_views)
+    figures: str = "nnsight_lab.jupyter.figures_recipes:figure_of"
 
     @staticmethod
     def from_environment() -> Settings:

@@ -11,11 +11,12 @@
     lowering.py   `if`, `for` and `while` of a cell, for recorded values
     flow.py       what a lowered cell asks while it runs
     variables.py  its variables around a branch; carried.py, those that a loop carries
-    figures.py    run.fig: Plotly figures
-    figures_views.py  what --show draws beside the lens and the attention
+    figures.py    run.fig: Plotly figures; figures_recipes.py, those of recipes;
+                  figures_plots.py, lines and points; figures_views.py, what --show draws else
     axes.py       how large they are, and which labels fit
     channel.py    a view's wire to Python, which works while a cell runs; channel.js, its other end
-    static.py     the same pictures without JavaScript, for saved notebooks
+    static.py     the same pictures without JavaScript, for saved notebooks; static_plots.py,
+                  lines and points
 
 Notebook code draws and calls back; it holds no model and knows no server.
 """
