@@ -5,8 +5,10 @@
     view.py      View: a tab's questions and answers as plain data
     tokens.py    the prompt's tokens, coloured
     lens.py      what each layer would say
+    attention.py every head as a small picture, and one in full
+    norms.py     how long the stream is, where it points, its main plane
     work.py      one job a tab, on a thread of its own; a newer cancels the older
-    pictures.py  figures that no recipe draws
+    pictures.py, pictures_stream.py  figures that no recipe draws
     still.py     what is seen without a kernel
     bundle.py    the JavaScript and style; js/ holds them
 

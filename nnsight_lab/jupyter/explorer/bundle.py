@@ -15,22 +15,23 @@ from nnsight_lab.jupyter.channel import module_of
 __all__ = ["PARTS", "TABS", "script", "style"]
 
 _JS = Path(__file__).parent / "js"
-PARTS = ("dom", "colours", "heatmap", "strip", "lines")
+PARTS = ("dom", "colours", "heatmap", "strip", "lines", "scatter")
 """What the tabs share."""
-TABS = ("tokens", "lens")
+TABS = ("tokens", "lens", "attention", "norms")
 """The tabs that the browser can draw, each in `tab_NAME.js`."""
 
 _IMPORT = re.compile(r"^import [^;]*? from \"\./?[^\"]*\";\n", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*//.*\n", re.MULTILINE)
+_INDENT = re.compile(r"^[ ]+|\n(?=\n)", re.MULTILINE)
 
 
 @cache
 def script() -> str:
-    """The whole widget, without its comments."""
+    """The whole widget, without its comments and indentation."""
     names = [*PARTS, *(f"tab_{name}" for name in TABS), "main"]
     texts = [(_JS / f"{name}.js").read_text(encoding="utf-8") for name in names]
     joined = "\n".join(_IMPORT.sub("", text) for text in texts)
-    return _COMMENT.sub("", module_of() + "\n" + joined)
+    return _INDENT.sub("", _COMMENT.sub("", module_of() + "\n" + joined))
 
 
 @cache

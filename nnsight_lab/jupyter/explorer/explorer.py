@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from nnsight_lab.errors import BadInput, Cancelled, LabError
 from nnsight_lab.jupyter.channel import Channel
+from nnsight_lab.jupyter.explorer.attention import AttentionView
 from nnsight_lab.jupyter.explorer.bundle import script, style
 from nnsight_lab.jupyter.explorer.lens import LensView
+from nnsight_lab.jupyter.explorer.norms import NormsView
 from nnsight_lab.jupyter.explorer.still import still
 from nnsight_lab.jupyter.explorer.subject import Subject
 from nnsight_lab.jupyter.explorer.tokens import TokensView
@@ -27,20 +29,22 @@ if TYPE_CHECKING:
 
 __all__ = ["VIEWS", "Explorer"]
 
-VIEWS: tuple[type[View], ...] = (TokensView, LensView)
+VIEWS: tuple[type[View], ...] = (TokensView, LensView, AttentionView, NormsView)
 """The tabs, from left to right."""
 
 
 class Explorer:
     """A prompt on a model, to look at from every side: `nl.explore(lm, prompt)`, `run.explore()`.
 
-    Display it, or make it a cell's last expression. `selection` follows the clicks.
+    Display it, or make it a cell's last expression. `selection` follows the clicks; `selected` has
+    the positions that were chosen together, as with the lasso.
     """
 
     def __init__(self, subject: Subject, views: Sequence[type[View]] = VIEWS) -> None:
         self.subject = subject
         self.views = {view.name: view(subject) for view in views}
         self.selection: dict[str, int] = {"token": len(subject.ids) - 1, "layer": 0, "head": 0}
+        self.selected: list[int] = []
         self._wanted: dict[str, Wanted] = {}
         self._work = {name: Work() for name in self.views}
         self._lock = threading.Lock()
@@ -113,6 +117,9 @@ class Explorer:
         if kind == "select":
             known = {key: int(value) for key, value in content.items() if key in self.selection}
             self.selection.update(known)
+        elif kind == "choose":
+            places = range(len(self.subject.ids))
+            self.selected = sorted({int(at) for at in content["positions"]} & {*places})
         elif name in self.views and kind == "ask":
             self._ask(self.views[name], int(content.get("job", 0)), content.get("wanted") or {})
         elif name in self.views and kind == "cancel":
@@ -130,7 +137,7 @@ class Explorer:
                 raise Cancelled("Something else was wanted.")
             content, buffers = sheet.packed()
             message = {"view": view.name, "job": job.number, **content}
-            keep = None if sheet.part else view.name
+            keep = f"{view.name} {sheet.topic}" if sheet.topic or not sheet.part else None
             self._publish("data", message, buffers, keep=keep)
 
         view.ask(wanted, tell)

@@ -31,11 +31,14 @@ class Sheet:
     """What a view has found: plain data, and arrays beside it.
 
     part: whether more of it follows.
+    topic: which part of the tab it is about. It takes the place of what was told before of the same
+        topic, and of nothing else; without one, of all that was told.
     """
 
     plain: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     part: bool = False
+    topic: str = ""
 
     def packed(self) -> tuple[dict[str, Any], list[bytes]]:
         """As a message: the plain data with a list of the arrays, and their bytes."""
@@ -43,7 +46,7 @@ class Sheet:
             {"name": name, "kind": str(array.dtype), "shape": list(array.shape)}
             for name, array in self.arrays.items()
         ]
-        content = {**self.plain, "arrays": listed, "part": self.part}
+        content = {**self.plain, "arrays": listed, "part": self.part, "topic": self.topic}
         return content, [np.ascontiguousarray(array).tobytes() for array in self.arrays.values()]
 
 

@@ -159,7 +159,9 @@ export class Heatmap {
     pen.clearRect(0, bottom, width, this.below);
     pen.fillStyle = colours.faint;
     pen.textAlign = "right";
+    const apart = Math.ceil(13 / high);
     for (let line = top; line < end; line++) {
+      if (line % apart) continue;
       const y = line * high - y0 + high / 2;
       if (y < bottom && y > 0) pen.fillText(short(spec.rows[this.row(line)], 18), left - 6, y);
     }

@@ -6,10 +6,12 @@
 
 import { connect } from "../../channel.js";
 import { h, Tip, unpacked } from "./dom.js";
+import { attentionTab } from "./tab_attention.js";
 import { lensTab } from "./tab_lens.js";
+import { normsTab } from "./tab_norms.js";
 import { tokensTab } from "./tab_tokens.js";
 
-const TABS = { tokens: tokensTab, lens: lensTab };
+const TABS = { tokens: tokensTab, lens: lensTab, attention: attentionTab, norms: normsTab };
 const PINS = Symbol.for("nnsight_lab.pins");
 globalThis[PINS] ||= [];
 
@@ -73,7 +75,8 @@ class Explorer {
     const held = this.tabs.get(content.view);
     if (!held || content.job < held.job) return;
     const sheet = { plain: content, arrays: unpacked(content.arrays, buffers) };
-    if (content.job !== held.job || !held.sheets.at(-1)?.plain.part) held.sheets = [];
+    if (content.topic) held.sheets = held.sheets.filter(({ plain }) => plain.topic !== content.topic);
+    else if (content.job !== held.job || !held.sheets.at(-1)?.plain.part) held.sheets = [];
     held.job = content.job;
     held.sheets.push(sheet);
     this.job = Math.max(this.job, content.job);
@@ -131,6 +134,7 @@ class Explorer {
     return {
       about: this.about, selection: this.selection, tip: this.tip,
       select: (change) => explorer.select(change),
+      choose: (positions) => explorer.channel.say("choose", { positions }),
       ask: (more = {}) => explorer.ask(name, more),
       cancel: () => explorer.channel.say("cancel", { view: name }),
       insert: (code) => explorer.insert(code),
@@ -247,7 +251,7 @@ class Explorer {
     if (!pin) return held.tab.draw();
     const selection = { ...pin.selection };
     const host = {
-      about: pin.about, selection, tip: this.tip, ask: () => 0, cancel() {}, insert() {}, open() {},
+      about: pin.about, selection, tip: this.tip, ask: () => 0, cancel() {}, insert() {}, open() {}, choose() {}, pinned: true,
       select: (change) => { Object.assign(selection, change); tab.selected?.(selection); },
     };
     const tab = TABS[pin.view](host);
