@@ -24,7 +24,7 @@ from nnsight_lab.tracing.cells import Cell, Value
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.source import one_frame, user_line
-from nnsight_lab.tracing.tracer import open_recordings
+from nnsight_lab.tracing.openings import open_recordings
 
 __all__ = ["SliderBefore", "slider"]
 

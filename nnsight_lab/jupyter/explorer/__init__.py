@@ -7,6 +7,8 @@
     lens.py      what each layer would say
     attention.py every head as a small picture, and one in full
     norms.py     how long the stream is, where it points, its main plane
+    steering.py  a direction, a strength, two texts side by side
+    space.py     the notebook's variables
     work.py      one job a tab, on a thread of its own; a newer cancels the older
     pictures.py, pictures_stream.py  figures that no recipe draws
     still.py     what is seen without a kernel

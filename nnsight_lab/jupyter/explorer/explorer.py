@@ -18,6 +18,7 @@ from nnsight_lab.jupyter.explorer.attention import AttentionView
 from nnsight_lab.jupyter.explorer.bundle import script, style
 from nnsight_lab.jupyter.explorer.lens import LensView
 from nnsight_lab.jupyter.explorer.norms import NormsView
+from nnsight_lab.jupyter.explorer.steering import SteeringView
 from nnsight_lab.jupyter.explorer.still import still
 from nnsight_lab.jupyter.explorer.subject import Subject
 from nnsight_lab.jupyter.explorer.tokens import TokensView
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["VIEWS", "Explorer"]
 
-VIEWS: tuple[type[View], ...] = (TokensView, LensView, AttentionView, NormsView)
+VIEWS: tuple[type[View], ...] = (TokensView, LensView, AttentionView, SteeringView, NormsView)
 """The tabs, from left to right."""
 
 

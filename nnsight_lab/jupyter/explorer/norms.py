@@ -198,7 +198,9 @@ class NormsView(View):
             )
         if show == "plane" and "points" in arrays:
             at, skip = plain["at"], int(plain["skip"])
-            title = f"Main plane of the residual stream, {'embed' if at == 'embed' else f'layer {at}'}"
+            title = (
+                f"Main plane of the residual stream, {'embed' if at == 'embed' else f'layer {at}'}"
+            )
             return pictures.plane_figure(
                 arrays["points"], arrays["explained"], tokens[skip:], title, skip
             )

@@ -9,9 +9,10 @@ import { h, Tip, unpacked } from "./dom.js";
 import { attentionTab } from "./tab_attention.js";
 import { lensTab } from "./tab_lens.js";
 import { normsTab } from "./tab_norms.js";
+import { steeringTab } from "./tab_steering.js";
 import { tokensTab } from "./tab_tokens.js";
 
-const TABS = { tokens: tokensTab, lens: lensTab, attention: attentionTab, norms: normsTab };
+const TABS = { tokens: tokensTab, lens: lensTab, attention: attentionTab, steering: steeringTab, norms: normsTab };
 const PINS = Symbol.for("nnsight_lab.pins");
 globalThis[PINS] ||= [];
 
