@@ -72,7 +72,8 @@ def test_both_texts_are_what_hooks_write(tiny: nl.LanguageModel) -> None:
     for side, strength in enumerate((0.0, 1.5)):
         ids, by_hand = written_by_hand(tiny, strength, 6)
         words = last.plain["words"][side]
-        assert words == [tiny.token_string(id) for id in ids][: len(words)]
+        by_end = [tiny.token_string(id) for id in ids]
+        assert words == by_end or (words == by_end[: len(words)] and words[-1] == "<|end|>")
         torch.testing.assert_close(
             along[side][: len(words)], torch.tensor(by_hand)[: len(words)], atol=1e-3, rtol=1e-4
         )

@@ -131,6 +131,7 @@ class SteeringView(View):
                     strength = slider("strength", -_FAR, _FAR, value=0.0)
                     place.output[1] += strength * vector
                     tracer.save(**{f"along{step}": place.output[:, -1].float() @ unit})
+                tracer.save(ids=tracer.result)  # the last token is wanted, too
             self._graphs = {key: tracer.graph}
         return self._graphs[key]
 
@@ -180,7 +181,7 @@ class _Writing:
 
     def take(self, event: RunEvent) -> None:
         """An event of the run."""
-        if isinstance(event, Saved):
+        if isinstance(event, Saved) and event.name != "ids":
             self._along.append(event.value.float().cpu())
         elif isinstance(event, Token):
             self._add(event.ids)
