@@ -25,7 +25,6 @@ def completed(notebook: Any, text: str) -> list[str]:
     [
         ("%%trace lm --sh", ["%%trace lm --show"]),
         ("%%trace lm --b", ["%%trace lm --bg"]),
-        ("%%trace lm --seed 3 --se", []),
         ("%%trace ", ["%%trace lm", "%%trace second"]),
         ("%%trace se", ["%%trace second"]),
         (f"{LINE} --show lens,n", [f"{LINE} --show lens,norms", f"{LINE} --show lens,none"]),

@@ -149,8 +149,8 @@ PROGRAM = """
 import time, nnsight_lab as nl
 lm = nl.LanguageModel("tiny")
 lm.module.model.layers[0].register_forward_pre_hook(lambda *_: time.sleep(0.3) and None)
-with lm.generate("The capital", max_new_tokens=4):
-    ids = lm.tokens.save()
+with lm.generate("The capital", max_new_tokens=4) as tracer:
+    ids = tracer.result.save()
 """
 
 
