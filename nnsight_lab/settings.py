@@ -1,7 +1,8 @@
 """Frozen settings: what has a default, in one place, read once and passed on.
 
 Nothing here is changed at run time; a caller that wants another value makes another `Settings`.
-Environment: `NNSIGHT_LAB_SERVER`, `NNSIGHT_LAB_TOKEN` (where `nl.connect()` goes by default).
+Environment: `NNSIGHT_LAB_SERVER`, `NNSIGHT_LAB_TOKEN` (where `nl.connect()` goes by default),
+`NNSIGHT_LAB_PROGRESS=0` (no progress bars).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Settings:
     """What the rooms share without importing each other.
 
     bundled: models that ship in the wheel, by name.
+    progress: whether to show how far a run is that takes long: under a cell, or on a terminal.
     run_views: attributes a `Run` grows, as `module:attribute`, imported when first used.
     figures: what draws the result of a recipe, as `module:attribute`.
     """
@@ -42,6 +44,7 @@ class Settings:
     message_bytes: int = 256 * 2**20
     chunk_bytes: int = 1 * 2**20
     connect_timeout_s: float = 10.0
+    progress: bool = True
     bundled: Mapping[str, Path] = field(default_factory=_bundled)
     run_views: Mapping[str, str] = field(default_factory=_views)
     figures: str = "nnsight_lab.jupyter.figures_recipes:figure_of"
@@ -53,4 +56,5 @@ class Settings:
         return Settings(
             server=os.environ.get("NNSIGHT_LAB_SERVER", base.server),
             token=os.environ.get("NNSIGHT_LAB_TOKEN"),
+            progress=os.environ.get("NNSIGHT_LAB_PROGRESS", "1") != "0",
         )

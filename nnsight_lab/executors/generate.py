@@ -94,6 +94,7 @@ class Decoding:
         cache = empty_cache()
         for step in range(self.options.max_new_tokens):
             self.steps = step + 1
+            self.model.host.go_on()  # a pass in which nothing is read does not look
             try:
                 logits = self._pass(step, cache)
             except Enough:

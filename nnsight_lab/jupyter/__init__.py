@@ -7,6 +7,8 @@
     around.py     what options of the line hook in around a run
     late.py       the end of a cell whose run goes on in the background
     run_table.py  %nnl runs
+    bar.py        the progress bar
+    completion.py what Tab offers
     body.py       the cell below it, run as the body of a trace
     lowering.py   `if`, `for` and `while` of a cell, for recorded values
     flow.py       what a lowered cell asks while it runs

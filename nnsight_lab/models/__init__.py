@@ -14,6 +14,7 @@
     deadline.py        runs that take too long
     differences.py     what two runs saved, compared
     progress.py        how far a run is
+    following.py       showing it: whoever shows it, and the line of a terminal
     under_way.py       runs that have not ended: who watches them, and cancelling one
     experiment.py      Experiment: a graph with its inputs, as a file and back
     explained.py       what running an experiment would do

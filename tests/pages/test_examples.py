@@ -24,6 +24,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 #: Pages whose blocks, one after another, run on the bundled model and nothing else.
 RUNNABLE = (
+    "docs/reference/background.md",
     "README.md",
     "docs/index.md",
     "docs/explanation/what-a-graph-cannot-say.md",
