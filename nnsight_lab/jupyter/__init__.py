@@ -8,6 +8,7 @@
     variables.py  its variables around a branch; carried.py, those that a loop carries
     figures.py    run.fig: Plotly figures
     axes.py       how large they are, and which labels fit
+    reprs/        models, graphs, runs, tensors and errors, as a notebook shows them
     static.py     the same pictures without JavaScript, for saved notebooks
 
 Notebook code draws and calls back; it holds no model and knows no server.
