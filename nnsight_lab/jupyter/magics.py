@@ -26,7 +26,6 @@ from nnsight_lab.jupyter.body import LAST, Body, as_python, begins_at_user, comp
 from nnsight_lab.jupyter.flow import Flow, forget_flow
 from nnsight_lab.jupyter.line import USAGE, TraceLine, parse_trace_line
 from nnsight_lab.jupyter.lowering import FLOW
-from nnsight_lab.jupyter.reprs import register_reprs
 from nnsight_lab.models.lab import Lab, connect
 from nnsight_lab.models.language_model import LanguageModel
 from nnsight_lab.models.run import Run
@@ -192,7 +191,7 @@ class TraceMagics(Magics):
 
     def _show(self, tracer: Tracer[Run], run: Run, said: TraceLine, body: Body) -> None:
         if said.graph:
-            display(tracer.graph)
+            print(tracer.graph)
         if body.shows:
             last = self._shell.user_ns.pop(LAST, None)
             if last is not None:
@@ -345,7 +344,6 @@ def _size(count: float) -> str:
 def register(shell: Any) -> None:
     """Add the magics to a shell."""
     shell.register_magics(TraceMagics(shell))
-    register_reprs(shell)
     if _with_body not in shell.input_transformers_cleanup:
         shell.input_transformers_cleanup.append(_with_body)
 

@@ -58,6 +58,8 @@ class TensorSummary:
     @property
     def numbers(self) -> str:
         """The numbers in words; empty where there are none."""
+        if self.count == 1 and self.mean is not None:
+            return f"{self.mean:.4g}"
         pairs = (("mean", self.mean), ("std", self.std), ("min", self.low), ("max", self.high))
         parts = [f"{name} {value:.3g}" for name, value in pairs if value is not None]
         parts += [f"{count} {what}" for what, count in self.troubles]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from IPython.display import HTML, display
+from IPython.display import display
 
 from nnsight_lab.errors import LabError
 from nnsight_lab.ir import Graph
@@ -113,18 +113,8 @@ class _Reprs:
         if isinstance(error, LabError) and hasattr(self._shell, "kernel"):
             html = _or_text(error_html)(error)
             if html is not None:
-                display(_Card(html, f"{type(error).__name__} [{error.code}], see above"))
-
-
-class _Card(HTML):
-    """HTML that has a plain text, for frontends that show no HTML."""
-
-    def __init__(self, html: Markup, text: str) -> None:
-        super().__init__(str(html))
-        self._text = text
-
-    def __repr__(self) -> str:
-        return self._text
+                text = f"{type(error).__name__} [{error.code}], see above"
+                display({_HTML: html, "text/plain": text}, raw=True)
 
 
 def _or_text(draw: Callable[[Any], Markup | None]) -> Callable[[Any], str | None]:

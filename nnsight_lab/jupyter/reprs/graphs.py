@@ -21,6 +21,7 @@ from nnsight_lab.ir.text import node_to_text
 from nnsight_lab.jupyter.axes import text_width
 from nnsight_lab.jupyter.reprs.html import FAINT, MONO, Markup, code, folded, page, tag
 from nnsight_lab.jupyter.reprs.layout import Box, Layout, laid_out
+from nnsight_lab.jupyter.reprs.trees import in_words
 
 __all__ = ["graph_html", "graph_svg"]
 
@@ -92,7 +93,7 @@ def _by_node(graph: Graph) -> list[_Drawn]:
         texts = [_plain(name + node_to_text(node), 40)]
         inside = sum(1 for _ in nodes_within(node)) - 1
         if inside:
-            texts.append(f"{inside} nodes inside")
+            texts.append(f"{in_words(inside, 'node')} inside")
         if node.id in saves:
             texts.append(_plain("save " + ", ".join(saves[node.id]), 40))
         told = name + node_to_text(node)
@@ -119,7 +120,10 @@ def _by_line(graph: Graph) -> list[_Drawn]:
         names = [name for node in nodes for name in saves.get(node.id, ())]
         counted = Counter(map(_what, nodes)).most_common(3)
         told = ", ".join(f"{count} {what}" for what, count in counted)
-        texts = [_plain(_line_text(where), 52), _plain(f"{len(nodes)} nodes: {told}", 52)]
+        texts = [
+            _plain(_line_text(where), 52),
+            _plain(f"{in_words(len(nodes), 'node')}: {told}", 52),
+        ]
         if names:
             texts.append(_plain(f"save {', '.join(names)}", 52))
         kind = "write" if any(_kind(node) == "write" for node in nodes) else _kind(nodes[0])
@@ -247,7 +251,8 @@ def graph_html(graph: Graph) -> Markup:
     numbers = _numbered(graph)
     names = [output.name for output in graph.outputs]
     saved = ", ".join(names[:6]) + (f", … {len(names)} in all" if len(names) > 6 else "")
-    told = f"{len(graph):,} nodes, {len(graph.reads())} reads, {len(graph.writes())} writes"
+    counts = ((len(graph), "node"), (len(graph.reads()), "read"), (len(graph.writes()), "write"))
+    told = ", ".join(in_words(count, what) for count, what in counts)
     head = tag("div", tag("b", "Graph"), " ", tag("span", told, style=FAINT), " ",
                tag("span", f"saves {saved or 'nothing'}"))  # fmt: skip
     lines = str(graph).splitlines()

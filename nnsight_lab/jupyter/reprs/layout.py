@@ -2,12 +2,14 @@
 
 A box stands below all it depends on. What depends on nothing stands just above its first reader,
 so that a read of a late layer is not at the very top. Arrows over several rows keep a lane free.
+Parts that do not depend on each other stand side by side, and below one another on a narrow page.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 __all__ = ["Box", "Layout", "laid_out"]
 
@@ -81,7 +83,7 @@ def _with_lanes(boxes: Sequence[Box]) -> tuple[list[list[Box]], list[list[Box]]]
 def _neighbours(ways: list[list[Box]], *, above: bool) -> dict[int, list[Box]]:
     found: dict[int, list[Box]] = {}
     for way in ways:
-        for one, other in zip(way, way[1:], strict=False):
+        for one, other in pairwise(way):
             box, near = (other, one) if above else (one, other)
             found.setdefault(id(box), []).append(near)
     return found
@@ -110,22 +112,69 @@ def _ordered(rows: list[list[Box]], ways: list[list[Box]]) -> None:
             _placed(row)
 
 
-def laid_out(boxes: Sequence[Box]) -> Layout:
-    """Give boxes their places. Boxes depend on earlier ones; other arrows are left out."""
+def _parts(boxes: Sequence[Box]) -> list[list[int]]:
+    """The places of boxes that hang together."""
+    root = list(range(len(boxes)))
+
+    def found(place: int) -> int:
+        while root[place] != place:
+            root[place] = root[root[place]]
+            place = root[place]
+        return place
+
+    for place, box in enumerate(boxes):
+        for need in box.needs:
+            one, other = sorted((found(place), found(need)))
+            root[other] = one
+    parts: dict[int, list[int]] = {}
+    for place in range(len(boxes)):
+        parts.setdefault(found(place), []).append(place)
+    # Single boxes come last, so that they do not tear apart what flows.
+    return sorted(parts.values(), key=lambda places: len(places) == 1)
+
+
+def laid_out(boxes: Sequence[Box], *, page: float = 1000) -> Layout:
+    """Give boxes their places. Boxes depend on earlier ones; other arrows are left out.
+
+    page: how wide parts may stand side by side; one part by itself may be wider.
+    """
+    whole = Layout(boxes)
+    x, y, low = 8.0, 8.0, 8.0
+    for places in _parts(boxes):
+        new = {old: place for place, old in enumerate(places)}
+        part = [boxes[place] for place in places]
+        for box in part:
+            box.needs = tuple(new[need] for need in box.needs)
+        found = _one_part(part)
+        if x > 8 and x + found.width > page:
+            x, y = 8.0, low + _ROW
+        for box in part:
+            box.x, box.y = box.x + x, box.y + y
+        whole.arrows += [[(a + x, b + y) for a, b in way] for way in found.arrows]
+        x += found.width + 2 * _GAP
+        low = max(low, y + found.height)
+        whole.width = max(whole.width, x - 2 * _GAP + 8)
+        whole.widest = max(whole.widest, found.widest)
+    whole.height = low + 8
+    return whole
+
+
+def _one_part(boxes: Sequence[Box]) -> Layout:
     _ranked(boxes)
     rows, ways = _with_lanes(boxes)
+    rows = [row for row in rows if row]
     _ordered(rows, ways)
-    left = min((box.x for row in rows for box in row), default=0.0)
-    y = 8.0
+    left = min(box.x for row in rows for box in row)
+    y = 0.0
     for row in rows:
-        tall = max((box.height for box in row), default=0.0)
+        tall = max(box.height for box in row)
         for box in row:
-            box.x += 8 - left
+            box.x -= left
             box.y, box.height = y, box.height or tall
         y += tall + _ROW
-    width = max((box.x + box.width for row in rows for box in row), default=0.0) + 8
+    width = max(box.x + box.width for row in rows for box in row)
     arrows = [[point for box in way for point in _through(box, way)] for way in ways]
-    return Layout(boxes, arrows, width, y - _ROW + 8, max(map(len, rows)))
+    return Layout(boxes, arrows, width, y - _ROW, max(map(len, rows)))
 
 
 def _through(box: Box, way: list[Box]) -> list[tuple[float, float]]:

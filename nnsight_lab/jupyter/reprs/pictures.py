@@ -37,7 +37,11 @@ class Picture:
 def png(pixels: torch.Tensor, palette: list[tuple[int, int, int]]) -> bytes:
     """A PNG with a palette. pixels: `uint8[height, width]`, each an index of `palette`."""
     high, wide = pixels.shape
-    rows = b"".join(b"\x00" + bytes(row) for row in pixels.tolist())
+    rows, before = b"", b""
+    for row in map(bytes, pixels.tolist()):
+        # A row like the one above it is written as no difference; most are, and take no room.
+        rows += b"\x02" + bytes(wide) if row == before else b"\x00" + row
+        before = row
     head = struct.pack(">IIBBBBB", wide, high, 8, 3, 0, 0, 0)
     colours = b"".join(map(bytes, palette))
     parts = ((b"IHDR", head), (b"PLTE", colours), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
@@ -77,10 +81,10 @@ def matrix_of(tensor: torch.Tensor) -> tuple[torch.Tensor, str] | None:
 
 def _pooled(matrix: torch.Tensor, most: tuple[int, int]) -> torch.Tensor:
     """At most so many rows and columns, each the mean of a block; NaN where a block has any."""
-    rows, columns = (min(a, b) for a, b in zip(matrix.shape, most, strict=True))
-    if (rows, columns) == tuple(matrix.shape):
+    block = [-(-size // limit) for size, limit in zip(matrix.shape, most, strict=True)]
+    if block == [1, 1]:
         return matrix
-    return torch.nn.functional.adaptive_avg_pool2d(matrix[None, None], (rows, columns))[0, 0]
+    return torch.nn.functional.avg_pool2d(matrix[None, None], block, ceil_mode=True)[0, 0]
 
 
 def _levels(cells: torch.Tensor) -> tuple[torch.Tensor, float, float]:
@@ -99,25 +103,28 @@ def _levels(cells: torch.Tensor) -> tuple[torch.Tensor, float, float]:
     return torch.where(finite, at, torch.tensor(float(_LEVELS))).to(torch.uint8), low, high
 
 
-def picture_of(tensor: torch.Tensor, *, most: tuple[int, int], cell: int = 6) -> Picture | None:
+def picture_of(
+    tensor: torch.Tensor, *, most: tuple[int, int], width: int, cell: int = 8
+) -> Picture | None:
     """A heatmap of the last two axes; None where there is nothing to picture.
 
-    most: rows and columns at most. cell: the size of one in pixels, at most.
+    most: rows and columns at most. width: about how wide in pixels; cell: the most for one.
     """
     found = matrix_of(tensor)
     if found is None:
         return None
+    whole, name = found
     with torch.no_grad():
-        numbers = as_numbers(thinned(found[0], _MOST))
+        numbers = as_numbers(thinned(whole, _MOST))
         if numbers is None:
             return None
         cells = _pooled(numbers.to("cpu", torch.float32), most)
         levels, low, high = _levels(cells)
-    signed = low < 0 < high
     rows, columns = cells.shape
-    large = levels.repeat_interleave(cell, 0).repeat_interleave(cell, 1)
-    uri = base64.b64encode(png(large, _SIGNED if signed else _PLAIN)).decode()
-    words = f"{found[1] or 'the values'}, colour from {low:.3g} to {high:.3g}"
-    if tuple(cells.shape) != tuple(found[0].shape):
-        words += f"; {rows} × {columns} means of {found[0].shape[0]} × {found[0].shape[1]}"
-    return Picture(f"data:image/png;base64,{uri}", columns * cell, rows * cell, words.strip())
+    side = max(1, min(cell, width // columns))
+    large = levels.repeat_interleave(side, 0).repeat_interleave(side, 1)
+    uri = base64.b64encode(png(large, _SIGNED if low < 0 < high else _PLAIN)).decode()
+    words = f"{name or 'the values'}, colour from {low:.3g} to {high:.3g}"
+    if cells.shape != whole.shape:
+        words += f"; {whole.shape[0]} × {whole.shape[1]} drawn as {rows} × {columns} means"
+    return Picture(f"data:image/png;base64,{uri}", columns * side, rows * side, words)

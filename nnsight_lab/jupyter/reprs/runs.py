@@ -30,7 +30,8 @@ _PROMPT = 300
 
 def values_html(values: Iterable[tuple[str, Any]]) -> Markup:
     """A table of named values, one a row."""
-    rows, left = [], 0
+    rows: list[list[str]] = []
+    left = 0
     for name, value in values:
         if len(rows) < _MOST:
             rows.append(_row(name, value))

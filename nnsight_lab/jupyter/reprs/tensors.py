@@ -49,7 +49,7 @@ def _image(picture: Picture) -> Markup:
 
 def picture_cell(tensor: torch.Tensor) -> str:
     """A thumbnail of a tensor; empty where there is none."""
-    picture = picture_of(tensor, most=(12, 48), cell=2)
+    picture = picture_of(tensor, most=(14, 36), width=110, cell=4)
     return "" if picture is None else _image(picture)
 
 
@@ -70,8 +70,7 @@ def tensor_html(tensor: Any) -> Markup | None:
 
 
 def _picture(tensor: torch.Tensor) -> list[Markup]:
-    cell = 8 if tensor.shape[-1] <= 64 else 6
-    picture = picture_of(tensor, most=(32, 96), cell=cell)
+    picture = picture_of(tensor, most=(48, 128), width=520)
     if picture is None:
         return []
     under = tag("div", picture.words, style=f"{FAINT}; font-size: 11px")

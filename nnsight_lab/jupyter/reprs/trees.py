@@ -92,7 +92,8 @@ class _Branches:
     def groups(self, path: str) -> Iterator[tuple[str, ...]]:
         """The paths below, those of a list that are alike together."""
         for key, paths in groupby(self.below(path), self._group):
-            yield from [tuple(paths)] if key else ((each,) for each in paths)
+            together = tuple(paths)
+            yield from [together] if key is not None else zip(together)
 
     def _group(self, path: str) -> Hashable:
         return ("alike", self.said(path)) if path.rpartition(".")[2].isdigit() else None
@@ -114,7 +115,7 @@ class _Branches:
 
     def inside(self, path: str) -> list[Markup]:
         """What a branch holds: values of a standard name, then what is below."""
-        found = [self._port(path, *port) for port in self.ports(path)] if self.standard else []
+        found = [self.port(path, *port) for port in self.ports(path)] if self.standard else []
         for paths in self.groups(path):
             if self.left[0] <= 0:
                 found.append(tag("div", "… more: print(model), or model.get(path)", style=FAINT))
@@ -124,15 +125,16 @@ class _Branches:
 
     def _found_by(self, path: str) -> str:
         card = self.tree.by_path.get(path)
-        return f"{self._written(path)} {path} {card.kind if card else ''}"
+        return f"{self.written(path)} {path} {card.kind if card else ''}"
 
-    def _written(self, path: str) -> str:
+    def written(self, path: str) -> str:
         """A path as one writes it: `lm.model.layers[0].mlp`."""
         parts = (f"[{part}]" if part.isdigit() else f".{part}" for part in path.split(".") if part)
         return self.head + "".join(parts)
 
-    def _name(self, path: str, shown: str) -> Markup:
-        written = self._written(path)
+    def name(self, path: str, shown: str) -> Markup:
+        """A name to click; what is copied is the whole path."""
+        written = self.written(path)
         return tag(
             "span", code(shown, "font-weight: 600"), data_copy=written,
             title=f"{written} (click to copy)", style="cursor: copy",
@@ -143,22 +145,24 @@ class _Branches:
         names = [each.rpartition(".")[2] or self.head for each in (paths[0], paths[-1])]
         name = f"[{names[0]}]" if names[0].isdigit() else names[0]
         name += f" … [{names[1]}]" if len(paths) > 1 else ""
-        told = [self._kind(path)] + ([f"{len(paths)} alike"] if len(paths) > 1 else [])
+        told = [self.kind(path)] + ([f"{len(paths)} alike"] if len(paths) > 1 else [])
         if not self.standard:
             told += [spec for _, spec in self.ports(path)]
             told += [f"{size_in_words(self.weight(path) * len(paths))} parameters"] * bool(
                 self.weight(path)
             )
         note = " · ".join(filter(None, told))
-        return tag("span", self._name(path, name), " ", tag("span", note, style=_NOTE))
+        return tag("span", self.name(path, name), " ", tag("span", note, style=_NOTE))
 
-    def _kind(self, path: str) -> str:
+    def kind(self, path: str) -> str:
+        """The class of the module at a path; empty for a name of values only."""
         card = self.tree.by_path.get(module_path(self.tree, path))
         return card.kind if card else ""
 
-    def _port(self, path: str, port: str, spec: str) -> Markup:
+    def port(self, path: str, port: str, spec: str) -> Markup:
+        """A value that can be read, and its shape."""
         where = f"{path}.{port}".strip(".")
-        name, note = self._name(where, f".{port}"), tag("span", spec, style=_NOTE)
+        name, note = self.name(where, f".{port}"), tag("span", spec, style=_NOTE)
         return tag(
             "div", name, " ", note, data_path=self._found_by(where), style="padding-left: 14px"
         )
@@ -194,12 +198,10 @@ def tree_html(kind: str, tree: ModuleTree, head: str, *above: str) -> Markup:
 
 def envoy_html(tree: ModuleTree, path: str, head: str) -> Markup:
     """One module of a model: what can be read there, and what is below it."""
-    names = _Branches(tree, head, standard=path not in tree.by_path)
-    module = module_path(tree, path)
-    below = _Branches(tree, head, standard=False)
-    values = [_Branches(tree, head, standard=True)._port(path, *port)
-              for port in _Branches(tree, head, standard=True).ports(path)]  # fmt: skip
-    top = tag("div", names._name(path, names._written(path)), " ",
-              tag("span", names._kind(path), style=_NOTE))  # fmt: skip
-    mine = names.inside(path)[len(values) :] if names.standard else []
-    return page("module", top, *values, *mine, *below.inside(module), onclick=COPY)
+    names = _Branches(tree, head, standard=True)
+    own = _Branches(tree, head, standard=False)
+    kind = tag("span", names.kind(path), style=_NOTE)
+    top = tag("div", names.name(path, names.written(path)), " ", kind)
+    # A module under its own path has the standard names' values, too, but none of them below it.
+    inside = names.inside(path)
+    return page("module", top, *inside, *own.inside(module_path(tree, path)), onclick=COPY)
