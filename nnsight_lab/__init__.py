@@ -94,8 +94,9 @@ def __dir__() -> list[str]:
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """`%load_ext nnsight_lab`: adds `%%trace` and `%nnl` to the notebook."""
+    """`%load_ext nnsight_lab`: adds `%%trace` and `%nnl`, and shows values as HTML."""
     import_module("nnsight_lab.jupyter.magics").register(shell)
+    import_module("nnsight_lab.jupyter.reprs").register_reprs(shell)
 
 
 def unload_ipython_extension(shell: Any) -> None:

@@ -1,7 +1,8 @@
 """Which object is shown how. `%load_ext nnsight_lab` registers it, `%unload_ext` takes it back.
 
 The notebook is told what the HTML of a class is; the classes know nothing of it, and nothing is
-patched: `repr` and `print` are those of the object itself, and so is `text/plain`.
+patched: `repr` and `print` are those of the object itself. So is `text/plain`, but for a graph,
+which is shown as its text form.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from nnsight_lab.tracing.envoy import Envoy, path_of
 __all__ = ["html_of", "register_reprs", "unregister_reprs"]
 
 _HTML = "text/html"
+_PLAIN = "text/plain"
 
 
 class _Reprs:
@@ -114,7 +116,7 @@ class _Reprs:
             html = _or_text(error_html)(error)
             if html is not None:
                 text = f"{type(error).__name__} [{error.code}], see above"
-                display({_HTML: html, "text/plain": text}, raw=True)
+                display({_HTML: html, _PLAIN: text}, raw=True)
 
 
 def _or_text(draw: Callable[[Any], Markup | None]) -> Callable[[Any], str | None]:
@@ -139,6 +141,13 @@ def html_of(value: Any, shell: Any) -> str | None:
     return None if draw is None else _or_text(draw)(value)
 
 
+def _graph_as_text(graph: Graph, printer: Any, cycle: bool) -> None:
+    """A graph that is shown, not printed, is its text form, where that is no wall of text."""
+    short = len(graph) <= _TEXT_LINES and not cycle
+    printer.text(str(graph) if short else f"{graph!r}; print(graph) says it all")
+
+
+_TEXT_LINES = 60
 _IN_USE = "_nnsight_lab_reprs"
 
 
@@ -147,6 +156,7 @@ def register_reprs(shell: Any) -> None:
     unregister_reprs(shell)
     reprs, html = _Reprs(shell), shell.display_formatter.formatters[_HTML]
     before = {kind: html.for_type(kind, _or_text(draw)) for kind, draw in reprs.table().items()}
+    shell.display_formatter.formatters[_PLAIN].for_type(Graph, _graph_as_text)
     shell.events.register("post_run_cell", reprs.after_cell)
     setattr(shell, _IN_USE, (reprs, before))
 
@@ -162,5 +172,6 @@ def unregister_reprs(shell: Any) -> None:
         html.pop(kind, None)
         if draw is not None:
             html.for_type(kind, draw)
+    shell.display_formatter.formatters[_PLAIN].pop(Graph, None)
     shell.events.unregister("post_run_cell", reprs.after_cell)
     delattr(shell, _IN_USE)
