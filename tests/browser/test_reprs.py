@@ -49,13 +49,26 @@ def test_pointing_at_a_node_marks_its_line_and_nothing_else(notebook: NotebookPa
     assert boxes == notebook.python("sum(node.where.line == 3 for node in tracer.graph)")
 
 
-def test_an_error_is_a_card_under_its_traceback(notebook: NotebookPage) -> None:
+def test_an_error_is_a_card_and_two_lines(notebook: NotebookPage) -> None:
     index = notebook.add('with lm.trace("a"):\n    h = lm.layers[2].mpl.output')
     shown = notebook.run(index)
 
-    assert [out["output_type"] for out in notebook.outputs(index)] == ["error", "display_data"]
+    assert [out["output_type"] for out in notebook.outputs(index)] == ["display_data", "error"]
     assert "h = lm.layers[2].mpl.output" in shown.locator("mark").inner_text()
     assert "address-not-found" in shown.locator("[data-nnl=error]").inner_text()
+    card, error = notebook.outputs(index)
+    assert len(error["traceback"]) == 2
+    assert "layers.2 has no module or value 'mpl'" in error["traceback"][0]
+    assert "h = lm.layers[2].mpl.output" in error["traceback"][1]
+    plain = "".join(card["data"]["text/plain"])
+    assert plain.count("nnsight_lab/") <= 1
+    assert "Did you mean 'mlp'?" in plain
+    again = notebook.run(notebook.add("%tb")).inner_text()
+    assert "Traceback (most recent call last)" in again
+    notebook.cell("%unload_ext nnsight_lab")
+    index = notebook.add("lm.layers[2].mpl")
+    notebook.run(index)
+    assert [out["output_type"] for out in notebook.outputs(index)] == ["error"]
 
 
 def test_tokens_are_no_formulas_and_no_elements(notebook: NotebookPage) -> None:

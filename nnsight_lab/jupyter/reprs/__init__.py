@@ -9,6 +9,7 @@
     tensors.py     tensors: statistics, a heatmap, some values
     pictures.py    the heatmap, as a small PNG
     faults.py      errors, with the user's line among its neighbours
+    failed_cells.py  a cell that ends in one of them
     labs.py        labs, their models, experiments
 
 The rooms whose objects these are know nothing of it. Nothing here runs a model or asks a server.

@@ -1,7 +1,7 @@
 """An error of ours as a card: what is wrong, the user's line among its neighbours, the next step.
 
-It stands under the traceback of a failed cell, and where an error is the value of a cell. The
-words are those of the plain text; nothing is only here.
+Shown of a failed cell (`failed_cells.py`), and where an error is the value of a cell. The words are
+those of the plain text; nothing is only here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,17 @@ from __future__ import annotations
 import linecache
 
 from nnsight_lab.errors import LabError, SourceLine
-from nnsight_lab.jupyter.reprs.html import FAINT, LINE, MONO, Markup, code, page, tag
+from nnsight_lab.jupyter.reprs.html import (
+    FAINT,
+    LINE,
+    MONO,
+    Markup,
+    code,
+    folded,
+    joined,
+    page,
+    tag,
+)
 
 __all__ = ["error_html"]
 
@@ -39,8 +49,8 @@ def _row(number: int, text: str, *, marked: bool) -> Markup:
     return tag("mark", tag("b", f"{start}{text}"), "\n", style=f"{look}; padding: 1px 6px 1px 3px")
 
 
-def error_html(error: LabError) -> Markup:
-    """An error with its line, its hint, its code, and the page that says more."""
+def error_html(error: LabError, traceback: str = "") -> Markup:
+    """An error with its line, its hint, its code, the page that says more, and its traceback."""
     name = tag("b", type(error).__name__, style=f"color: {_RED}")
     parts = [tag("div", name, " ", code(error.code, FAINT)), _message(error.message)]
     if error.where is not None:
@@ -52,6 +62,9 @@ def error_html(error: LabError) -> Markup:
     told = tag(
         "div", "more: ", code(f"docs/errors/{error.code}.md"), style=f"{FAINT}; font-size: 12px"
     )
+    if traceback:
+        text = tag("pre", traceback, style=f"{MONO}; overflow-x: auto")
+        told = joined((told, folded(tag("span", "traceback", style=FAINT), text)))
     look = f"border-left: 4px solid {_RED}; padding: 2px 0 2px 12px; margin: 4px 0"
     return page("error", tag("div", *parts, told, style=look))
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from IPython.display import display
 
 from nnsight_lab.errors import LabError
 from nnsight_lab.ir import Graph
+from nnsight_lab.jupyter.reprs.failed_cells import forget_failed_cells, show_failed_cells
 from nnsight_lab.jupyter.reprs.faults import error_html
 from nnsight_lab.jupyter.reprs.graphs import graph_html
 from nnsight_lab.jupyter.reprs.html import FAINT, Markup, code, tag
@@ -109,15 +109,6 @@ class _Reprs:
             LabError: error_html,
         }
 
-    def after_cell(self, result: Any) -> None:
-        """Under the traceback of an error of ours: the same as a card, where HTML can be shown."""
-        error = result.error_before_exec or result.error_in_exec
-        if isinstance(error, LabError) and hasattr(self._shell, "kernel"):
-            html = _or_text(error_html)(error)
-            if html is not None:
-                text = f"{type(error).__name__} [{error.code}], see above"
-                display({_HTML: html, _PLAIN: text}, raw=True)
-
 
 def _or_text(draw: Callable[[Any], Markup | None]) -> Callable[[Any], str | None]:
     """The same, but for values it cannot draw: those have their plain text, and the cell goes on."""
@@ -157,21 +148,20 @@ def register_reprs(shell: Any) -> None:
     reprs, html = _Reprs(shell), shell.display_formatter.formatters[_HTML]
     before = {kind: html.for_type(kind, _or_text(draw)) for kind, draw in reprs.table().items()}
     shell.display_formatter.formatters[_PLAIN].for_type(Graph, _graph_as_text)
-    shell.events.register("post_run_cell", reprs.after_cell)
-    setattr(shell, _IN_USE, (reprs, before))
+    show_failed_cells(shell)
+    setattr(shell, _IN_USE, before)
 
 
 def unregister_reprs(shell: Any) -> None:
     """Leave the notebook as it was: whatever showed tensors before shows them again."""
-    used = getattr(shell, _IN_USE, None)
-    if used is None:
+    before = getattr(shell, _IN_USE, None)
+    if before is None:
         return
-    reprs, before = used
     html = shell.display_formatter.formatters[_HTML]
     for kind, draw in before.items():
         html.pop(kind, None)
         if draw is not None:
             html.for_type(kind, draw)
     shell.display_formatter.formatters[_PLAIN].pop(Graph, None)
-    shell.events.unregister("post_run_cell", reprs.after_cell)
+    forget_failed_cells(shell)
     delattr(shell, _IN_USE)
