@@ -173,7 +173,9 @@ def test_nothing_is_patched_by_loading(notebook: Any) -> None:
 def test_a_value_that_cannot_be_drawn_has_its_plain_text(notebook: Any) -> None:
     class Strange(torch.Tensor):
         @classmethod
-        def __torch_function__(cls, function: Any, *args: Any, **kwargs: Any) -> Any:
+        def __torch_function__(
+            cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             raise RuntimeError("no")
 
     strange = torch.randn(2, 2).as_subclass(Strange)

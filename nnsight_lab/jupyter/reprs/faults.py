@@ -51,7 +51,7 @@ def _row(number: int, text: str, *, marked: bool) -> Markup:
 
 def error_html(error: LabError, traceback: str = "") -> Markup:
     """An error with its line, its hint, its code, the page that says more, and its traceback."""
-    name = tag("b", type(error).__name__, style=f"color: {_RED}")
+    name = tag("b", type(error).__name__)
     parts = [tag("div", name, " ", code(error.code, FAINT)), _message(error.message)]
     if error.where is not None:
         parts.append(tag("div", f"at {error.where}", style=FAINT))

@@ -38,7 +38,7 @@ def _troubles(found: TensorSummary) -> str:
     said = ", ".join(f"{count:,} {what}" for what, count in found.troubles)
     if not said:
         return "none" if found.seen else ""
-    return tag("b", said, style="color: #d63c6a")
+    return tag("b", said)
 
 
 def _image(picture: Picture) -> Markup:
