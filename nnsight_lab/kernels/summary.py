@@ -19,6 +19,9 @@ __all__ = ["EXACT", "TensorSummary", "as_numbers", "summary_of", "thinned"]
 EXACT = 2**22
 """Up to so many elements every one of them counts."""
 
+_SAMPLE = 2**20
+"""Of a larger tensor so many are looked at, at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSummary:
@@ -106,17 +109,18 @@ def _is_whole(tensor: torch.Tensor) -> bool:
     return not tensor.is_floating_point()
 
 
-def summary_of(value: Any, *, exact: int = EXACT) -> TensorSummary | None:
+def summary_of(value: Any) -> TensorSummary | None:
     """What can be said of a tensor; None of anything else."""
     if not isinstance(value, torch.Tensor):
         return None
     with torch.no_grad():
-        return _summary(value, exact)
+        return _summary(value)
 
 
-def _summary(tensor: torch.Tensor, exact: int) -> TensorSummary:
+def _summary(tensor: torch.Tensor) -> TensorSummary:
     head = (dtype_name(tensor.dtype), tuple(tensor.shape), str(tensor.device))
-    few = None if tensor.layout is not torch.strided else thinned(tensor, exact)
+    most = EXACT if tensor.numel() <= EXACT else _SAMPLE
+    few = thinned(tensor, most) if tensor.layout is torch.strided else None
     seen = None if few is None else as_numbers(few)
     if seen is None or not seen.numel():
         return TensorSummary(*head)

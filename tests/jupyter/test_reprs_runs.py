@@ -206,3 +206,16 @@ def test_a_large_shown_value_says_its_numbers(tiny: Any, capsys: Any) -> None:
 
     assert f"h:\nfloat32{list(h.shape)}  mean {h.mean():.3g}" in out
     assert "norm: tensor(" in out
+
+
+def test_displaying_a_recorded_value_records_nothing(notebook: Any) -> None:
+    cell = notebook.ran(
+        "from IPython.display import display\n"
+        'with lm.trace("a b") as tracer:\n    h = lm.layers[1].output\n'
+        "    display(h)\n    h.save()"
+    )
+    (shown,) = cell.shown
+
+    assert "Recorded value" in parsed(shown.data["text/html"]).text
+    assert notebook.names["tracer"].run.peeks.count == 0
+    assert len(notebook.names["tracer"].graph) == 1

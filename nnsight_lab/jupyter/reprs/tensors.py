@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nnsight_lab.jupyter.reprs.html import FAINT, Markup, code, folded, page, table, tag
+from nnsight_lab.jupyter.reprs.html import FAINT, MONO, Markup, code, folded, page, table, tag
 from nnsight_lab.jupyter.reprs.pictures import Picture, matrix_of, picture_of
 from nnsight_lab.kernels.summary import TensorSummary, summary_of
 
@@ -90,18 +90,21 @@ def _values(tensor: torch.Tensor) -> Markup:
     if found is None:
         return Markup("")
     matrix, name = found
-    rows, columns = _ends(matrix.shape[0]), _ends(matrix.shape[1])
-    head = ["", *("…" if column is None else str(column) for column in columns)]
-    made = [_value_row(matrix, row, columns) for row in rows]
+    columns = _ends(matrix.shape[1])
+    lines = [["", *("…" if column is None else str(column) for column in columns)]]
+    lines += [_value_row(matrix, row, columns) for row in _ends(matrix.shape[0])]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    text = "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
     what = "values" + (f" of {name}" if name else "")
-    return folded(tag("span", what, style=FAINT), table(head, made))
+    grid = tag("pre", text, style=f"{MONO}; overflow-x: auto")
+    return folded(tag("span", what, style=FAINT), grid)
 
 
 def _value_row(matrix: torch.Tensor, row: int | None, columns: Sequence[int | None]) -> list[str]:
     if row is None:
         return ["…" for _ in range(len(columns) + 1)]
-    cells = ["…" if column is None else _value(matrix[row, column]) for column in columns]
-    return [tag("b", str(row)), *cells]
+    cells = ("…" if column is None else _value(matrix[row, column]) for column in columns)
+    return [str(row), *cells]
 
 
 def _value(element: torch.Tensor) -> str:
