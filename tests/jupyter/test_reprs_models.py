@@ -98,3 +98,16 @@ def test_stored_edits_are_told(notebook: Any, tiny: Any) -> None:
 
     assert "1 stored edit" in shown(edited, notebook).text
     assert "stored edit" not in shown(tiny, notebook).text
+
+
+def test_the_users_own_names_and_modules_are_in_the_tree(notebook: Any) -> None:
+    lm = nl.LanguageModel("tiny", rename={"model.embed_tokens": "words", "mlp": "ff"})
+    lm.layers[2].sae = torch.nn.Linear(128, 4)
+    notebook.names["mine"] = lm
+    page, module = shown(lm, notebook), shown(lm.layers[2], notebook)
+    notebook.names.pop("mine")
+
+    assert "mine.words = model.embed_tokens" in page.text
+    assert "mine.model.layers[2].sae yours, Linear" in page.text
+    assert "ff = " in page.text
+    assert "sae yours, Linear" in module.text

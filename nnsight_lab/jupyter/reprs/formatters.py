@@ -7,13 +7,13 @@ which is shown as its text form.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
 from nnsight_lab.errors import LabError
-from nnsight_lab.ir import Graph
+from nnsight_lab.ir import Graph, ModuleTree
 from nnsight_lab.jupyter.reprs.failed_cells import forget_failed_cells, show_failed_cells
 from nnsight_lab.jupyter.reprs.faults import error_html
 from nnsight_lab.jupyter.reprs.graphs import graph_html
@@ -27,7 +27,13 @@ from nnsight_lab.jupyter.reprs.runs import (
     shapes_html,
 )
 from nnsight_lab.jupyter.reprs.tensors import tensor_html
-from nnsight_lab.jupyter.reprs.trees import envoy_html, in_words, size_in_words, tree_html
+from nnsight_lab.jupyter.reprs.trees import (
+    envoy_html,
+    in_words,
+    own_names,
+    size_in_words,
+    tree_html,
+)
 from nnsight_lab.models.experiment import Experiment
 from nnsight_lab.models.lab import Lab, LabModel, LabModels
 from nnsight_lab.models.run import Run
@@ -65,12 +71,14 @@ class _Reprs:
         where = f"{card.dtype} on {card.capabilities.device} ({card.capabilities.engine})"
         told = " · ".join(filter(None, (card.architecture, layers, size, where, context, edits)))
         head = tag("div", tag("b", card.name), " ", tag("span", told, style=FAINT))
-        return tree_html("model", model.tree, self.named(model, "model"), head)
+        tree, name = model.tree, self.named(model, "model")
+        return tree_html("model", tree, name, head, own=_own(model, tree, name, tree.paths))
 
     def envoy(self, envoy: Envoy) -> Markup:
         """A module of a model."""
         tree = object.__getattribute__(envoy, "_tree")()
-        return envoy_html(tree, path_of(envoy), self._model_of(envoy))
+        path, name = path_of(envoy), self._model_of(envoy)
+        return envoy_html(tree, path, name, _own(envoy, tree, name, (path,)))
 
     def _model_of(self, envoy: Envoy) -> str:
         models = [name for name, held in dict(self._shell.user_ns).items()
@@ -108,6 +116,12 @@ class _Reprs:
             Experiment: experiment_html,
             LabError: error_html,
         }
+
+
+def _own(holder: Any, tree: ModuleTree, name: str, paths: Iterable[str]) -> list[Markup]:
+    """The names that the user gave, and the modules that the user attached."""
+    aliases, attached = (object.__getattribute__(holder, of) for of in ("_aliases", "_attached"))
+    return own_names(tree, name, paths, aliases, attached)
 
 
 def _or_text(draw: Callable[[Any], Markup | None]) -> Callable[[Any], str | None]:

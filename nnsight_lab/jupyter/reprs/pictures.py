@@ -20,6 +20,9 @@ __all__ = ["Picture", "matrix_of", "picture_of", "png"]
 
 _LEVELS = 127
 _NOT_FINITE = (214, 60, 214)
+_TALLEST = 300
+"""A picture is no higher than this, as long as a row can be seen."""
+
 _MOST = 2**20
 """Elements of a matrix that are looked at for its picture."""
 
@@ -104,7 +107,7 @@ def _levels(cells: torch.Tensor) -> tuple[torch.Tensor, float, float]:
 
 
 def picture_of(
-    tensor: torch.Tensor, *, most: tuple[int, int], width: int, cell: int = 8
+    tensor: torch.Tensor, *, most: tuple[int, int], width: int, cell: int = 14
 ) -> Picture | None:
     """A heatmap of the last two axes; None where there is nothing to picture.
 
@@ -121,7 +124,7 @@ def picture_of(
         cells = _pooled(numbers.to("cpu", torch.float32), most)
         levels, low, high = _levels(cells)
     rows, columns = cells.shape
-    side = max(1, min(cell, width // columns))
+    side = max(1, min(cell, width // columns, _TALLEST // rows))
     large = levels.repeat_interleave(side, 0).repeat_interleave(side, 1)
     uri = base64.b64encode(png(large, _SIGNED if low < 0 < high else _PLAIN)).decode()
     words = f"{name or 'the values'}, colour from {low:.3g} to {high:.3g}"

@@ -7,7 +7,7 @@ that a notebook runs for outputs of its own kernel; without them the tree still 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
@@ -16,8 +16,10 @@ from math import prod
 from nnsight_lab.ir import Address, ModuleTree
 from nnsight_lab.jupyter.reprs.html import COPY, FAINT, LINE, MONO, Markup, code, page, tag
 from nnsight_lab.passes.shapes import module_path
+from nnsight_lab.tracing.aliases import Aliases
+from nnsight_lab.tracing.attached import Attachments
 
-__all__ = ["envoy_html", "in_words", "size_in_words", "tree_html"]
+__all__ = ["envoy_html", "in_words", "own_names", "size_in_words", "tree_html"]
 
 _SEARCH = (
     "var f=function(s){return s.toLowerCase().replace(/\\[(\\d+)\\]/g,'.$1').replace(/\\d+/g,'#')},"
@@ -183,25 +185,58 @@ def _search_box() -> Markup:
     )  # fmt: skip
 
 
-def tree_html(kind: str, tree: ModuleTree, head: str, *above: str) -> Markup:
-    """A whole model. head: the variable that holds it. above: what is said before the tree."""
+def own_names(
+    tree: ModuleTree, head: str, paths: Iterable[str], aliases: Aliases, attached: Attachments
+) -> list[Markup]:
+    """The user's own names and modules at these paths; a name is shown where it first stands."""
+    branches = _Branches(tree, head, standard=False)
+    seen: set[str] = set()
+    keys: set[str] = set()
+    found: list[Markup] = []
+    for path in paths:
+        below = [(name, f"= {target}") for name, target in aliases.names_below(tree, path).items()
+                 if name not in seen]  # fmt: skip
+        seen |= {name for name, _ in below}
+        key = module_path(tree, path)
+        if key not in keys:
+            below += [(name, f"yours, {kind}") for name, kind in attached.kinds(key)]
+        keys.add(key)
+        for name, told in below:
+            where = f"{path}.{name}".strip(".")
+            line = (
+                branches.name(where, branches.written(where)),
+                " ",
+                tag("span", told, style=_NOTE),
+            )
+            found.append(tag("div", *line, data_path=f"{where} {told}", style="padding-left: 14px"))
+    return [tag("div", "your names", style=_NOTE), *found] if found else []
+
+
+def tree_html(
+    kind: str, tree: ModuleTree, head: str, *above: str, own: Sequence[str] = ()
+) -> Markup:
+    """A whole model. head: the variable that holds it. above: what is said before the tree.
+
+    own: the lines of the user's own names.
+    """
     names = _Branches(tree, head, standard=True)
-    own = _Branches(tree, head, standard=False)
-    parts = [*above, _search_box()]
+    modules = _Branches(tree, head, standard=False)
+    parts = [*above, _search_box(), *own]
     standard = names.inside("")
     if any(names.below("")):
         parts += [tag("div", "standard names", style=_NOTE), *standard]
     root = tree.by_path.get("")
     parts.append(tag("div", f"modules{f' of {root.kind}' if root else ''}", style=_NOTE))
-    return page(kind, *parts, *own.inside(""), onclick=COPY)
+    return page(kind, *parts, *modules.inside(""), onclick=COPY)
 
 
-def envoy_html(tree: ModuleTree, path: str, head: str) -> Markup:
+def envoy_html(tree: ModuleTree, path: str, head: str, own: Sequence[str] = ()) -> Markup:
     """One module of a model: what can be read there, and what is below it."""
     names = _Branches(tree, head, standard=True)
-    own = _Branches(tree, head, standard=False)
+    modules = _Branches(tree, head, standard=False)
     kind = tag("span", names.kind(path), style=_NOTE)
     top = tag("div", names.name(path, names.written(path)), " ", kind)
     # A module under its own path has the standard names' values, too, but none of them below it.
     inside = names.inside(path)
-    return page("module", top, *inside, *own.inside(module_path(tree, path)), onclick=COPY)
+    below = modules.inside(module_path(tree, path))
+    return page("module", top, *own, *inside, *below, onclick=COPY)
