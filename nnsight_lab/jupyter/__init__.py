@@ -9,6 +9,7 @@
     figures.py    run.fig: Plotly figures
     axes.py       how large they are, and which labels fit
     reprs/        models, graphs, runs, tensors and errors, as a notebook shows them
+    channel.py    a view's wire to Python, which works while a cell runs; channel.js, its other end
     static.py     the same pictures without JavaScript, for saved notebooks
 
 Notebook code draws and calls back; it holds no model and knows no server.

@@ -52,7 +52,7 @@ _OTHER = ("#f6f7f9", "#5b6472")
 _MARK = (
     "var t=event.target.closest('[data-line]');"
     "this.querySelectorAll('[data-line]').forEach(function(e){"
-    "e.style.outline=t&&t.dataset.line&&e.dataset.line===t.dataset.line?'3px solid #f59e0b':''})"
+    "e.style.outline=t&&t.dataset.line&&e.dataset.line===t.dataset.line?'2px solid #f59e0b':''})"
 )
 """Marks the boxes and the row of the line under the mouse, or under the keyboard."""
 
