@@ -96,9 +96,15 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__", "load_ipython_extension"]
+    return [*__all__, "__version__", "load_ipython_extension", "unload_ipython_extension"]
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """`%load_ext nnsight_lab`: adds `%%trace` and `%nnl` to the notebook."""
+    """`%load_ext nnsight_lab`: adds `%%trace` and `%nnl`, and shows values as HTML."""
     import_module("nnsight_lab.jupyter.magics").register(shell)
+    import_module("nnsight_lab.jupyter.reprs").register_reprs(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """`%unload_ext nnsight_lab`: values are shown as they were before it was loaded."""
+    import_module("nnsight_lab.jupyter.reprs").unregister_reprs(shell)

@@ -65,8 +65,9 @@ class Graph:
         return graph_to_text(self)
 
     def __repr__(self) -> str:
-        names = ", ".join(output.name for output in self.outputs) or "nothing"
-        return f"<Graph of {len(self.nodes)} nodes, saves {names}>"
+        names = [output.name for output in self.outputs]
+        few = ", ".join(names[:6]) + (f", … {len(names)} in all" if len(names) > 6 else "")
+        return f"<Graph of {len(self.nodes)} nodes, saves {few or 'nothing'}>"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Graph) and self.key == other.key

@@ -16,6 +16,7 @@
     figures.py    run.fig: Plotly figures; figures_recipes.py, those of recipes;
                   figures_plots.py, lines and points; figures_views.py, what --show draws else
     axes.py       how large they are, and which labels fit
+    reprs/        models, graphs, runs, tensors and errors, as a notebook shows them
     channel.py    a view's wire to Python, which works while a cell runs; channel.js, its other end
     static.py     the same pictures without JavaScript, for saved notebooks; static_plots.py,
                   lines and points

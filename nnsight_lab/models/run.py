@@ -12,11 +12,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from nnsight_lab.contract import Inputs, PeekCost, RunResult, Several
 from nnsight_lab.errors import BadSlider, LabError, NotSaved
 from nnsight_lab.ir import Graph, Slider
+from nnsight_lab.kernels.summary import summary_of
 from nnsight_lab.models.background import Behind
 from nnsight_lab.models.differences import Differences, differences
 from nnsight_lab.models.experiment import Experiment, experiment_of
@@ -272,6 +271,7 @@ class Run(Mapping[str, Any]):
             lines.append(f"  ran on {self.engine}: {self.why}")
         for name, value in self._values.items():
             lines.append(f"  {name}: {_described(value)}")
+        lines += [f"  {name}: its step did not happen" for name in self.missing]
         return "\n".join(lines)
 
 
@@ -306,13 +306,7 @@ def _put_together(parts: Mapping[tuple[Any, ...], Any]) -> Any:
 
 
 def _described(value: Any) -> str:
-    if not isinstance(value, torch.Tensor):
-        return f"{type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else "value"
-    kind = str(value.dtype).removeprefix("torch.")
-    text = f"{kind}{list(value.shape)}"
-    if value.is_meta:
-        return text
-    if value.numel() and (value.is_floating_point() or value.dtype == torch.bool):
-        number = value.float()
-        text += f"  mean {number.mean():.3g}, min {number.min():.3g}, max {number.max():.3g}"
-    return text
+    found = summary_of(value)
+    if found is not None:
+        return str(found)
+    return f"{type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else "value"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nnsight_lab.errors import BadInput, NotSaved
 from nnsight_lab.ir import NodeId
+from nnsight_lab.kernels.summary import summary_of
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.regions import refuse_inside
 from nnsight_lab.tracing.source import one_frame, user_line
@@ -25,6 +26,8 @@ ValueT = TypeVar("ValueT")
 
 _PREFIX = "show "
 _LONGEST = 80
+_SHORTENED = 1000
+"""Of more elements torch prints some only, so the numbers of all of them are printed, too."""
 
 
 @one_frame
@@ -106,5 +109,8 @@ def print_shown(name: str, value: Any) -> None:
 
 def _print(label: str, value: Any) -> None:
     text = repr(value)
+    found = summary_of(value)
+    if found is not None and found.count > _SHORTENED:
+        text = f"{found}\n{text}"
     between = "\n" if "\n" in text else " "
     print(f"{label}:{between}{text}", flush=True)  # noqa: T201

@@ -85,10 +85,11 @@ def test_here_and_on_the_server_the_numbers_are_the_same(executed: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("executed", ["01_quickstart"], indirect=True)
 def test_the_wrong_name_is_shown_at_its_line_with_one_frame(executed: Any) -> None:
-    (error,) = [o for o in outputs_of(executed, "raises-exception") if o.output_type == "error"]
-    shown = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+    *_, card, error = outputs_of(executed, "raises-exception")
+    shown = card.data["text/plain"]
 
     assert error.ename == "AddressNotFound"
+    assert "h = lm.layers[2].outptu.save()" in "".join(error.traceback)
     assert "----> 2     h = lm.layers[2].outptu.save()" in shown
     assert "Did you mean 'output'?" in shown
     assert shown.count("/nnsight_lab/") <= 1

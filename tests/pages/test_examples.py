@@ -29,6 +29,7 @@ RUNNABLE = (
     "docs/index.md",
     "docs/explanation/what-a-graph-cannot-say.md",
     "docs/how-to/read-and-edit.md",
+    "docs/how-to/read-what-is-shown.md",
     "docs/how-to/save-and-rerun-a-graph.md",
     "docs/reference/generation.md",
     "docs/reference/sessions.md",
