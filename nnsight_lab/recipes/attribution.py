@@ -39,7 +39,7 @@ def attribution_patching(
     The arguments are those of `activation_patching`, and so is the result.
 
     Raises:
-        BadInput, AddressNotFound: as there.
+        BadInput: as there, and so `AddressNotFound`.
         NotSupported: the engine computes no gradients.
     """
     model = model_of(model)

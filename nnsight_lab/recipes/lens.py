@@ -126,7 +126,7 @@ def lens_through(
     translated: gives what to read for row `index` (0 is `embed`) of the stream.
 
     Raises:
-        NotSupported, BadInput: as for `logit_lens`.
+        BadInput: as for `logit_lens`, and so `NotSupported`.
     """
     model = model_of(source)
     given = prompt_of(source, prompt, row)

@@ -131,7 +131,7 @@ def patching_rows(
     A loop that ends early runs nothing further. The arguments are those of `activation_patching`.
 
     Raises:
-        BadInput, AddressNotFound, Cancelled: as there.
+        BadInput: as there, and so `AddressNotFound` and `Cancelled`.
     """
     return _rows(_plan(model, clean, corrupt, metric, part, layers, positions, batch), cancel)
 

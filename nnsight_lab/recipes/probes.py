@@ -141,7 +141,9 @@ def fit_logistic(
     entropies plus half the penalty times the squared weights, of inputs scaled to mean 0 and
     variance 1. It is convex: the answer does not depend on where the search starts.
     """
-    mean, spread = given.double().mean(0), given.double().std(0, correction=0).clamp_min(1e-6)
+    mean, spread = given.double().mean(0), given.double().std(0, correction=0)
+    # Where prompts hardly differ, scaling up would make rounding as large as what is to be learned.
+    spread = spread.clamp_min(max(1e-3 * float(spread.square().mean().sqrt()), 1e-6))
     scaled = (given.double() - mean) / spread
     classes = int(target.max()) + 1
     weight = torch.zeros(classes, given.shape[1], dtype=torch.float64, requires_grad=True)

@@ -48,6 +48,7 @@ RUNNABLE = (
     "docs/reference/module-source.md",
     "docs/reference/peeks.md",
     "docs/reference/reading-and-editing.md",
+    "docs/reference/recipes.md",
     "docs/reference/recorded-values.md",
     "docs/reference/rename.md",
     "docs/reference/scan.md",

@@ -35,8 +35,8 @@ def direction_by_hand(tiny: nl.LanguageModel, ids: list[int]) -> torch.Tensor:
     scale = (final.square().mean() + tiny.module.config.rms_norm_eps).rsqrt()
     mary, john = (ids_of(tiny, name)[-1] for name in (MARY, JOHN))
     weight = tiny.module.lm_head.weight.detach()
-    found: torch.Tensor = weight[mary] - weight[john]
-    return found * tiny.module.model.norm.weight.detach() * scale
+    apart: torch.Tensor = (weight[mary] - weight[john]) * tiny.module.model.norm.weight.detach()
+    return apart * float(scale)
 
 
 def test_every_share_is_what_hooks_give(either: nl.LanguageModel, tiny: nl.LanguageModel) -> None:
