@@ -11,6 +11,7 @@
     run.py             Run: saved names to tensors, and its views
     collected.py       what the events of a run add up to
     under_way.py       runs that have not ended: who watches them, and cancelling one
+    latest.py          Latest: of what is wanted faster than it runs, the newest only
     experiment.py      Experiment: a graph with its inputs, as a file and back
     stored_inputs.py   inputs as plain data and bytes
     trusted.py         local functions as bytes: the one place where bytes become code

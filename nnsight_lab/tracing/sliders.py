@@ -100,6 +100,11 @@ class SliderBefore(Proxy):
         fixed = f"Slider {name!r} is moved from outside; a trace does not edit it."
         return Cell(known[1], fixed=fixed)
 
+    @property
+    def value(self) -> Any:
+        """It has none: only a run of it has. Raises `BadSlider`."""
+        raise _only_in_a_trace(self._range.name)
+
     def save(self) -> Proxy:
         """Ask for its value back, as any recorded value."""
         recorder = self.recorder
@@ -129,10 +134,14 @@ class _NoRecording:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
-        raise BadSlider(
-            f"Slider {self._name!r} has a value only in a trace.",
-            hint="Use it inside the block: with lm.trace(prompt): ... strength * direction.",
-        ).at(user_line())
+        raise _only_in_a_trace(self._name)
+
+
+def _only_in_a_trace(name: str) -> BadSlider:
+    return BadSlider(
+        f"Slider {name!r} has a value only in a trace.",
+        hint="Use it inside the block: with lm.trace(prompt): ... strength * direction.",
+    ).at(user_line())
 
 
 def _recorded(recorder: Recorder, node: Constant) -> Value:
