@@ -49,6 +49,7 @@ def module_of(*files: str) -> str:
 class _View(anywidget.AnyWidget):
     """The model that is drawn. Python only publishes on it."""
 
+    _css = traitlets.Unicode().tag(sync=True)
     _control = traitlets.Unicode().tag(sync=True)
     _fallback = traitlets.Unicode().tag(sync=True)
 
