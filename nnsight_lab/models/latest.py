@@ -31,10 +31,9 @@ class Latest(Generic[WantedT, FoundT]):
     find: makes the run. It is called on a thread of this object's own.
     deliver: is handed what was wanted and what was found, there too, in the order it was wanted.
     failed: is handed what was wanted and the error, likewise; without it errors are dropped.
-    soon_s: a run is not cancelled when the one before it took less: it will be over sooner than
-        its successor could show anything.
-    starving_s: nor when nothing has been delivered for that long, so that a hand which never rests
-        sees something.
+    soon_s: a run is not cancelled when the one before it took less: it will be over soon.
+    starving_s: nor when nothing has been delivered for that long and the one before took less than
+        that, so that a hand which never rests sees something.
     """
 
     def __init__(
@@ -68,7 +67,8 @@ class Latest(Generic[WantedT, FoundT]):
                 self._thread.start()
                 return
             hungry = time.monotonic() - self._delivered > self._starving_s
-            self._superseded = self._superseded or not (hungry or self._took_s < self._soon_s)
+            patience = self._starving_s if hungry else self._soon_s
+            self._superseded = self._superseded or self._took_s >= patience
         self._cancel_superseded()
 
     def cancel(self) -> None:

@@ -55,9 +55,10 @@ def slider(
 
 
 def _check_types(may_be: SliderRange) -> None:
-    numbers = [may_be.low, may_be.high, *([] if may_be.step is None else [may_be.step])]
+    name: Any = may_be.name
+    numbers: list[Any] = [may_be.low, may_be.high, *([] if may_be.step is None else [may_be.step])]
     plain = all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers)
-    if not isinstance(may_be.name, str) or not plain:
+    if not isinstance(name, str) or not plain:
         raise BadSlider(
             "A slider is made of a name and two numbers.",
             hint='nl.slider("strength", 0, 8, value=4, step=0.1)',

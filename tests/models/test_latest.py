@@ -162,14 +162,17 @@ def test_a_long_run_is_cancelled_when_it_is_superseded(lm: nl.LanguageModel) -> 
 
 
 def test_a_hand_that_never_rests_sees_something(lm: nl.LanguageModel) -> None:
-    run = _steered(lm, tokens=20)
+    run = _steered(lm, tokens=3)
     delivered: list[float] = []
     latest: Latest[float, nl.Run] = Latest(
         lambda at: run.at(strength=at),
         lambda at, found: delivered.append(at),
         soon_s=0,
-        starving_s=0.1,
+        starving_s=5.0,
     )
+    latest.want(0.0)  # so that it knows how long a run takes
+    assert latest.wait(20)
+    delivered.clear()
     until = time.monotonic() + 20
     at = 0
     while not delivered and time.monotonic() < until:
