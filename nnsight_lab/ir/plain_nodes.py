@@ -268,9 +268,9 @@ class NodeReader:
             type(step) not in (int, float, type(None))
         ):
             raise TypeError("expected numbers")
-        range = SliderRange(self.text(name), low, high, step)
+        may_be = SliderRange(self.text(name), low, high, step)
         try:
-            return replace(checked(range, self._tensor(plain)), id=id, where=where)
+            return replace(checked(may_be, self._tensor(plain)), id=id, where=where)
         except BadSlider as exc:
             exc.node = id
             raise exc.at(where)

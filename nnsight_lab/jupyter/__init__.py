@@ -9,6 +9,7 @@
     figures.py    run.fig: Plotly figures
     axes.py       how large they are, and which labels fit
     channel.py    a view's wire to Python, which works while a cell runs; channel.js, its other end
+    live/         sliders, tokens and curves while the model runs
     static.py     the same pictures without JavaScript, for saved notebooks
 
 Notebook code draws and calls back; it holds no model and knows no server.

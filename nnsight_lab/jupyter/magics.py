@@ -25,6 +25,7 @@ from nnsight_lab.errors import LabError, MagicUsage, SourceLine
 from nnsight_lab.jupyter.body import LAST, Body, as_python, begins_at_user, compile_body
 from nnsight_lab.jupyter.flow import Flow, forget_flow
 from nnsight_lab.jupyter.line import USAGE, TraceLine, parse_trace_line
+from nnsight_lab.jupyter.live.following import draw_plots
 from nnsight_lab.jupyter.lowering import FLOW
 from nnsight_lab.models.lab import Lab, connect
 from nnsight_lab.models.language_model import LanguageModel
@@ -344,6 +345,7 @@ def _size(count: float) -> str:
 def register(shell: Any) -> None:
     """Add the magics to a shell."""
     shell.register_magics(TraceMagics(shell))
+    draw_plots()
     if _with_body not in shell.input_transformers_cleanup:
         shell.input_transformers_cleanup.append(_with_body)
 
