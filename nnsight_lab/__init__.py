@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from nnsight_lab.tracing.control import while_ as while_
     from nnsight_lab.tracing.local_calls import local_fn as local_fn
     from nnsight_lab.tracing.saving import save as save
+    from nnsight_lab.tracing.show import live_plot as live_plot
     from nnsight_lab.tracing.show import show as show
     from nnsight_lab.tracing.sliders import slider as slider
 
@@ -53,6 +54,7 @@ __all__ = [
     "explore",
     "foreach",
     "ir",
+    "live_plot",
     "load",
     "local_fn",
     "recipes",
@@ -80,6 +82,7 @@ _HOMES = {
     "foreach": "nnsight_lab.tracing.control",
     "while_": "nnsight_lab.tracing.control",
     "save": "nnsight_lab.tracing.saving",
+    "live_plot": "nnsight_lab.tracing.show",
     "show": "nnsight_lab.tracing.show",
     "slider": "nnsight_lab.tracing.sliders",
     "wrap": "nnsight_lab.models.wrap",

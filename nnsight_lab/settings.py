@@ -24,7 +24,11 @@ def _bundled() -> Mapping[str, Path]:
 def _views() -> Mapping[str, str]:
     room = "nnsight_lab.jupyter"
     return MappingProxyType(
-        {"fig": f"{room}.figures:RunFigures", "explore": f"{room}.explorer:explorer_of"}
+        {
+            "fig": f"{room}.figures:RunFigures",
+            "explore": f"{room}.explorer:explorer_of",
+            "live": f"{room}.live.moving:RunLive",
+        }
     )
 
 

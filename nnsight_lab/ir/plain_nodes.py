@@ -55,11 +55,11 @@ def node_to_plain(node: Node, constants: ConstantWriter, sources: bool) -> dict[
 
 def _kind_to_plain(node: Node, constants: ConstantWriter, sources: bool) -> dict[str, Any]:
     match node:
-        case Constant(value=value, slider=None):
-            return constants.plain(value)
         case Constant(value=value, slider=SliderRange() as may_be):
             limits = [may_be.name, may_be.low, may_be.high, may_be.step]
             return {**constants.plain(value), "slider": limits}
+        case Constant(value=value):
+            return constants.plain(value)
         case Read(address=address, invoke=invoke, step=step):
             return {"kind": "read", "at": _plain_address(address), "invoke": invoke, "step": step}
         case Write(address=address, value=source, invoke=invoke, step=step):
@@ -268,9 +268,9 @@ class NodeReader:
             type(step) not in (int, float, type(None))
         ):
             raise TypeError("expected numbers")
-        range = SliderRange(self.text(name), low, high, step)
+        may_be = SliderRange(self.text(name), low, high, step)
         try:
-            return replace(checked(range, self._tensor(plain)), id=id, where=where)
+            return replace(checked(may_be, self._tensor(plain)), id=id, where=where)
         except BadSlider as exc:
             exc.node = id
             raise exc.at(where)

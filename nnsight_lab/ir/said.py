@@ -14,7 +14,7 @@ from dataclasses import astuple
 
 from nnsight_lab.ir.constants import ConstantWriter
 from nnsight_lab.ir.literals import Arg, DictArg, ListArg, Ref, SliceArg
-from nnsight_lab.ir.nodes import Call, Constant, Node, Read, Write
+from nnsight_lab.ir.nodes import Call, Constant, Node, Read, SliderRange, Write
 from nnsight_lab.ir.plain_nodes import node_to_plain
 
 __all__ = ["said_by"]
@@ -32,10 +32,10 @@ def said_by(node: Node) -> Hashable:
         case Call():
             kwargs = tuple([(key, _said_by_argument(arg)) for key, arg in node.kwargs])
             return "call", node.op, tuple(map(_said_by_argument, node.args)), kwargs
-        case Constant(slider=None):
+        case Constant(slider=SliderRange() as may_be):  # wherever it stands: the plan is the same
+            return "slider", *((type(part), part) for part in astuple(may_be))
+        case Constant():
             return "constant", node.value
-        case Constant(slider=range):  # wherever it stands: a graph is run the same way there
-            return "slider", *((type(said), said) for said in astuple(range)), node.value.dtype
         case _:
             constants = ConstantWriter()
             return json.dumps(node_to_plain(node, constants, sources=False)), *constants.parts

@@ -38,27 +38,27 @@ class Slider:
         return f"{self.name} = {self.value:g} ({self.low:g} to {self.high:g}{by})"
 
 
-def slider_data(range: SliderRange, value: Any) -> TensorData:
+def slider_data(limits: SliderRange, value: Any) -> TensorData:
     """A slider's position as the tensor the graph holds.
 
     Raises:
         BadSlider: the range is none, or the value is no number within it.
     """
-    _check_range(range)
-    whole = range.whole
+    _check_range(limits)
+    whole = limits.whole
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise BadSlider(
-            f"Slider {range.name!r} cannot stand at {value!r}.",
-            hint=f"Give a number from {range.low:g} to {range.high:g}.",
+            f"Slider {limits.name!r} cannot stand at {value!r}.",
+            hint=f"Give a number from {limits.low:g} to {limits.high:g}.",
         )
     if whole and value != int(value):
         raise BadSlider(
-            f"Slider {range.name!r} takes whole numbers, and {value!r} is none.",
+            f"Slider {limits.name!r} takes whole numbers, and {value!r} is none.",
             hint="Give it a step that is no whole number, such as 0.1, to have others.",
         )
-    if not range.low <= value <= range.high:
+    if not limits.low <= value <= limits.high:
         raise BadSlider(
-            f"Slider {range.name!r} goes from {range.low:g} to {range.high:g}, not to {value:g}.",
+            f"Slider {limits.name!r} goes from {limits.low:g} to {limits.high:g}, not to {value:g}.",
             hint="Give a number within its limits, or other limits where it is declared.",
         )
     if whole:
@@ -66,23 +66,23 @@ def slider_data(range: SliderRange, value: Any) -> TensorData:
     return TensorData("float32", (), struct.pack("<f", value))
 
 
-def _check_range(range: SliderRange) -> None:
-    if not range.name.isidentifier():
+def _check_range(limits: SliderRange) -> None:
+    if not limits.name.isidentifier():
         raise BadSlider(
-            f"{range.name!r} is no name for a slider.",
+            f"{limits.name!r} is no name for a slider.",
             hint='Give a Python name: nl.slider("strength", 0, 8).',
         )
-    steps = () if range.step is None else (range.step,)
-    numbers = (range.low, range.high, *steps)
+    steps = () if limits.step is None else (limits.step,)
+    numbers = (limits.low, limits.high, *steps)
     if not all(math.isfinite(number) and abs(number) < _LARGEST for number in numbers):
         raise BadSlider(
-            f"The limits of slider {range.name!r} are not finite.",
+            f"The limits of slider {limits.name!r} are not finite.",
             hint="Give two numbers, the lower one first.",
         )
-    if range.low >= range.high or any(step <= 0 for step in steps):
+    if limits.low >= limits.high or any(step <= 0 for step in steps):
         raise BadSlider(
-            f"Slider {range.name!r} cannot go from {range.low:g} to {range.high:g}"
-            + (f" by {range.step:g}." if range.step is not None else "."),
+            f"Slider {limits.name!r} cannot go from {limits.low:g} to {limits.high:g}"
+            + (f" by {limits.step:g}." if limits.step is not None else "."),
             hint="Give the lower limit first, and a step above zero.",
         )
 
@@ -103,16 +103,16 @@ def slider_value(constant: Constant) -> float:
     return float(number)
 
 
-def checked(range: SliderRange, data: TensorData) -> Constant:
+def checked(limits: SliderRange, data: TensorData) -> Constant:
     """A slider that came from somebody, as the node 0. Raises `BadSlider`."""
-    expected = "int64" if range.whole else "float32"
+    expected = "int64" if limits.whole else "float32"
     if data.shape != () or data.dtype != expected:
         raise BadSlider(
-            f"Slider {range.name!r} holds {data.dtype}{list(data.shape)}, not one {expected}.",
+            f"Slider {limits.name!r} holds {data.dtype}{list(data.shape)}, not one {expected}.",
             hint="nl.slider makes sliders; these bytes may have been changed.",
         )
-    node = Constant(id=0, value=data, slider=range)
-    slider_data(range, slider_value(node))
+    node = Constant(id=0, value=data, slider=limits)
+    slider_data(limits, slider_value(node))
     return node
 
 
@@ -125,11 +125,11 @@ def sliders_of(nodes: Iterable[Node]) -> dict[str, Slider]:
     found: dict[str, Slider] = {}
     for node in nodes:
         if isinstance(node, Constant) and node.slider is not None:
-            range = node.slider
-            one = Slider(range.name, range.low, range.high, range.step, slider_value(node))
-            if found.setdefault(range.name, one) != one:
+            limits = node.slider
+            one = Slider(limits.name, limits.low, limits.high, limits.step, slider_value(node))
+            if found.setdefault(limits.name, one) != one:
                 raise BadSlider(
-                    f"There are two sliders {range.name!r}: {found[range.name]}, and {one}.",
+                    f"There are two sliders {limits.name!r}: {found[limits.name]}, and {one}.",
                     hint="Give them different names, or the same limits and value.",
                     where=node.where,
                 )

@@ -18,6 +18,7 @@
     axes.py       how large they are, and which labels fit
     reprs/        models, graphs, runs, tensors and errors, as a notebook shows them
     channel.py    a view's wire to Python, which works while a cell runs; channel.js, its other end
+    live/         sliders, tokens and curves while the model runs
     static.py     the same pictures without JavaScript, for saved notebooks; static_plots.py,
                   lines and points
 

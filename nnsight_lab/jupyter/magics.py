@@ -25,6 +25,7 @@ from nnsight_lab.jupyter.commands import Commands
 from nnsight_lab.jupyter.completion import complete_in
 from nnsight_lab.jupyter.late import Late
 from nnsight_lab.jupyter.line import USAGE, parse_trace_line
+from nnsight_lab.jupyter.live.following import draw_plots
 from nnsight_lab.jupyter.recording import Recording
 from nnsight_lab.jupyter.shown import other_run, show_cell
 from nnsight_lab.tracing.source import user_line
@@ -101,6 +102,7 @@ def register(shell: Any) -> None:
     shell.register_magics(TraceMagics(shell))
     bars_in(shell)
     complete_in(shell)
+    draw_plots()
     if _with_body not in shell.input_transformers_cleanup:
         shell.input_transformers_cleanup.append(_with_body)
 

@@ -55,9 +55,10 @@ def slider(
 
 
 def _check_types(may_be: SliderRange) -> None:
-    numbers = [may_be.low, may_be.high, *([] if may_be.step is None else [may_be.step])]
+    name: Any = may_be.name
+    numbers: list[Any] = [may_be.low, may_be.high, *([] if may_be.step is None else [may_be.step])]
     plain = all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers)
-    if not isinstance(may_be.name, str) or not plain:
+    if not isinstance(name, str) or not plain:
         raise BadSlider(
             "A slider is made of a name and two numbers.",
             hint='nl.slider("strength", 0, 8, value=4, step=0.1)',
@@ -100,6 +101,11 @@ class SliderBefore(Proxy):
         fixed = f"Slider {name!r} is moved from outside; a trace does not edit it."
         return Cell(known[1], fixed=fixed)
 
+    @property
+    def value(self) -> Any:
+        """It has none: only a run of it has. Raises `BadSlider`."""
+        raise _only_in_a_trace(self._range.name)
+
     def save(self) -> Proxy:
         """Ask for its value back, as any recorded value."""
         recorder = self.recorder
@@ -129,10 +135,14 @@ class _NoRecording:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
-        raise BadSlider(
-            f"Slider {self._name!r} has a value only in a trace.",
-            hint="Use it inside the block: with lm.trace(prompt): ... strength * direction.",
-        ).at(user_line())
+        raise _only_in_a_trace(self._name)
+
+
+def _only_in_a_trace(name: str) -> BadSlider:
+    return BadSlider(
+        f"Slider {name!r} has a value only in a trace.",
+        hint="Use it inside the block: with lm.trace(prompt): ... strength * direction.",
+    ).at(user_line())
 
 
 def _recorded(recorder: Recorder, node: Constant) -> Value:
