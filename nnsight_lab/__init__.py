@@ -96,3 +96,4 @@ def __dir__() -> list[str]:
 def load_ipython_extension(shell: Any) -> None:
     """`%load_ext nnsight_lab`: adds `%%trace` and `%nnl` to the notebook."""
     import_module("nnsight_lab.jupyter.magics").register(shell)
+    import_module("nnsight_lab.jupyter.sidebar").register_sidebar(shell)

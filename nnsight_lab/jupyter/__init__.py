@@ -9,6 +9,7 @@
     figures.py    run.fig: Plotly figures
     axes.py       how large they are, and which labels fit
     static.py     the same pictures without JavaScript, for saved notebooks
+    sidebar.py    the kernel's end of the labextension: run_log.py, model_rows.py, server_watch.py
 
 Notebook code draws and calls back; it holds no model and knows no server.
 """

@@ -99,6 +99,7 @@ def _command(work: Path, port: int) -> list[str]:
         "--allow-root", f"--ServerApp.root_dir={work}", "--ServerApp.port_retries=0",
         "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True",
         "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",
+        f"--LabApp.extra_labextensions_path={ROOT / 'nnsight_lab' / 'labextension'}",
     ]  # fmt: skip
 
 
