@@ -274,7 +274,9 @@ class NotebookPage:
         self.page.evaluate(
             "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", name
         )
-        self.page.wait_for_selector(f"body[data-jp-theme-light='{str(not dark).lower()}']")
+        self.page.wait_for_selector(
+            f"body[data-jp-theme-light='{str(not dark).lower()}']", state="attached"
+        )
 
     def save(self) -> dict[str, Any]:
         """Save the notebook; what the file holds."""
