@@ -58,14 +58,14 @@ export class ModuleTree {
     );
     node.addEventListener('toggle', () => {
       if (node.open && opened.childElementCount === 0) {
-        opened.append(this._ports(module), ...below.map(child => this._row(child)));
+        opened.append(...this._ports(module), ...below.map(child => this._row(child)));
       }
     });
     return node;
   }
 
   private _leaf(module: Module, name: string): HTMLElement {
-    return element('div', 'nnl-line nnl-leaf', ...this._label(module, name), this._ports(module));
+    return element('div', 'nnl-line nnl-leaf', ...this._label(module, name), ...this._ports(module));
   }
 
   private _label(module: Module, name: string): HTMLElement[] {
@@ -74,12 +74,12 @@ export class ModuleTree {
     return [path, element('span', 'nnl-kind', module.kind)];
   }
 
-  private _ports(module: Module): HTMLElement {
+  private _ports(module: Module): HTMLElement[] {
     const ports = module.ports.map(port => {
       const code = `${module.code}.${port}`;
       return button('nnl-port', port, `Insert ${code}`, () => this._insert(code));
     });
-    return element('span', 'nnl-ports', ...ports);
+    return ports.length > 0 ? [element('span', 'nnl-ports', ...ports)] : [];
   }
 
   private readonly _known = new Map<string, Module>();
