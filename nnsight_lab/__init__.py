@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nnsight_lab import ir as ir
     from nnsight_lab import recipes as recipes
     from nnsight_lab.ir.graph import Graph as Graph
+    from nnsight_lab.jupyter.explorer import explore as explore
     from nnsight_lab.models.experiment import Experiment as Experiment
     from nnsight_lab.models.experiment import load as load
     from nnsight_lab.models.lab import Lab as Lab
@@ -48,6 +49,7 @@ __all__ = [
     "cond",
     "connect",
     "errors",
+    "explore",
     "foreach",
     "ir",
     "load",
@@ -70,6 +72,7 @@ _HOMES = {
     "Run": "nnsight_lab.models.run",
     "Settings": "nnsight_lab.settings",
     "cond": "nnsight_lab.tracing.control",
+    "explore": "nnsight_lab.jupyter.explorer",
     "local_fn": "nnsight_lab.tracing.local_calls",
     "connect": "nnsight_lab.models.lab",
     "foreach": "nnsight_lab.tracing.control",

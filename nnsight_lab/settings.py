@@ -21,7 +21,10 @@ def _bundled() -> Mapping[str, Path]:
 
 
 def _views() -> Mapping[str, str]:
-    return MappingProxyType({"fig": "nnsight_lab.jupyter.figures:RunFigures"})
+    room = "nnsight_lab.jupyter"
+    return MappingProxyType(
+        {"fig": f"{room}.figures:RunFigures", "explore": f"{room}.explorer:explorer_of"}
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@
     variables.py  its variables around a branch; carried.py, those that a loop carries
     figures.py    run.fig: Plotly figures
     axes.py       how large they are, and which labels fit
+    channel.py    a view's wire to Python, which works while a cell runs; channel.js, its other end
     static.py     the same pictures without JavaScript, for saved notebooks
     sidebar.py    the kernel's end of the labextension: run_log.py, model_rows.py, server_watch.py
 

@@ -6,7 +6,8 @@ trace, so only the top few tokens of each place travel. The last row is the mode
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ class LogitLens:
     layers: row names, `embed` (before block 0), then `0`, `1`, … (after each block), `output`.
     probabilities, ids: `[layer, pos, top]`, best first. entropy: `[layer, pos]`, in nats.
     words: `[layer][pos][top]`, the tokens of `ids` as text.
+    targets: ids that were asked for. target_probabilities, target_ranks: `[target, layer, pos]`;
+    rank 0 is the likeliest.
     """
 
     tokens: list[str]
@@ -38,27 +41,45 @@ class LogitLens:
     ids: torch.Tensor
     entropy: torch.Tensor
     words: list[list[list[str]]]
+    targets: tuple[int, ...] = ()
+    target_probabilities: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0, 0))
+    target_ranks: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0, 0).long())
 
 
-def _graph(model: LanguageModel, prompt: Any, top: int) -> Graph:
+def _graph(model: LanguageModel, prompt: Any, top: int, targets: tuple[int, ...]) -> Graph:
     with model.trace(prompt, execute=False) as tracer:
         stream = [model.layers[0].input, *(layer.output for layer in model.layers)]
-        rows = [model.lm_head(model.norm(resid)) for resid in stream]
-        found = [_likeliest(logits, top) for logits in (*rows, model.logits)]
+        rows = [*(model.lm_head(model.norm(resid)) for resid in stream), model.logits]
+        spread = [logits.float().log_softmax(-1) for logits in rows]
+        found = [_likeliest(log_probs, top) for log_probs in spread]
         parts = [torch.stack(part) for part in zip(*found, strict=True)]
         tracer.save(probabilities=parts[0], ids=parts[1], entropy=parts[2])
+        if targets:
+            of = [_of_targets(log_probs, targets) for log_probs in spread]
+            chances, ranks = (torch.stack(part) for part in zip(*of, strict=True))
+            tracer.save(target_probabilities=chances, target_ranks=ranks)
     return tracer.graph
 
 
-def _likeliest(logits: Any, top: int) -> tuple[Any, Any, Any]:
-    log_probs = logits.float().log_softmax(-1)
+def _likeliest(log_probs: Any, top: int) -> tuple[Any, Any, Any]:
     values, ids = log_probs.topk(top, dim=-1)
     return values.exp(), ids, -(log_probs.exp() * log_probs).sum(-1)
 
 
+def _of_targets(log_probs: Any, targets: tuple[int, ...]) -> tuple[Any, Any]:
+    own = [log_probs[..., id] for id in targets]
+    ranks = [(log_probs > each[..., None]).sum(-1) for each in own]
+    return torch.stack(own).exp(), torch.stack(ranks)
+
+
 @one_frame
 def logit_lens(
-    source: LanguageModel | Run, prompt: Any = None, *, top: int = 5, row: int = 0
+    source: LanguageModel | Run,
+    prompt: Any = None,
+    *,
+    top: int = 5,
+    row: int = 0,
+    targets: Sequence[int] = (),
 ) -> LogitLens:
     """Read every layer's residual stream through the unembedding.
 
@@ -68,22 +89,28 @@ def logit_lens(
 
     source: a model, with a `prompt`; or a run, whose prompt and edits are used.
     top: how many tokens to keep for each layer and position. row: which prompt of a batch.
+    targets: ids of tokens to follow, however unlikely they are.
 
     Raises:
         NotSupported: the model has no standard names for its layers.
-        BadInput: there is no such row, or there are fewer tokens than `top`.
+        BadInput: there is no such row or target, or there are fewer tokens than `top`.
     """
     model = model_of(source)
     given = prompt_of(source, prompt, row)
     most = model.card.vocab or top
     if top not in range(1, most + 1):
         raise BadInput(f"There is no top {top!r} of {most} tokens.", hint="top=5, say.")
-    graph = _graph(model, given, top)
+    for id in targets:
+        if id not in range(model.card.vocab or id + 1):
+            raise BadInput(f"There is no token {id!r}.", hint=f"Ids are 0 to {most - 1}.")
+    graph = _graph(model, given, top, tuple(targets))
     run = source.then(graph) if isinstance(source, Run) else model.run(graph, given)
-    return _as_lens(model, run, given, row)
+    return _as_lens(model, run, given, row, tuple(targets))
 
 
-def _as_lens(model: LanguageModel, run: Run, given: TokenRows, row: int) -> LogitLens:
+def _as_lens(
+    model: LanguageModel, run: Run, given: TokenRows, row: int, targets: tuple[int, ...]
+) -> LogitLens:
     tokens = tokens_of(model, given, row)
     probabilities, ids, entropy = (
         run[name][:, row, -len(tokens) :] for name in ("probabilities", "ids", "entropy")
@@ -91,4 +118,11 @@ def _as_lens(model: LanguageModel, run: Run, given: TokenRows, row: int) -> Logi
     spelt = {id: word(model, id) for id in ids.unique().tolist()}
     words = [[[spelt[id] for id in top] for top in place] for place in ids.tolist()]
     layers = ["embed", *(str(index) for index in range(model.card.layers)), "output"]
-    return LogitLens(tokens, layers, probabilities, ids, entropy, words)
+    lens = LogitLens(tokens, layers, probabilities, ids, entropy, words)
+    if not targets:
+        return lens
+    chances, ranks = (
+        run[name][:, :, row, -len(tokens) :].transpose(0, 1)
+        for name in ("target_probabilities", "target_ranks")
+    )
+    return replace(lens, targets=targets, target_probabilities=chances, target_ranks=ranks)

@@ -33,7 +33,10 @@ def prompt_of(source: LanguageModel | Run, prompt: Any, row: int) -> TokenRows:
     Raises:
         BadInput: it is no prompt, or has no such row.
     """
-    given = source.inputs if isinstance(source, Run) else source.tokenize(prompt)
+    if isinstance(source, Run):
+        given: Any = source.inputs
+    else:
+        given = prompt if isinstance(prompt, TokenRows) else source.tokenize(prompt)
     if not isinstance(given, TokenRows):
         raise NotSupported(
             "This run is a session of several traces; a view shows one.",

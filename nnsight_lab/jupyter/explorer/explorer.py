@@ -1,0 +1,171 @@
+"""Explorer: the widget's Python half. It hands each tab's questions to its view and tells the answers.
+
+    browser  ──ask──▶  Explorer ──▶ Work (a thread a tab) ──▶ View.ask ──▶ Sheet  ──data──▶  browser
+
+Every message of the browser comes on a thread of its own, so nothing here waits for a cell.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from nnsight_lab.errors import BadInput, Cancelled, LabError
+from nnsight_lab.jupyter.channel import Channel
+from nnsight_lab.jupyter.explorer.bundle import script, style
+from nnsight_lab.jupyter.explorer.lens import LensView
+from nnsight_lab.jupyter.explorer.still import still
+from nnsight_lab.jupyter.explorer.subject import Subject
+from nnsight_lab.jupyter.explorer.tokens import TokensView
+from nnsight_lab.jupyter.explorer.view import Sheet, View, Wanted
+from nnsight_lab.jupyter.explorer.work import Job, Work
+
+if TYPE_CHECKING:
+    from nnsight_lab.jupyter.figures import LabFigure
+
+__all__ = ["VIEWS", "Explorer"]
+
+VIEWS: tuple[type[View], ...] = (TokensView, LensView)
+"""The tabs, from left to right."""
+
+
+class Explorer:
+    """A prompt on a model, to look at from every side: `nl.explore(lm, prompt)`, `run.explore()`.
+
+    Display it, or make it a cell's last expression. `selection` follows the clicks.
+    """
+
+    def __init__(self, subject: Subject, views: Sequence[type[View]] = VIEWS) -> None:
+        self.subject = subject
+        self.views = {view.name: view(subject) for view in views}
+        self.selection: dict[str, int] = {"token": len(subject.ids) - 1, "layer": 0, "head": 0}
+        self._wanted: dict[str, Wanted] = {}
+        self._work = {name: Work() for name in self.views}
+        self._lock = threading.Lock()
+        self._channel: Channel | None = None
+
+    def __repr__(self) -> str:
+        subject = self.subject
+        after = "a run on " if subject.source is not subject.model else ""
+        return f"<explorer of {after}{subject.model.name}: {len(subject.ids)} tokens>"
+
+    def _ipython_display_(self) -> None:
+        channel = self._open()
+        html, text = still(self.subject, repr(self))
+        channel.show(html, text)
+
+    def _open(self) -> Channel:
+        with self._lock:
+            if self._channel is None:
+                self._channel = Channel(script(), style(), self._hear)
+                self._channel.publish("about", self._about(), keep="about")
+            return self._channel
+
+    def _about(self) -> dict[str, Any]:
+        subject = self.subject
+        return {
+            "model": subject.model.name,
+            "tokens": subject.tokens,
+            "ids": subject.ids,
+            "layers": subject.layers,
+            "edited": subject.edited,
+            "selection": self.selection,
+            "views": [
+                {"name": view.name, "title": view.title, "missing": view.missing}
+                for view in self.views.values()
+            ],
+        }
+
+    def figure(self, view: str = "lens", **wanted: Any) -> LabFigure:
+        """What a tab shows, as a Plotly figure; `wanted` over what its controls say now.
+
+        Raises:
+            BadInput: there is no such tab.
+        """
+        return self._view(view).figure({**self._wanted.get(view, {}), **wanted})
+
+    def code(self, view: str = "lens", **wanted: Any) -> str:
+        """What a tab shows, as a `%%trace` cell.
+
+        Raises:
+            BadInput: there is no such tab.
+        """
+        return self._view(view).code({**self._wanted.get(view, {}), **wanted})
+
+    def _view(self, name: str) -> View:
+        if name not in self.views:
+            raise BadInput(f"There is no view {name!r}.", hint=f"Views: {', '.join(self.views)}.")
+        return self.views[name]
+
+    def close(self) -> None:
+        """Stop what it does, and take the widget away; the still picture stays."""
+        for work in self._work.values():
+            work.cancel()
+        if self._channel is not None:
+            self._channel.close()
+
+    # What the browser says
+
+    def _hear(self, kind: str, content: dict[str, Any], _: list[bytes]) -> None:
+        name = str(content.get("view", ""))
+        if kind == "select":
+            known = {key: int(value) for key, value in content.items() if key in self.selection}
+            self.selection.update(known)
+        elif name in self.views and kind == "ask":
+            self._ask(self.views[name], int(content.get("job", 0)), content.get("wanted") or {})
+        elif name in self.views and kind == "cancel":
+            self._work[name].cancel()
+        elif name in self.views and kind in {"code", "figure"}:
+            self._say_code(self.views[name], kind, content)
+
+    def _ask(self, view: View, job: int, wanted: Wanted) -> None:
+        self._wanted[view.name] = wanted
+        self._work[view.name].begin(job, partial(self._do, view, wanted), partial(self._end, view))
+
+    def _do(self, view: View, wanted: Wanted, job: Job) -> None:
+        def tell(sheet: Sheet) -> None:
+            if job.cancelled:
+                raise Cancelled("Something else was wanted.")
+            content, buffers = sheet.packed()
+            message = {"view": view.name, "job": job.number, **content}
+            keep = None if sheet.part else view.name
+            self._publish("data", message, buffers, keep=keep)
+
+        view.ask(wanted, tell)
+
+    def _end(self, view: View, job: Job, error: BaseException | None) -> None:
+        message: dict[str, Any] = {"view": view.name, "job": job.number}
+        if error is not None:
+            message |= _told(error)
+        self._publish("ended", message, keep=None)
+
+    def _say_code(self, view: View, kind: str, content: dict[str, Any]) -> None:
+        message: dict[str, Any] = {"view": view.name, "request": content.get("request")}
+        wanted = content.get("wanted") or {}
+        try:
+            message["code"] = (
+                view.code(wanted) if kind == "code" else self._figure_code(view, wanted)
+            )
+        except Exception as exc:  # noqa: BLE001 - told to the tab, whatever it is
+            message |= _told(exc)
+        self._publish("code", message, keep=None)
+
+    def _figure_code(self, view: View, wanted: Wanted) -> str:
+        options = "".join(f", {key}={value!r}" for key, value in wanted.items())
+        return f'{self.subject.explored}.figure("{view.name}"{options})'
+
+    def _publish(
+        self, kind: str, content: dict[str, Any], buffers: Sequence[bytes] = (), *, keep: str | None
+    ) -> None:
+        channel = self._channel
+        if channel is not None:
+            channel.publish(kind, content, buffers, keep=keep)
+
+
+def _told(error: BaseException) -> dict[str, Any]:
+    """An error as a tab shows it."""
+    if isinstance(error, LabError):
+        return {"error": error.message, "code_name": error.code, "hint": error.hint or ""}
+    return {"error": f"{type(error).__name__}: {error}", "code_name": "error", "hint": ""}

@@ -1,0 +1,79 @@
+"""What an explorer looks at: a prompt on a model, with the edits of a run or without."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nnsight_lab.contract import TokenRows
+from nnsight_lab.ir import Graph, Skip, Write
+from nnsight_lab.models.language_model import LanguageModel
+from nnsight_lab.models.run import Run
+from nnsight_lab.recipes.prompt import model_of, prompt_of, tokens_of, word
+
+__all__ = ["Subject"]
+
+
+class Subject:
+    """One row of a prompt, and how to run graphs on it.
+
+    source: the model or the run. given: the token rows; `row` is the one looked at.
+    tokens, ids: that row. name: how the model is called in the notebook, for code.
+    """
+
+    def __init__(
+        self, source: LanguageModel | Run, prompt: Any = None, *, row: int = 0, name: str = "lm"
+    ) -> None:
+        self.source = source
+        self.model = model_of(source)
+        self.given: TokenRows = prompt_of(source, prompt, row)
+        self.prompt = source.prompt if isinstance(source, Run) else prompt
+        self.row = row % self.given.batch
+        self.ids = list(self.given.rows[self.row])
+        self.tokens = tokens_of(self.model, self.given, self.row)
+        self.name = name
+
+    @property
+    def layers(self) -> int:
+        """How many blocks there are."""
+        return self.model.card.layers
+
+    @property
+    def edited(self) -> bool:
+        """Whether what is looked at is a run that changed something."""
+        if not isinstance(self.source, Run):
+            return False
+        nodes = self.source.graph.nodes
+        return any(isinstance(node, Write | Skip) for node in nodes)
+
+    def run(self, graph: Graph) -> Run:
+        """Run a graph on the prompt, after the edits of the run that is looked at."""
+        if isinstance(self.source, Run):
+            return self.source.then(graph)
+        return self.model.run(graph, self.given)
+
+    def word(self, id: int) -> str:
+        """One token as text."""
+        return word(self.model, id)
+
+    @property
+    def explored(self) -> str:
+        """Python that makes an explorer of this once more."""
+        if isinstance(self.source, Run):
+            return "run.explore()"
+        prompt = self.said.removeprefix("{").removesuffix("}")
+        return f"nl.explore({self.name}, {prompt})"
+
+    @property
+    def said(self) -> str:
+        """The prompt as a `%%trace` line takes it: a literal, or an expression in braces."""
+        if isinstance(self.prompt, str):
+            return _quoted(self.prompt)
+        return "{" + repr([self.ids]) + "}"
+
+
+def _quoted(text: str) -> str:
+    """A string literal in double quotes, on one line."""
+    inside = repr("'" + text)[2:-1]  # with a ' inside, repr chooses double quotes where it can
+    if repr("'" + text)[0] == '"':
+        return f'"{inside}"'
+    return repr(text)

@@ -1,0 +1,82 @@
+"""Tokens: the prompt as the model reads it, coloured by surprisal or by what a run saved."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from nnsight_lab.jupyter.explorer.view import Sheet, Tell, View, Wanted, floats
+from nnsight_lab.models.run import Run
+
+if TYPE_CHECKING:
+    from nnsight_lab.jupyter.figures import LabFigure
+
+__all__ = ["TokensView"]
+
+_SURPRISAL = """\
+log_probs = lm.logits.float().log_softmax(-1)
+ids = torch.tensor({ids})
+surprisal = -log_probs[{row}, {first}:-1].gather(-1, ids[1:, None])[:, 0]"""
+
+
+class TokensView(View):
+    """The prompt's tokens, their ids, and a number at each.
+
+    Surprisal of a token is minus the log of the probability that the tokens before it gave it, in
+    nats; the first token has none.
+    """
+
+    name = "tokens"
+    title = "Tokens"
+
+    def ask(self, wanted: Wanted, tell: Tell) -> None:
+        """By `by`: surprisal, or a saved value with one number a position."""
+        numbers = self.numbers(str(wanted.get("by", "surprisal")))
+        tell(Sheet({"choices": ["surprisal", *self._saved()]}, {"numbers": floats(numbers)}))
+
+    def numbers(self, by: str) -> torch.Tensor:
+        """`[pos]`; NaN where there is none."""
+        saved = self._saved()
+        if by in saved:
+            return saved[by]
+        subject = self.subject
+        first = subject.given.pos - len(subject.ids)
+        model = subject.model
+        with model.trace(subject.given, execute=False) as tracer:
+            log_probs = model.logits[subject.row, first:].float().log_softmax(-1)
+            ids = torch.tensor(subject.ids[1:])
+            tracer.save(surprisal=-log_probs[:-1].gather(-1, ids[:, None])[:, 0])
+        found = subject.run(tracer.graph)["surprisal"].float().cpu()
+        return torch.cat([torch.full((1,), float("nan")), found])
+
+    def _saved(self) -> dict[str, torch.Tensor]:
+        """What the run saved that has one number for each position."""
+        source, count = self.subject.source, len(self.subject.tokens)
+        if not isinstance(source, Run):
+            return {}
+        found = {}
+        for name, value in source.items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                row = value[self.subject.row] if value.ndim > 1 else value
+                if row.shape == (count,):
+                    found[name] = row.float().cpu()
+        return found
+
+    def code(self, wanted: Wanted) -> str:
+        """The surprisal, or the saved value by its name."""
+        by = str(wanted.get("by", "surprisal"))
+        if by in self._saved():
+            return f"run[{by!r}]"
+        subject = self.subject
+        first = subject.given.pos - len(subject.ids)
+        body = _SURPRISAL.format(ids=subject.ids, row=subject.row, first=first)
+        return self._cell(body.replace("lm.", f"{subject.name}."))
+
+    def figure(self, wanted: Wanted) -> LabFigure:
+        """A bar at each token."""
+        from nnsight_lab.jupyter.explorer.pictures import bars_figure
+
+        by = str(wanted.get("by", "surprisal"))
+        label = "surprisal (nats)" if by == "surprisal" else by
+        return bars_figure(self.numbers(by).tolist(), self.subject.tokens, label)
