@@ -29,6 +29,8 @@ export interface Parts {
   links: Links;
   settings: Settings;
   sidebar(): Sidebar;
+  /** The area for further tabs. */
+  tabs: string;
 }
 
 type Args = { run?: string; code?: string };
@@ -75,7 +77,7 @@ export function addCommands(parts: Parts, palette: ICommandPalette | null): void
   add(CommandIDs.rerun, 'Run the last run again', some, args => each(links, args, again));
   add(CommandIDs.reveal, 'Show the cell of the last run', some, args => each(links, args, show));
   add(CommandIDs.explore, 'Open the explorer of the last run', some, args =>
-    each(links, args, (link, run) => openExplorer(app, link, run))
+    each(links, args, (link, run) => openExplorer(app, parts.tabs, link, run))
   );
   add(CommandIDs.connect, 'Connect the notebook to a lab', () => links.current !== null, () =>
     links.current?.ask('connect', { url: settings.serverUrl })

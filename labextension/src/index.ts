@@ -1,7 +1,12 @@
 // The plugin: what is registered where. Only the notebook tracker must be there; Notebook 7 has no
 // status bar, and other pages may have no palette.
 
-import { ILayoutRestorer, JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
+import {
+  ILabShell,
+  ILayoutRestorer,
+  JupyterFrontEnd,
+  JupyterFrontEndPlugin
+} from '@jupyterlab/application';
 import { ICommandPalette } from '@jupyterlab/apputils';
 import { INotebookTracker } from '@jupyterlab/notebook';
 import { ISettingRegistry } from '@jupyterlab/settingregistry';
@@ -19,14 +24,15 @@ const plugin: JupyterFrontEndPlugin<void> = {
   description: 'Server, runs and models of nnsight_lab beside a notebook.',
   autoStart: true,
   requires: [INotebookTracker],
-  optional: [ICommandPalette, IStatusBar, ISettingRegistry, ILayoutRestorer],
+  optional: [ICommandPalette, IStatusBar, ISettingRegistry, ILayoutRestorer, ILabShell],
   activate: (
     app: JupyterFrontEnd,
     tracker: INotebookTracker,
     palette: ICommandPalette | null,
     bar: IStatusBar | null,
     registry: ISettingRegistry | null,
-    restorer: ILayoutRestorer | null
+    restorer: ILayoutRestorer | null,
+    lab: ILabShell | null
   ) => {
     const links = new Links(tracker);
     const badges = new Badges(links);
@@ -40,7 +46,8 @@ const plugin: JupyterFrontEndPlugin<void> = {
       insert: code => void app.commands.execute(CommandIDs.insert, { code }),
       connect: () => void app.commands.execute(CommandIDs.connect)
     });
-    addCommands({ app, tracker, links, settings, sidebar: () => sidebar }, palette);
+    const tabs = lab === null ? 'down' : 'main';
+    addCommands({ app, tracker, links, settings, tabs, sidebar: () => sidebar }, palette);
     app.shell.add(sidebar, 'right', { rank: 500, type: 'nnsight_lab' });
     restorer?.add(sidebar, sidebar.id);
     if (bar !== null) {

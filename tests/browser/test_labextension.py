@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,6 +34,18 @@ with lm.generate("Once upon a time", max_new_tokens=100, eos_token_id=[]) as tra
         slowly(lm.logits[:, -1]).save()
 """
 
+CANCEL = """async () => {
+    const run = document.querySelector('.nnl-Run');
+    const clicked = performance.now();
+    run.querySelector('.nnl-cancel').click();
+    while (run.dataset.state !== 'cancelled') await new Promise(requestAnimationFrame);
+    return performance.now() - clicked;
+}"""
+"""Click, and how many milliseconds it takes until the run has ended."""
+
+DEBUGGER = "Could not restore the debugger state"
+"""JupyterLab's own complaint when a kernel is restarted."""
+
 
 @pytest.fixture(scope="module")
 def page(browser: Browser, jupyter: JupyterServer) -> Iterator[NotebookPage]:
@@ -44,7 +56,8 @@ def page(browser: Browser, jupyter: JupyterServer) -> Iterator[NotebookPage]:
     expect(notebook.page.locator(".nnl-Model[data-model='lm']")).to_have_count(1)
     yield notebook
     notebook.close()
-    notebook.check()
+    assert notebook.heard.outside == []
+    assert [said for said in notebook.heard.errors if DEBUGGER not in said] == []
 
 
 def command(notebook: NotebookPage, name: str) -> None:
@@ -115,15 +128,13 @@ def test_cancel_ends_a_long_run_while_its_cell_is_busy(page: NotebookPage) -> No
     page.start(index)
     run = runs(page).first
     expect(run).to_have_attribute("data-state", "running")
-    expect(page.page.locator(".nnl-Status")).to_have_text(r"nnl: 5/100", timeout=10_000)
+    expect(page.page.locator(".nnl-Status")).to_have_text(re.compile(r"nnl: [1-9]\d?/100"))
     assert page.busy(index)
 
-    clicked = time.monotonic()
-    run.get_by_role("button", name="End this run").click()
+    took = page.page.evaluate(CANCEL)
     page.wait(index)
-    took = time.monotonic() - clicked
 
-    assert took < 1
+    assert took < 1000
     (error,) = (out for out in page.outputs(index) if out["output_type"] == "error")
     assert error["ename"] == "Cancelled"
     expect(run).to_have_attribute("data-state", "cancelled")
@@ -181,7 +192,6 @@ def test_the_button_on_the_cell_makes_it_a_trace_cell_and_back(page: NotebookPag
 def test_a_run_is_run_again_by_its_cell(page: NotebookPage) -> None:
     page.cell("count = 0")
     page.cell("count += 1\nwith lm.trace('a'):\n    x = lm.logits.save()")
-    index = page.count - 1
     runs(page).first.get_by_role("button", name="Run its cell again").click()
     wait_until(lambda: page.python("count") == 2, 20, "the cell to run again")
 
@@ -213,7 +223,7 @@ def test_the_explorer_opens_in_a_tab(page: NotebookPage) -> None:
     runs(page).first.get_by_role("button", name="Open the explorer in a tab").click()
     tab = page.page.locator(".nnl-Explorer")
 
-    expect(tab.locator(".jp-OutputArea-output").first).to_be_visible()
+    expect(tab.locator(".jp-OutputArea-output:visible").first).to_be_visible()
     expect(tab).not_to_contain_text("Error")
     page.page.evaluate("() => window.jupyterapp.commands.execute('application:close')")
 
