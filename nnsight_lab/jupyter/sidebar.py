@@ -42,7 +42,7 @@ class Sidebar:
     """What one kernel tells every page that shows it."""
 
     def __init__(self, shell: Any) -> None:
-        self._shell = shell
+        self.shell = shell
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._views: dict[str, _View] = {}
@@ -53,6 +53,12 @@ class Sidebar:
         self._ends = ExitStack()
         self._ends.enter_context(watching(self._watch))
 
+    def close(self) -> None:
+        """Watch no more runs, and tell no page of anything."""
+        self._ends.close()
+        self._views.clear()
+        self._wake.set()
+
     # From the kernel
 
     def _watch(self, run: Any, event: Any) -> None:
@@ -62,7 +68,7 @@ class Sidebar:
 
     def _cell(self) -> Cell:
         """The cell that this thread runs, from the message that asked for it."""
-        kernel = getattr(self._shell, "kernel", None)
+        kernel = getattr(self.shell, "kernel", None)
         parent = kernel.get_parent("shell") if kernel is not None else {}
         cell = (parent.get("metadata") or {}).get("cellId", "")
         return str(cell), str((parent.get("header") or {}).get("msg_id", ""))
@@ -70,14 +76,14 @@ class Sidebar:
     def cell_ended(self, *_: Any) -> None:
         """Look at the variables; on the main thread, since a new model may be measured here."""
         with contextlib.suppress(Exception):
-            self._models = model_rows(self._shell.user_ns)
+            self._models = model_rows(self.shell.user_ns)
         self._wake.set()
         if self._views:
             self.server.begin()
 
     def _lab(self) -> tuple[str, Lab] | None:
         """The lab of `%nnl connect`, else the last that a variable holds."""
-        labs = labs_in(self._shell.user_ns)
+        labs = labs_in(self.shell.user_ns)
         return list(labs.items())[-1] if labs else None
 
     def opened(self, comm: Any, message: dict[str, Any]) -> None:
@@ -161,7 +167,7 @@ class Sidebar:
                 raise BadInput("There is no connected lab.", hint="%nnl connect URL")
             tree = lab[1].client.card(str(name)).tree
             return {"modules": module_rows(tree, "lm")}
-        model = models_in(self._shell.user_ns).get(str(variable))
+        model = models_in(self.shell.user_ns).get(str(variable))
         if model is None:
             raise BadInput(f"{variable} is no model any more.", hint="Run its cell again.")
         return {"modules": module_rows(model.card.tree, str(variable))}
@@ -169,7 +175,7 @@ class Sidebar:
     def _connect(self, data: dict[str, Any]) -> dict[str, Any]:
         """Connect `lab` to a server, unless there is one; the token is of the environment."""
         if self._lab() is None:
-            self._shell.user_ns["lab"] = connect(data.get("url") or None)
+            self.shell.user_ns["lab"] = connect(data.get("url") or None)
         self.server.begin()
         return {}
 
@@ -184,7 +190,7 @@ class Sidebar:
         """The run itself, where a variable or an output still has it; else the same once more."""
         logged = self.found(id)
         graph = logged.graph()
-        space = self._shell.user_ns
+        space = self.shell.user_ns
         if graph is not None:
             for value in [*space.values(), *dict(space.get("Out", {})).values()]:
                 if isinstance(value, Run) and value.graph is graph:

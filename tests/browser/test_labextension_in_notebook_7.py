@@ -16,6 +16,9 @@ READY = """import nnsight_lab as nl
 lm = nl.LanguageModel("tiny")
 """
 
+SHORTCUTS = "(reading 'schema')"
+"""What Notebook 7 complains of by itself, while it loads its shortcuts, without any extension."""
+
 
 @pytest.fixture
 def page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NotebookPage]:
@@ -27,7 +30,7 @@ def page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     notebook.close()
     server.stop()
     assert notebook.heard.outside == []
-    assert notebook.heard.errors == [], "\n".join(notebook.heard.errors)
+    assert [said for said in notebook.heard.errors if SHORTCUTS not in said] == []
 
 
 @pytest.mark.slow
