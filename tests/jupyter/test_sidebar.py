@@ -111,8 +111,10 @@ def test_the_code_of_each_module_names_it(lm: nl.LanguageModel) -> None:
     assert {"embed", "layers.2.attn", "model.layers.5.mlp.down_proj", "logits"} <= set(paths)
     assert len(paths) == len(set(paths))
     for row in rows:
+        if row["kind"] == "value":  # it has a value only inside a trace
+            continue
         named = eval(row["code"], {"lm": lm})
-        assert row["kind"] == "value" or repr(named) == repr(lm.get(row["path"]))
+        assert repr(named) == repr(lm.get(row["path"]))
         for port in row["ports"]:
             assert port in dir(named), (row["path"], port)
 
