@@ -106,6 +106,7 @@ def load_ipython_extension(shell: Any) -> None:
     """`%load_ext nnsight_lab`: adds `%%trace` and `%nnl`, and shows values as HTML."""
     import_module("nnsight_lab.jupyter.magics").register(shell)
     import_module("nnsight_lab.jupyter.reprs").register_reprs(shell)
+    import_module("nnsight_lab.jupyter.sidebar").register_sidebar(shell)
 
 
 def unload_ipython_extension(shell: Any) -> None:

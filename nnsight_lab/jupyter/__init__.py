@@ -19,6 +19,7 @@
     reprs/        models, graphs, runs, tensors and errors, as a notebook shows them
     channel.py    a view's wire to Python, which works while a cell runs; channel.js, its other end
     live/         sliders, tokens and curves while the model runs
+    sidebar.py    the kernel's end of the labextension: run_log.py, model_rows.py, server_watch.py
     static.py     the same pictures without JavaScript, for saved notebooks; static_plots.py,
                   lines and points
 
