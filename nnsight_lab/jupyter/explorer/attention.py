@@ -215,5 +215,3 @@ def _array(value: torch.Tensor) -> np.ndarray[Any, Any]:
         found: np.ndarray[Any, Any] = value.cpu().numpy()
         return found
     return floats(value)
-
-
