@@ -19,6 +19,7 @@ from nnsight_lab.jupyter.explorer.tokens import TokensView
 from nnsight_lab.jupyter.explorer.work import Job, Work
 from tests.jupyter.conftest import Notebook
 
+_NAME = r"^(?:export )?(?:async )?(?:const|let|function|class) (\w+)"
 PROMPT = "The capital of France is Paris. The capital of Italy is"
 
 
@@ -222,7 +223,7 @@ def test_the_script_is_small_and_its_names_are_one_files() -> None:
     text = script()
     files = Path(bundle.__file__).with_name("js").glob("*.js")
     whole = "\n".join(path.read_text() for path in files)
-    names = re.findall(r"^(?:export )?(?:async )?(?:const|let|function|class) (\w+)", whole, re.M)
+    names = re.findall(_NAME, whole, re.MULTILINE)
 
     assert len(text.encode()) < 150_000
     assert sorted(names) == sorted(set(names))
