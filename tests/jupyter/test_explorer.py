@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +12,14 @@ import torch
 
 import nnsight_lab as nl
 from nnsight_lab.errors import BadInput, Cancelled
-from nnsight_lab.jupyter.explorer import Explorer, Sheet, Subject
+from nnsight_lab.jupyter.explorer import Explorer, Sheet, Subject, bundle
 from nnsight_lab.jupyter.explorer.bundle import PARTS, TABS, script
 from nnsight_lab.jupyter.explorer.lens import LensView
 from nnsight_lab.jupyter.explorer.tokens import TokensView
 from nnsight_lab.jupyter.explorer.work import Job, Work
 from tests.jupyter.conftest import Notebook
 
+_NAME = r"^(?:export )?(?:async )?(?:const|let|function|class) (\w+)"
 PROMPT = "The capital of France is Paris. The capital of Italy is"
 
 
@@ -219,9 +221,9 @@ def test_newer_work_cancels_the_older(tiny: nl.LanguageModel) -> None:
 
 def test_the_script_is_small_and_its_names_are_one_files() -> None:
     text = script()
-    names = re.findall(
-        r"^(?:export )?(?:async )?(?:const|let|function|class) (\w+)", text, re.MULTILINE
-    )
+    files = Path(bundle.__file__).with_name("js").glob("*.js")
+    whole = "\n".join(path.read_text() for path in files)
+    names = re.findall(_NAME, whole, re.MULTILINE)
 
     assert len(text.encode()) < 150_000
     assert sorted(names) == sorted(set(names))

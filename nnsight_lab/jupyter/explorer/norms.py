@@ -6,6 +6,7 @@ layer only, so that a long prompt is as quick as a short one.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +25,11 @@ CODE = """\
 stream = torch.stack([lm.layers[0].input, *(layer.output for layer in lm.layers)])
 stream = stream[:, {row}, {first}:].float()
 norms = stream.norm(dim=-1)"""
+UNIT = """\
+unit_direction = torch.nn.functional.normalize({direction}, dim=0)
+"""
 COSINES = """
-cosines = stream @ torch.nn.functional.normalize({direction}, dim=0) / norms"""
+cosines = stream @ unit_direction / norms"""
 POINTS = """
 rest = stream[{at}, {skip}:]
 left, sizes, _ = torch.linalg.svd(rest - rest.mean(0), full_matrices=False)
@@ -67,12 +71,14 @@ class NormsView(View):
     def _graph(self, wanted: Wanted) -> Graph:
         subject = self.subject
         model, first = subject.model, subject.given.pos - len(subject.ids)
+        variable, ids = self._variable(wanted), self._tokens(wanted)
         with model.trace(subject.given, execute=False) as tracer:
             stream = torch.stack([model.layers[0].input, *(x.output for x in model.layers)])
             stream = stream[:, subject.row, first:].float()
             norms = stream.norm(dim=-1)
             tracer.save(norms=norms)
-            direction = self._direction(wanted)
+            rows = [model.lm_head.weight[id].float() for id in ids]
+            direction = rows[0] - rows[1] if len(rows) == 2 else rows[0] if rows else variable
             if direction is not None:
                 unit = torch.nn.functional.normalize(direction, dim=0)
                 tracer.save(cosines=stream @ unit / norms)
@@ -118,15 +124,11 @@ class NormsView(View):
             )
         return int(ids[0])
 
-    def _direction(self, wanted: Wanted) -> Any:
-        """The direction, in the open block; None where none is chosen."""
-        if wanted.get("direction") == "variable" and wanted.get("of"):
-            return self._variable(str(wanted["of"]))
-        rows = [self.subject.model.lm_head.weight[id].float() for id in self._tokens(wanted)]
-        return rows[0] - rows[1] if len(rows) == 2 else rows[0] if rows else None
-
-    def _variable(self, name: str) -> torch.Tensor:
-        space = _notebook()
+    def _variable(self, wanted: Wanted) -> torch.Tensor | None:
+        """The vector of the notebook that is wanted, if one is."""
+        name, space = str(wanted.get("of", "")), _notebook()
+        if wanted.get("direction") != "variable" or not name:
+            return None
         if name not in space:
             known = ", ".join(self._choices()) or "none yet: v = torch.randn(d_model)"
             raise BadInput(f"The notebook has no {name!r}.", hint=f"Vectors in it: {known}.")
@@ -139,7 +141,7 @@ class NormsView(View):
             )
         return found
 
-    @property
+    @cached_property
     def _width(self) -> int:
         """Of the residual stream."""
         model = self.subject.model
@@ -171,12 +173,12 @@ class NormsView(View):
         first = subject.given.pos - len(subject.ids)
         body, names = CODE.format(row=subject.row, first=first), ["norms"]
         rows = [f"lm.lm_head.weight[{id}].float()" for id in self._tokens(wanted)]
-        said = f"({' - '.join(rows)})" if len(rows) > 1 else "".join(rows)
-        if wanted.get("direction") == "variable" and wanted.get("of"):
-            self._variable(str(wanted["of"]))
+        said = " - ".join(rows)
+        if self._variable(wanted) is not None:
             said = f"torch.as_tensor({wanted['of']}).detach().float()"
         if said:
-            body += COSINES.format(direction=said)
+            # First, since a variable of the notebook may be called as a result is.
+            body = UNIT.format(direction=said) + body + COSINES
             names.append("cosines")
         if skip is not None:
             body += POINTS.format(at=self._at(wanted), skip=skip)
@@ -220,7 +222,7 @@ def _notebook() -> dict[str, Any]:
     """The notebook's variables; nothing outside of one."""
     from IPython.core.getipython import get_ipython
 
-    shell: Any = get_ipython()  # type: ignore[no-untyped-call]
+    shell: Any = get_ipython()
     return shell.user_ns if shell is not None else {}
 
 

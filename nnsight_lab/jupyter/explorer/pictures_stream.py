@@ -114,12 +114,12 @@ def _plane_svg(points: Array, tokens: list[str], title: str, axes: list[str]) ->
     width, height, edge = 720, 520, 60
     low, high = points.min(0), points.max(0)
     span = np.maximum(high - low, 1e-9)
+    size = f'width="{width}" height="{height}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        'font-family="system-ui, sans-serif" font-size="12">'
-        f'<rect width="{width}" height="{height}" fill="#ffffff"/>'
-        f'<text x="{edge}" y="24" font-size="14">{escape(title)}</text>'
-        f'<text x="{edge}" y="{height - 16}">{escape(f"{axes[0]} → · {axes[1]} ↑")}</text>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+        f'<text x="{edge}" y="24" font-size="14">{escape(title)}</text>',
+        f'<text x="{edge}" y="{height - 16}">{escape(f"{axes[0]} → · {axes[1]} ↑")}</text>',
     ]
     for place, (point, token) in enumerate(zip(points, tokens, strict=True)):
         x, y = edge + (point - low) / span * (width - 2 * edge, height - 2 * edge)

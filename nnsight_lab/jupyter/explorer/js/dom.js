@@ -66,11 +66,13 @@ export class Tip {
   show(x, y, ...content) {
     this.el.replaceChildren(...content);
     this.el.hidden = false;
-    const { width, height } = this.el.getBoundingClientRect();
+    // Where a page contains its panels, "fixed" is counted from the panel: see where it really is.
+    this.el.style.left = this.el.style.top = "0px";
+    const { width, height, left: x0, top: y0 } = this.el.getBoundingClientRect();
     const left = x + 14 + width > window.innerWidth ? x - width - 10 : x + 14;
     const top = y + 14 + height > window.innerHeight ? y - height - 10 : y + 14;
-    this.el.style.left = `${Math.max(0, left)}px`;
-    this.el.style.top = `${Math.max(0, top)}px`;
+    this.el.style.left = `${Math.max(0, left) - x0}px`;
+    this.el.style.top = `${Math.max(0, top) - y0}px`;
   }
 
   hide() {

@@ -163,7 +163,7 @@ export class Heatmap {
     for (let line = top; line < end; line++) {
       if (line % apart) continue;
       const y = line * high - y0 + high / 2;
-      if (y < bottom && y > 0) pen.fillText(short(spec.rows[this.row(line)], 18), left - 6, y);
+      if (y < bottom && y > 0) pen.fillText(short(spec.rows[this.row(line)], 18), left - 6, Math.max(y, 6));
     }
     const step = Math.ceil((this.upright ? 13 : wide) / wide);
     pen.save();

@@ -34,7 +34,9 @@ class Explorer {
       h("div", { class: "nnl-foot" }, this.dot, this.title, this.note, this.stop), this.tip.el);
     this.tabs = new Map();
     this.job = 0;
-    this.watch = new MutationObserver(() => this.tabs.get(this.now)?.tab.draw());
+    // A theme says that it is there before its colours are.
+    const redraw = () => this.tabs.get(this.now)?.tab.draw();
+    this.watch = new MutationObserver(() => [0, 150, 600].forEach((wait) => setTimeout(redraw, wait)));
     this.watch.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "class"] });
   }
 

@@ -1,12 +1,12 @@
 // Points on two axes: hover, pick, and a lasso; arrow keys go from point to point, Space takes one.
 //
 //   const map = new Scatter("Plane", { tip, hover(index), pick(index), choose(indices) });
-//   map.show({ points: [[x, y]], axes: [label, label], chosen: new Set(), current, describe(index) });
+//   map.show({ points: [[x, y]], axes: [label, label], chosen: new Set(), current, name(index), describe(index) });
 
 import { ramps } from "./colours.js";
-import { decimal, h } from "./dom.js";
+import { decimal, h, short } from "./dom.js";
 
-const [TALL, EDGE, NEAR] = [360, 34, 14];
+const [TALL, EDGE, NEAR, NAMED] = [360, 34, 14, 60];
 
 export class Scatter {
   constructor(label, { tip, hover = () => [], pick = () => {}, choose = () => {} } = {}) {
@@ -75,6 +75,7 @@ export class Scatter {
     pen.fillText(`${spec.axes[0]} →`, EDGE - 12, TALL - 12);
     pen.textAlign = "right";
     pen.fillText(`${spec.axes[1]} ↑`, width - EDGE + 12, TALL - 12);
+    const named = [];
     spec.points.forEach((_, index) => {
       const [x, y] = this.place(index);
       const taken = spec.chosen.has(index);
@@ -86,6 +87,8 @@ export class Scatter {
       pen.lineWidth = taken ? 2 : 1;
       pen.strokeStyle = taken ? colours.mark : colours.faint;
       pen.stroke();
+      pen.fillStyle = colours.faint;
+      if (spec.points.length <= NAMED) this.name(pen, index, x, y, named);
       pen.globalAlpha = 1;
     });
     for (const [index, colour] of [[spec.current, colours.mark], [this.at, colours.ink]]) {
@@ -102,6 +105,14 @@ export class Scatter {
       pen.strokeStyle = colours.mark;
       pen.stroke();
     }
+  }
+
+  // The token beside its point, unless another's is there already.
+  name(pen, index, x, y, named) {
+    if (named.some(([across, down]) => Math.abs(across - x) < 60 && Math.abs(down - y) < 12)) return;
+    named.push([x, y]);
+    pen.textAlign = x > this.width - 90 ? "right" : "left";
+    pen.fillText(short(this.spec.name(index), 10), x + (pen.textAlign === "left" ? 8 : -8), y - 5);
   }
 
   // Pointer and keys

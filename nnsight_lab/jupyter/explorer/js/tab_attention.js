@@ -98,7 +98,7 @@ export function attentionTab(host) {
     for (const [layer, head] of order) if (!tiles.has(`${layer}.${head}`)) tile(layer, head);
     const button = ([layer, head]) => {
       const made = tiles.get(`${layer}.${head}`);
-      const by = state.sort === "layer" ? head : `${layer}.${head} · ${decimal(score(layer, head, state.sort), 2)}`;
+      const by = state.sort === "layer" ? head : `${layer}.${head} · ${score(layer, head, state.sort).toFixed(2).replace("NaN", "–")}`;
       made.lastChild.textContent = by;
       return made;
     };

@@ -128,7 +128,7 @@ export function normsTab(host) {
       rows: plain.layers, columns: tokens.map(visible), rowsUp: true, diverging: cosine,
       low: cosine ? -1 : low, high: cosine ? 1 : high,
       value: (row, column) => (cosine ? value("cosines", row, column) : logs[row * tokens.length + column]),
-      text: (row, column) => decimal(value(state.show, row, column), cosine ? 2 : 1),
+      text: (row, column) => value(state.show, row, column).toFixed(cosine ? 2 : 1),
       describe: (row, column) => `${named(row)}, position ${column} ${tokens[column]}: ${state.show === "norms" ? "norm" : "cosine"} ${decimal(value(state.show, row, column))}`,
     });
     map.mark(state.at === "embed" ? 0 : Number(state.at) + 1, token);
@@ -147,10 +147,10 @@ export function normsTab(host) {
     plane.show({
       points: pairs, axes: [0, 1].map((axis) => `axis ${axis + 1}, ${decimal(100 * explained.data[axis], 0)}% of variance`),
       chosen: new Set(state.chosen.map((place) => place - out).filter((index) => index >= 0)),
-      current: token >= out ? token - out : null, describe: (index) => `position ${index + out} ${tokens[index + out]}`,
+      current: token >= out ? token - out : null, name: (index) => visible(tokens[index + out]), describe: (index) => `position ${index + out} ${tokens[index + out]}`,
     });
     const chosen = state.chosen.length ? ` ${state.chosen.length} chosen: explorer.selected has them.` : " Draw around points to choose them.";
-    told.textContent = `${row === "embed" ? "Embeddings" : `Stream after layer ${row}`} on its two main axes; darker is later.${chosen}`;
+    told.textContent = `${row === "embed" ? "Embeddings" : `Stream after layer ${row}`} on its two main axes; colour, the position.${chosen}`;
   }
 
   fields();
