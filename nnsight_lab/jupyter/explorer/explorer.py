@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from nnsight_lab.errors import BadInput, Cancelled, LabError
 from nnsight_lab.jupyter.channel import Channel
 from nnsight_lab.jupyter.explorer.bundle import script, style
+from nnsight_lab.jupyter.explorer.features import FeaturesView
 from nnsight_lab.jupyter.explorer.lens import LensView
+from nnsight_lab.jupyter.explorer.patching import PatchingView
 from nnsight_lab.jupyter.explorer.still import still
 from nnsight_lab.jupyter.explorer.subject import Subject
 from nnsight_lab.jupyter.explorer.tokens import TokensView
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["VIEWS", "Explorer"]
 
-VIEWS: tuple[type[View], ...] = (TokensView, LensView)
+VIEWS: tuple[type[View], ...] = (TokensView, LensView, PatchingView, FeaturesView)
 """The tabs, from left to right."""
 
 

@@ -6,10 +6,12 @@
 
 import { connect } from "../../channel.js";
 import { h, Tip, unpacked } from "./dom.js";
+import { featuresTab } from "./tab_features.js";
 import { lensTab } from "./tab_lens.js";
+import { patchingTab } from "./tab_patching.js";
 import { tokensTab } from "./tab_tokens.js";
 
-const TABS = { tokens: tokensTab, lens: lensTab };
+const TABS = { tokens: tokensTab, lens: lensTab, patching: patchingTab, features: featuresTab };
 const PINS = Symbol.for("nnsight_lab.pins");
 globalThis[PINS] ||= [];
 
