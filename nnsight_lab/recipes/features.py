@@ -19,7 +19,7 @@ from nnsight_lab.recipes.prompt import layers_of, model_of, prompt_of, run_on, t
 from nnsight_lab.recipes.result import Result
 from nnsight_lab.tracing.source import one_frame
 
-__all__ = ["SaeFeatures", "sae_features"]
+__all__ = ["SaeFeatures", "coders_of", "encoded", "sae_features"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -71,13 +71,13 @@ def sae_features(
     given = prompt_of(source, prompt, row)
     if top < 1:
         raise BadInput(f"There is no top {top!r}.", hint="top=10, say.")
-    encode, decode = _coders(sae)
+    encode, decode = coders_of(sae)
     with model.trace(given, execute=False) as tracer:
         tracer.save(found=_read(model.layers[layer], part))
     tokens = tokens_of(model, given, row)
     found = run_on(source, tracer.graph, given)["found"][row, -len(tokens) :].float()
     with torch.no_grad():
-        acts = _encoded(encode, found)
+        acts = encoded(encode, found)
         rebuilt = None if decode is None else decode(acts).float()
     highest, ids = acts.amax(0).topk(min(top, acts.shape[-1]))
     chosen = ids[highest > 0]
@@ -99,7 +99,12 @@ def _read(block: Any, part: str) -> Any:
             raise BadInput(f"There is no part {part!r}.", hint="One of resid, attn, mlp.")
 
 
-def _encoded(encode: Any, found: torch.Tensor) -> torch.Tensor:
+def encoded(encode: Any, found: torch.Tensor) -> torch.Tensor:
+    """The activations `[pos, feature]` of a stream `[pos, d_model]`, checked.
+
+    Raises:
+        ShapeMismatch: it is an autoencoder for another width.
+    """
     try:
         acts = encode(found)
     except RuntimeError as exc:
@@ -120,8 +125,12 @@ def _unexplained(found: torch.Tensor, rebuilt: torch.Tensor) -> torch.Tensor:
     return (found - rebuilt).square().sum(-1) / distance.clamp_min(1e-12)
 
 
-def _coders(sae: Any) -> tuple[Any, Any]:
-    """What encodes, and what decodes, or None."""
+def coders_of(sae: Any) -> tuple[Any, Any]:
+    """What encodes, and what decodes, or None.
+
+    Raises:
+        BadInput: this is no autoencoder.
+    """
     if callable(getattr(sae, "encode", None)):
         return sae.encode, getattr(sae, "decode", None)
     weights = sae if isinstance(sae, Mapping) else _attributes(sae)
