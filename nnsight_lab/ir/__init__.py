@@ -48,8 +48,10 @@ from nnsight_lab.ir.source import (
 from nnsight_lab.ir.tree import (
     MOMENTS_APART,
     RESULT,
+    RESULT_MOMENT,
     STEP,
     TOKENS,
+    TOKENS_MOMENT,
     DictSpec,
     Dim,
     ModuleCard,
@@ -66,9 +68,11 @@ from nnsight_lab.ir.tree import (
 __all__ = [
     "MOMENTS_APART",
     "RESULT",
+    "RESULT_MOMENT",
     "SCHEMA",
     "STEP",
     "TOKENS",
+    "TOKENS_MOMENT",
     "Address",
     "Apply",
     "Block",
