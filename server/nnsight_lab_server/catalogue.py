@@ -29,6 +29,7 @@ class Catalogue:
             )
             for model in models
         }
+        self._models = models
         if len(self._workers) != len(models):
             raise ValueError("two models have one name")
         self._cards: dict[str, bytes] = {}
@@ -42,7 +43,9 @@ class Catalogue:
             worker.start()
 
     def stop(self) -> None:
-        """Cancel all jobs and let every model go."""
+        """Cancel all jobs and let every model go; what still loads is given up."""
+        for model in self._models:
+            model.give_up()
         for worker in self:
             worker.stop()
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from nnsight_lab_server.vllm.halting import Halt
 from nnsight_lab_server.vllm.messages import Message
 from nnsight_lab_server.vllm.options import VllmOptions
 
@@ -140,11 +141,18 @@ def prompt(request: Request) -> Any:
     return TokensPrompt(prompt_token_ids=list(request.token_ids), cache_salt=request.salt)
 
 
-def start(model: str, options: VllmOptions, ears: Ears, *, one_process: bool = False) -> Driver:
-    """Start vLLM on a folder or a Hugging Face id; takes as long as that takes.
+def start(
+    model: str,
+    options: VllmOptions,
+    ears: Ears,
+    *,
+    halt: Halt | None = None,
+    one_process: bool = False,
+) -> Driver:
+    """Start vLLM on a folder or a Hugging Face id; takes as long as that takes, unless halted.
 
     Raises:
-        EngineFailed: it cannot be imported, or does not start.
+        EngineFailed: it cannot be imported, does not start, or is not wanted any more.
     """
     if one_process:
         from nnsight_lab_server.vllm.one_process import OneProcessDriver
@@ -152,4 +160,4 @@ def start(model: str, options: VllmOptions, ears: Ears, *, one_process: bool = F
         return OneProcessDriver(model, options, ears)
     from nnsight_lab_server.vllm.async_driver import AsyncDriver
 
-    return AsyncDriver(model, options, ears)
+    return AsyncDriver(model, options, ears, halt)
