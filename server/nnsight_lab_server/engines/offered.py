@@ -21,6 +21,7 @@ from nnsight_lab_server.config import ServedModel
 from nnsight_lab_server.engines.base import Engine
 from nnsight_lab_server.engines.transformers_engine import TransformersEngine, load_transformers
 from nnsight_lab_server.engines.vllm_engine import load_vllm
+from nnsight_lab_server.vllm.driver import check_arguments
 from nnsight_lab_server.vllm.halting import Halt
 from nnsight_lab_server.vllm.options import VllmOptions
 
@@ -53,6 +54,7 @@ def served_model(
             hint='pip install "nnsight-lab[server,vllm]", or serve with --engine transformers.',
         )
     options = VllmOptions() if file is None else VllmOptions.from_file(file)
+    check_arguments(options)
     halt = Halt()
     if engine == "vllm":
         load = partial(
