@@ -51,8 +51,10 @@ from nnsight_lab.ir.source import (
 from nnsight_lab.ir.tree import (
     MOMENTS_APART,
     RESULT,
+    RESULT_MOMENT,
     STEP,
     TOKENS,
+    TOKENS_MOMENT,
     DictSpec,
     Dim,
     ModuleCard,
@@ -69,9 +71,11 @@ from nnsight_lab.ir.tree import (
 __all__ = [
     "MOMENTS_APART",
     "RESULT",
+    "RESULT_MOMENT",
     "SCHEMA",
     "STEP",
     "TOKENS",
+    "TOKENS_MOMENT",
     "Address",
     "Apply",
     "Block",
