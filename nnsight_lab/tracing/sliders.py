@@ -21,10 +21,10 @@ from nnsight_lab.ir import Constant, SliderRange
 from nnsight_lab.ir.sliders import slider_data
 from nnsight_lab.passes.schedule import BEFORE
 from nnsight_lab.tracing.cells import Cell, Value
+from nnsight_lab.tracing.openings import open_recordings
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.recorder import Recorder
 from nnsight_lab.tracing.source import one_frame, user_line
-from nnsight_lab.tracing.openings import open_recordings
 
 __all__ = ["SliderBefore", "slider"]
 

@@ -111,11 +111,12 @@ def draw_plots() -> None:
 
 
 def _watch_plots(run: RunUnderWay, event: RunEvent | None) -> None:
-    if event is None and not _followed and run.thread == threading.main_thread().ident:
-        if any(is_plotted(output.name) for output in run.graph.outputs) and not _is_peek(run):
-            follower = _plots[run.id] = _Follower(str(run.model.name), values=False)
-            follower.view.begin()
-            follower.view.show()
+    ours = event is None and not _followed and run.thread == threading.main_thread().ident
+    plotted = ours and any(is_plotted(output.name) for output in run.graph.outputs)
+    if plotted and not _is_peek(run):
+        follower = _plots[run.id] = _Follower(str(run.model.name), values=False)
+        follower.view.begin()
+        follower.view.show()
     found = _plots.get(run.id)
     if found is not None:
         found.hear(run, event)
