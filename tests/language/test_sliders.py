@@ -21,12 +21,11 @@ IDS = [[5, 17, 3, 42, 8, 29]]
 
 
 def _by_hand(model: SmallModel, at: float) -> torch.Tensor:
-    def change(output: torch.Tensor) -> torch.Tensor:
+    def change(output: torch.Tensor) -> None:
         output[:, -1] += at
-        return output
 
-    with hooked(model.module, {"model.layers.1": change}):
-        return torch.as_tensor(model.module(torch.tensor(IDS), use_cache=False).logits).detach()
+    found: torch.Tensor = hooked(model.module, IDS, after={"model.layers.1": change})["logits"]
+    return found
 
 
 def test_a_moved_slider_is_what_hooks_give(llama: SmallModel) -> None:
@@ -88,7 +87,13 @@ def test_steps_invokes_and_several_sliders(lm: nl.LanguageModel) -> None:
             lm.layers[1].output[:, -1] += a + b
         text = tracer.result.save()
     assert torch.equal(tracer.run.at(a=20, b=-20)["text"], text)
-    assert not torch.equal(tracer.run.at(a=50)["text"], text)
+    with lm.generate(PROMPT, max_new_tokens=3) as tracer:
+        seen = []
+        for _ in tracer.iter[:]:
+            lm.layers[1].output[:, -1] += nl.slider("a", 0, 50)
+            seen.append(lm.logits[:, -1].save())
+    for moved, was in zip(tracer.run.at(a=50)["seen"], seen, strict=True):
+        assert not torch.equal(moved, was)
 
     with lm.trace() as block:
         with block.invoke(PROMPT):
