@@ -189,7 +189,7 @@ def test_tokens_and_curves_grow_while_the_cell_runs_and_cancel_is_heard(
     page = notebook.page
     view = page.locator(".nnl-live[data-state=running][data-channel=live]")
     view.wait_for(timeout=60_000)
-    lengths = set()
+    lengths: set[str | None] = set()
     while len(lengths) < 3:
         lengths.add(view.get_attribute("data-tokens"))
         assert notebook.busy(index)
