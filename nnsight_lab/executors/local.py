@@ -277,13 +277,9 @@ class LocalExecutor:
             measured[0].tree.module_of,
             cancelled=lambda: request.id in self._cancelled,
         )
-        run = Interleaver(
-            plan,
-            host,
-            lambda name, value: emit(Saved(name, value)),
-            request.functions,
-            request.graph,  # its sliders may stand elsewhere than when it was planned
-        )
+        saved: Callable[[str, Any], None] = lambda name, value: emit(Saved(name, value))  # noqa: E731
+        # Its graph, whose sliders may stand elsewhere than in the one that was planned.
+        run = Interleaver(plan, host, saved, request.functions, request.graph)
         listener = Listener(run, plan, stages, lambda: request.id in self._cancelled)
         begins, made, ended = 0, 0, False
         followed = followed_parts(request.graph, stages) if plan.gradients else frozenset()
