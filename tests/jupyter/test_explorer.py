@@ -49,12 +49,12 @@ def stream_of(lm: nl.LanguageModel, prompt: str) -> list[torch.Tensor]:
             with_kwargs=True,
         )
     ]
-    for block in blocks:
-        handles.append(
-            block.register_forward_hook(
-                lambda _, args, out: seen.append(out[0] if isinstance(out, tuple) else out)
-            )
+    handles += [
+        block.register_forward_hook(
+            lambda _, args, out: seen.append(out[0] if isinstance(out, tuple) else out)
         )
+        for block in blocks
+    ]
     logits_of(lm, prompt)
     for handle in handles:
         handle.remove()

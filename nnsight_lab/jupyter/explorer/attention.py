@@ -33,7 +33,7 @@ _EXACT = 256
 _WIDEST = 1024
 """Of a longer prompt, so much of a pattern travels at once."""
 
-CODE = """\
+_CODE = """\
 ids = torch.tensor({ids})
 same = (ids[:, None] == ids).tril(-1)
 after = (same * torch.arange(len(ids))).amax(-1) + 1
@@ -45,7 +45,7 @@ previous = torch.stack([p.diagonal(-1, 1, 2).mean(-1) for p in patterns])
 induction = torch.stack([p[:, queries, keys].mean(-1) for p in patterns])
 first = torch.stack([p[:, 1:, 0].mean(-1) for p in patterns])
 pattern = patterns[{layer}][{head}]"""
-STEPS = """
+_STEPS = """
 shown = ((pattern.sqrt() * 255).round() / 255).square()  # the explorer shows 256 steps"""
 
 
@@ -103,7 +103,7 @@ class AttentionView(View):
         return Sheet(plain, {"pattern": pattern}, topic="head")
 
     def _graph(self, layers: list[int], full: Wanted | None) -> Graph:
-        queries, keys = repeats(self.subject.ids)
+        queries, keys = _repeats(self.subject.ids)
         with self.subject.model.trace(self.subject.given, execute=False) as tracer:
             for layer in layers:
                 pattern = self._pattern(layer)
@@ -149,10 +149,10 @@ class AttentionView(View):
         """The scores of all heads, `[layer, head]`, and the pattern of one, `[query, key]`."""
         subject, (layer, head) = self.subject, self._head(wanted)
         first = subject.given.pos - len(subject.ids)
-        body = CODE.format(ids=subject.ids, row=subject.row, first=first, layer=layer, head=head)
+        body = _CODE.format(ids=subject.ids, row=subject.row, first=first, layer=layer, head=head)
         names = [*SCORES, "pattern"]
         if self._stepped:
-            body += STEPS
+            body += _STEPS
             names.append("shown")
         return self._cell(body.replace("lm.", f"{subject.name}."), "-s", ",".join(names))
 
@@ -174,7 +174,7 @@ class AttentionView(View):
         return pattern_figure(values, tokens, title, at + start)
 
 
-def repeats(ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def _repeats(ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions whose token was there before, and where what followed it the last time stands."""
     last: dict[int, int] = {}
     pairs = []

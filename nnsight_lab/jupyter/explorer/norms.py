@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["NormsView"]
 
-CODE = """\
+_CODE = """\
 stream = torch.stack([lm.layers[0].input, *(layer.output for layer in lm.layers)])
 stream = stream[:, {row}, {first}:].float()
 norms = stream.norm(dim=-1)"""
-UNIT = """\
+_UNIT = """\
 unit_direction = torch.nn.functional.normalize({direction}, dim=0)
 """
-COSINES = """
+_COSINES = """
 cosines = stream @ unit_direction / norms"""
-POINTS = """
+_POINTS = """
 rest = stream[{at}, {skip}:]
 left, sizes, _ = torch.linalg.svd(rest - rest.mean(0), full_matrices=False)
 points = left[:, :2] * sizes[:2]
@@ -171,17 +171,17 @@ class NormsView(View):
         """`norms` and `cosines`, `[layer, pos]`; `points` `[pos, 2]` of the layer, `explained`."""
         subject, skip = self.subject, self._skip(wanted)
         first = subject.given.pos - len(subject.ids)
-        body, names = CODE.format(row=subject.row, first=first), ["norms"]
+        body, names = _CODE.format(row=subject.row, first=first), ["norms"]
         rows = [f"lm.lm_head.weight[{id}].float()" for id in self._tokens(wanted)]
         said = " - ".join(rows)
         if self._variable(wanted) is not None:
             said = f"torch.as_tensor({wanted['of']}).detach().float()"
         if said:
             # First, since a variable of the notebook may be called as a result is.
-            body = UNIT.format(direction=said) + body + COSINES
+            body = _UNIT.format(direction=said) + body + _COSINES
             names.append("cosines")
         if skip is not None:
-            body += POINTS.format(at=self._at(wanted), skip=skip)
+            body += _POINTS.format(at=self._at(wanted), skip=skip)
             names += ["points", "explained"]
         return self._cell(body.replace("lm.", f"{subject.name}."), "-s", ",".join(names))
 
