@@ -22,7 +22,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint .ci/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install lab demo test check format docs bench parity clean
+.PHONY: help install lab demo test check format docs labextension bench parity clean
 
 help:
 	@echo 'make lab       start a server and JupyterLab at the quickstart, and print the URL'
@@ -32,6 +32,7 @@ help:
 	@echo 'make check     style, types and room rules: the quick part of make test'
 	@echo 'make format    let ruff mend style and imports'
 	@echo 'make docs      build the documentation into docs/_build/html'
+	@echo 'make labextension   build the sidebar again after a change of labextension/; needs Node'
 	@echo 'make bench     what a trace costs beside hooks, and beside vLLM; PEERS=1 for other libraries too'
 	@echo 'make parity    every method, family and engine beside hand-written hooks; writes the page'
 	@echo 'make clean     remove .venv and everything that was built'
@@ -105,6 +106,14 @@ format: $(VENV)/.test
 docs: $(VENV)/.docs
 	@$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html $(ARGS)
 	@echo 'make: the documentation is at docs/_build/html/index.html'
+
+# The result is committed, so that nobody else needs Node. jlpm comes with JupyterLab.
+labextension/node_modules/.yarn-state.yml: labextension/package.json labextension/yarn.lock | $(VENV)/.lab
+	@cd labextension && PATH="$(abspath $(BIN)):$$PATH" jlpm install --immutable
+	@touch $@
+
+labextension: labextension/node_modules/.yarn-state.yml
+	@cd labextension && PATH="$(abspath $(BIN)):$$PATH" jlpm build
 
 # What the benchmarks are compared with; never needed otherwise.
 $(VENV)/.peers: $(VENV)/.lab

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from nnsight_lab.tracing.control import while_ as while_
     from nnsight_lab.tracing.local_calls import local_fn as local_fn
     from nnsight_lab.tracing.saving import save as save
+    from nnsight_lab.tracing.show import live_plot as live_plot
     from nnsight_lab.tracing.show import show as show
+    from nnsight_lab.tracing.sliders import slider as slider
 
 __all__ = [
     "Experiment",
@@ -52,11 +54,13 @@ __all__ = [
     "explore",
     "foreach",
     "ir",
+    "live_plot",
     "load",
     "local_fn",
     "recipes",
     "save",
     "show",
+    "slider",
     "while_",
     "wrap",
 ]
@@ -78,7 +82,9 @@ _HOMES = {
     "foreach": "nnsight_lab.tracing.control",
     "while_": "nnsight_lab.tracing.control",
     "save": "nnsight_lab.tracing.saving",
+    "live_plot": "nnsight_lab.tracing.show",
     "show": "nnsight_lab.tracing.show",
+    "slider": "nnsight_lab.tracing.sliders",
     "wrap": "nnsight_lab.models.wrap",
 }
 _ROOMS = ("errors", "ir", "recipes")
@@ -93,9 +99,16 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__", "load_ipython_extension"]
+    return [*__all__, "__version__", "load_ipython_extension", "unload_ipython_extension"]
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """`%load_ext nnsight_lab`: adds `%%trace` and `%nnl` to the notebook."""
+    """`%load_ext nnsight_lab`: adds `%%trace` and `%nnl`, and shows values as HTML."""
     import_module("nnsight_lab.jupyter.magics").register(shell)
+    import_module("nnsight_lab.jupyter.reprs").register_reprs(shell)
+    import_module("nnsight_lab.jupyter.sidebar").register_sidebar(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """`%unload_ext nnsight_lab`: values are shown as they were before it was loaded."""
+    import_module("nnsight_lab.jupyter.reprs").unregister_reprs(shell)

@@ -15,6 +15,7 @@ from nnsight_lab.errors import LabError
 from nnsight_lab.ir import Graph, ModuleSource, ModuleTree
 
 __all__ = [
+    "MOST_STOP_IDS",
     "Accepted",
     "Capabilities",
     "Done",
@@ -39,13 +40,17 @@ __all__ = [
 ]
 
 
+MOST_STOP_IDS = 4096
+"""So many ids may end a row of a generation."""
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """How prompts are gone on with, one token after another.
 
     temperature: 0 takes the likeliest token. top_k, top_p: sample among the likeliest only.
     seed: of every row's own random numbers; None draws new ones for each row and run.
-    stop_ids: ids that end a row; None for the model's own, empty for none.
+    stop_ids: ids that end a row, `MOST_STOP_IDS` at most; None for the model's own, empty for none.
     """
 
     max_new_tokens: int

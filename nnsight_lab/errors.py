@@ -10,6 +10,7 @@
     │   ├── PeekContradicted      an edit would change a value Python has already seen
     │   ├── NotSaved              a value is used after its block, but was not saved
     │   ├── BadInput              an empty prompt, or inputs of the wrong kind
+    │   ├── BadSlider             a slider that is not there, or does not go there
     │   └── BadBytes              bytes that are not a graph
     ├── RunError                  the experiment was sound but its run did not finish
     │   ├── OpFailed              an operation raised while the model ran
@@ -44,6 +45,7 @@ __all__ = [
     "AuthFailed",
     "BadBytes",
     "BadInput",
+    "BadSlider",
     "Cancelled",
     "ConnectionLost",
     "EngineFailed",
@@ -212,6 +214,12 @@ class BadInput(GraphError):
     """The prompt or the inputs cannot be given to the model."""
 
     code = "bad-input"
+
+
+class BadSlider(GraphError):
+    """A slider is not there, does not go there, or is declared twice."""
+
+    code = "bad-slider"
 
 
 class BadBytes(GraphError):

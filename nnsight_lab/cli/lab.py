@@ -23,6 +23,7 @@ __all__ = ["run"]
 
 _STARTING_S = 120.0
 _PAUSE_S = 0.2
+_LABEXTENSION = Path(__file__).parents[1] / "labextension"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -55,6 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _command(arguments: argparse.Namespace, folder: Path) -> list[str]:
     command = [sys.executable, "-m", "jupyterlab", "--log-level=WARN"]
     command += [f"--ServerApp.root_dir={folder}", f"--LabApp.default_url=/lab/tree/{QUICKSTART}"]
+    if _LABEXTENSION.is_dir():
+        # The sidebar as it is in this checkout, where an older one may be installed.
+        command.append(f"--LabApp.extra_labextensions_path={_LABEXTENSION}")
     if arguments.no_browser:
         command.append("--no-browser")
     if arguments.port is not None:

@@ -93,7 +93,9 @@ class Decoding:
         """Make every forward pass that is needed."""
         cache = empty_cache()
         for step in range(self.options.max_new_tokens):
+            self.listener.check_going()  # there may be no hook in it
             self.steps = step + 1
+            self.model.host.go_on()  # a pass in which nothing is read does not look
             try:
                 logits = self._pass(step, cache)
             except Enough:

@@ -48,6 +48,11 @@ class Listener:
         self._stages = stages
         self._cancelled = cancelled
 
+    def check_going(self) -> None:
+        """Raise `Cancelled` where the run was. Asked at each hook, and before each further pass."""
+        if self._cancelled():
+            raise Cancelled("The run was cancelled.")
+
     def enough(self, step: int) -> bool:
         """Whether the part of the run that `step` belongs to needs nothing further."""
         return not self._run.waiting((self._stages.at(step).last + 1) * STEP)
@@ -78,8 +83,7 @@ class Listener:
         moments, bindings = self._plan.moments, measured.bindings
 
         def on_point(point: HookPoint, value: Any) -> Any:
-            if self._cancelled():
-                raise Cancelled("The run was cancelled.")
+            self.check_going()
             moment = points[point]
             if moments[moment].only_saves and point.op is None:
                 stops = let_go and self._run.is_last(moment)

@@ -279,8 +279,9 @@ class LocalExecutor:
             cancelled=lambda: request.id in self._cancelled,
         )
         run = Interleaver(
-            plan, host, lambda name, value: emit(Saved(name, value)), request.functions
-        )
+            # Of the request's graph: its sliders may stand elsewhere than when it was planned.
+            plan, host, lambda name, value: emit(Saved(name, value)), request.functions, request.graph,
+        )  # fmt: skip
         listener = Listener(run, plan, stages, lambda: request.id in self._cancelled)
         begins, made, ended = 0, 0, False
         followed = followed_parts(request.graph, stages) if plan.gradients else frozenset()

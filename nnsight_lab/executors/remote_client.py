@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from nnsight_lab.contract import ModelCard
@@ -49,6 +50,14 @@ class LabClient:
                 weakref.finalize(self, link.close).atexit = False
                 self._link = link
             return link
+
+    @property
+    def state(self) -> Literal["open", "lost", "closed"]:
+        """Whether there is a connection, without opening one; `closed` when nobody asked for it."""
+        link = self._link
+        if link is None:
+            return "closed"
+        return "open" if link.lost is None else "lost"
 
     def models(self) -> tuple[ModelSummary, ...]:
         """What is served now."""

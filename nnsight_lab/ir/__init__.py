@@ -4,6 +4,7 @@
     Node      one step of the experiment     nodes.py; its arguments: literals.py
     Graph     nodes, named outputs, version  graph.py; its tensors: constants.py
     text      the numbered text form         text.py
+    sliders   constants that may be moved  sliders.py
     codec     bytes and back, bounded        codec.py, plain_nodes.py, plain_args.py, limits.py
     files     the layout of saved experiments  files.py
     said      what a node says, to look up by  said.py
@@ -34,10 +35,12 @@ from nnsight_lab.ir.nodes import (
     Param,
     Read,
     Skip,
+    SliderRange,
     Weight,
     While,
     Write,
 )
+from nnsight_lab.ir.sliders import Slider
 from nnsight_lab.ir.source import (
     ModuleSource,
     SourceCall,
@@ -48,8 +51,10 @@ from nnsight_lab.ir.source import (
 from nnsight_lab.ir.tree import (
     MOMENTS_APART,
     RESULT,
+    RESULT_MOMENT,
     STEP,
     TOKENS,
+    TOKENS_MOMENT,
     DictSpec,
     Dim,
     ModuleCard,
@@ -66,9 +71,11 @@ from nnsight_lab.ir.tree import (
 __all__ = [
     "MOMENTS_APART",
     "RESULT",
+    "RESULT_MOMENT",
     "SCHEMA",
     "STEP",
     "TOKENS",
+    "TOKENS_MOMENT",
     "Address",
     "Apply",
     "Block",
@@ -100,6 +107,8 @@ __all__ = [
     "SizeForm",
     "Skip",
     "SliceArg",
+    "Slider",
+    "SliderRange",
     "SourceCall",
     "Spec",
     "Special",

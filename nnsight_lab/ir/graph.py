@@ -22,6 +22,7 @@ from nnsight_lab.ir.limits import Limits
 from nnsight_lab.ir.literals import TensorData
 from nnsight_lab.ir.nodes import Node, NodeId, Read, Write, blocks_of, with_new_ids
 from nnsight_lab.ir.said import said_by
+from nnsight_lab.ir.sliders import Slider, moved, sliders_of
 from nnsight_lab.ir.text import graph_to_text
 
 __all__ = ["SCHEMA", "Graph", "Output"]
@@ -64,8 +65,9 @@ class Graph:
         return graph_to_text(self)
 
     def __repr__(self) -> str:
-        names = ", ".join(output.name for output in self.outputs) or "nothing"
-        return f"<Graph of {len(self.nodes)} nodes, saves {names}>"
+        names = [output.name for output in self.outputs]
+        few = ", ".join(names[:6]) + (f", … {len(names)} in all" if len(names) > 6 else "")
+        return f"<Graph of {len(self.nodes)} nodes, saves {few or 'nothing'}>"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Graph) and self.key == other.key
@@ -83,7 +85,7 @@ class Graph:
     def quick_key(self) -> Hashable:
         """What the graph says, to look things up by in this process: equal where `key` is.
 
-        A run needs it before it can begin, and `key` takes several times as long.
+        And where only sliders stand elsewhere, which no plan depends on. A run needs it before it can begin, and `key` takes several times as long.
         """
         outputs = tuple([(output.name, output.node) for output in self.outputs])
         return tuple(map(said_by, self.nodes)), outputs, self.invokes
@@ -93,6 +95,21 @@ class Graph:
         """The constants that are better sent once than with every graph, by digest."""
         large = (value for value in constants_of(self.nodes) if len(value.data) >= LARGE)
         return {value.digest: value for value in large}
+
+    @property
+    def sliders(self) -> dict[str, Slider]:
+        """Its free numbers (`nl.slider`) by name, and where each stands."""
+        return sliders_of(self.nodes)
+
+    def at(self, **values: float) -> Graph:
+        """The same graph with sliders at other values: `graph.at(strength=3.5)`.
+
+        Raises:
+            BadSlider: there is no such slider, or it does not go there.
+        """
+        found = replace(self, nodes=moved(self.nodes, values))
+        found.__dict__["quick_key"] = self.quick_key  # which does not depend on them
+        return found
 
     def reads(self) -> tuple[Read, ...]:
         """The nodes that read the model."""

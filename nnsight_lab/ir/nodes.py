@@ -30,6 +30,7 @@ __all__ = [
     "Param",
     "Read",
     "Skip",
+    "SliderRange",
     "Weight",
     "While",
     "Write",
@@ -44,12 +45,28 @@ __all__ = [
 NodeId: TypeAlias = int
 
 
+@dataclass(frozen=True, slots=True)
+class SliderRange:
+    """What a slider is called, and what it may be: limits, and the step it moves by if any."""
+
+    name: str
+    low: float
+    high: float
+    step: float | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it takes whole numbers: where its limits and its step are."""
+        return all(type(number) is int for number in (self.low, self.high, self.step))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constant:
-    """A tensor that travels with the graph."""
+    """A tensor that travels with the graph; a `slider` may be given another value (`sliders.py`)."""
 
     id: NodeId
     value: TensorData
+    slider: SliderRange | None = None
     where: SourceLine | None = field(default=None, compare=False)
 
 

@@ -8,10 +8,11 @@ pure nodes only. How the plain data becomes bytes is in `codec.py`; arguments ar
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from typing import Any
 
-from nnsight_lab.errors import BadBytes, LimitExceeded, OpNotAllowed, SourceLine
+from nnsight_lab.errors import BadBytes, BadSlider, LimitExceeded, OpNotAllowed, SourceLine
 from nnsight_lab.ir.address import Address
 from nnsight_lab.ir.constants import ConstantWriter
 from nnsight_lab.ir.limits import Limits
@@ -30,6 +31,7 @@ from nnsight_lab.ir.nodes import (
     Param,
     Read,
     Skip,
+    SliderRange,
     Weight,
     While,
     Write,
@@ -38,6 +40,7 @@ from nnsight_lab.ir.nodes import (
 )
 from nnsight_lab.ir.ops import is_op, nearest_ops
 from nnsight_lab.ir.plain_args import bad_bytes, from_plain_arg, to_plain_arg
+from nnsight_lab.ir.sliders import checked
 
 __all__ = ["NodeReader", "node_to_plain", "whole_number"]
 
@@ -52,6 +55,9 @@ def node_to_plain(node: Node, constants: ConstantWriter, sources: bool) -> dict[
 
 def _kind_to_plain(node: Node, constants: ConstantWriter, sources: bool) -> dict[str, Any]:
     match node:
+        case Constant(value=value, slider=SliderRange() as may_be):
+            limits = [may_be.name, may_be.low, may_be.high, may_be.step]
+            return {**constants.plain(value), "slider": limits}
         case Constant(value=value):
             return constants.plain(value)
         case Read(address=address, invoke=invoke, step=step):
@@ -225,6 +231,8 @@ class NodeReader:
     def _node(self, id: int, plain: dict[str, Any], depth: int) -> Node:
         where = self._where(plain)
         match plain["kind"]:
+            case "constant" if "slider" in plain:
+                return self._slider(id, plain, where)
             case "constant":
                 return Constant(id=id, value=self._tensor(plain), where=where)
             case "read" | "write" | "skip":
@@ -252,6 +260,20 @@ class NodeReader:
                 return self._region(id, plain, where, depth + 1)
             case other:
                 raise bad_bytes(f"A node of unknown kind {str(other)[:40]!r}.", node=id)
+
+    def _slider(self, id: int, plain: dict[str, Any], where: SourceLine | None) -> Constant:
+        name, *numbers = _list(plain["slider"])
+        low, high, step = numbers
+        if any(type(number) not in (int, float) for number in (low, high)) or (
+            type(step) not in (int, float, type(None))
+        ):
+            raise TypeError("expected numbers")
+        may_be = SliderRange(self.text(name), low, high, step)
+        try:
+            return replace(checked(may_be, self._tensor(plain)), id=id, where=where)
+        except BadSlider as exc:
+            exc.node = id
+            raise exc.at(where)
 
     def _place(
         self, id: int, plain: dict[str, Any], where: SourceLine | None

@@ -1,5 +1,7 @@
 """What a node says, as a Python value: equal where nodes mean the same, and quick to make.
 
+Where a slider stands is left out, so that graphs that differ in that are run by one plan.
+
 Not the nodes themselves: `1`, `1.0` and `True` are equal in Python, and so are `0.0` and `-0.0`,
 but to an operation they are not. Nothing here leaves the process; see `codec.py` for what does.
 """
@@ -8,10 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable
+from dataclasses import astuple
 
 from nnsight_lab.ir.constants import ConstantWriter
 from nnsight_lab.ir.literals import Arg, DictArg, ListArg, Ref, SliceArg
-from nnsight_lab.ir.nodes import Call, Constant, Node, Read, Write
+from nnsight_lab.ir.nodes import Call, Constant, Node, Read, SliderRange, Write
 from nnsight_lab.ir.plain_nodes import node_to_plain
 
 __all__ = ["said_by"]
@@ -29,6 +32,8 @@ def said_by(node: Node) -> Hashable:
         case Call():
             kwargs = tuple([(key, _said_by_argument(arg)) for key, arg in node.kwargs])
             return "call", node.op, tuple(map(_said_by_argument, node.args)), kwargs
+        case Constant(slider=SliderRange() as may_be):  # wherever it stands: the plan is the same
+            return "slider", *((type(part), part) for part in astuple(may_be))
         case Constant():
             return "constant", node.value
         case _:

@@ -31,12 +31,14 @@ from nnsight_lab.ir.nodes import (
     Param,
     Read,
     Skip,
+    SliderRange,
     Weight,
     While,
     Write,
     blocks_of,
     has_value,
 )
+from nnsight_lab.ir.sliders import sliders_of
 
 if TYPE_CHECKING:
     from nnsight_lab.ir.graph import Graph
@@ -107,6 +109,8 @@ def _ids_text(ids: tuple[NodeId, ...]) -> str:
 def node_to_text(node: Node) -> str:
     """What a node says, without its number and its line."""
     match node:
+        case Constant(slider=SliderRange()):
+            return f"slider {next(iter(sliders_of((node,)).values()))}"
         case Constant(value=value):
             return f"const {value.dtype}{list(value.shape)} {value.digest[:8]}"
         case Read(address=address, invoke=invoke, step=step):

@@ -19,8 +19,10 @@ from nnsight_lab.ir.address import Address
 __all__ = [
     "MOMENTS_APART",
     "RESULT",
+    "RESULT_MOMENT",
     "STEP",
     "TOKENS",
+    "TOKENS_MOMENT",
     "DictSpec",
     "Dim",
     "ModuleCard",
@@ -41,6 +43,10 @@ forward are put between them when somebody asks (`source.py`)."""
 
 STEP = 2**40
 """Moments of one forward pass are below this; those of the next pass follow from here."""
+
+TOKENS_MOMENT, RESULT_MOMENT = STEP - 3, STEP - 2
+"""When tokens and result of a generation are there: the last of their forward pass, after all that
+the model reaches. `STEP - 1` stays free for what comes when the pass is over."""
 
 TOKENS = Address("", "tokens")
 """The ids that were sampled after a forward pass of a generation, `[batch]`."""
@@ -191,8 +197,8 @@ class ModuleTree:
     def generating(self) -> ModuleTree:
         """The same forward pass as part of a generation: with `tokens`, and `result` at its end."""
         batch = Dim(SizeForm.BATCH)
-        tokens = Site(TOKENS, STEP - 3, TensorSpec("int64", (batch,)))
-        result = Site(RESULT, STEP - 2, TensorSpec("int64", (batch, Dim(SizeForm.UNKNOWN))))
+        tokens = Site(TOKENS, TOKENS_MOMENT, TensorSpec("int64", (batch,)))
+        result = Site(RESULT, RESULT_MOMENT, TensorSpec("int64", (batch, Dim(SizeForm.UNKNOWN))))
         return replace(self, sites=(*self.sites, tokens, result))
 
     @cached_property

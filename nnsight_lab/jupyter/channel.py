@@ -33,6 +33,12 @@ Heard: TypeAlias = Callable[[str, dict[str, Any], list[bytes]], None]
 _HERE = Path(__file__).parent
 _IMPORT = re.compile(r"^import [^;]* from \"\.[^\"]*channel\.js\";\n", re.MULTILINE)
 
+_NO_ERROR = (
+    ".jp-OutputArea-child:has(.{0}) + .jp-OutputArea-child > .jupyter-widgets:not(:has(*))"
+    " {{display: none}}"
+)
+"""Where the widget that follows cannot be made, JupyterLab says so in a line of text."""
+
 
 def module_of(*files: str) -> str:
     """JavaScript files of this folder as one module, with `channel.js` before them."""
@@ -123,7 +129,8 @@ class Channel:
         self.control.close()
 
     def _wrapped(self, html: str) -> str:
-        return f'<div class="{self.view._fallback}">{html}</div>'  # noqa: SLF001
+        name = self.view._fallback  # noqa: SLF001
+        return f'<style>{_NO_ERROR.format(name)}</style><div class="{name}">{html}</div>'
 
     def _take(self, _: Any, message: dict[str, Any], buffers: list[Any]) -> None:
         kind = message.get("kind")

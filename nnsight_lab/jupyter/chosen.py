@@ -9,6 +9,7 @@ from nnsight_lab.jupyter.body import Body
 from nnsight_lab.jupyter.line import TraceLine
 from nnsight_lab.models.lab import Lab
 from nnsight_lab.models.language_model import LanguageModel
+from nnsight_lab.models.run import Run
 from nnsight_lab.models.scans import scanned
 from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.tracing import Tracer
@@ -73,10 +74,35 @@ def evaluated(space: dict[str, Any], expression: str) -> Any:
         ) from None
 
 
+def _after(space: dict[str, Any], model: TracedModel, said: TraceLine) -> Tracer[Any]:
+    """The tracer of `--then`."""
+    run = evaluated(space, said.then)
+    if not isinstance(run, Run):
+        raise MagicUsage(
+            f"--then {said.then} is a {type(run).__name__}, not a run.",
+            hint="Name the variable of an earlier run: --then run.",
+        )
+    others = {"a prompt": said.prompts, "-g": said.generation, "--bg": said.background}
+    others |= {"--scan": said.scan, "--explain": said.explain}
+    for other in (name for name, value in others.items() if value):
+        raise MagicUsage(
+            f"--then {said.then} has the prompt of that run, so {other} does not go with it.",
+            hint="Leave one of them out.",
+        )
+    if run.model is not model and run.model.executor is not model.executor:
+        raise MagicUsage(
+            f"--then {said.then} is a run of another model, {run.model.name}.",
+            hint="Name the model of that run, or leave the model out.",
+        )
+    return run.trace()
+
+
 def tracer_for(
     space: dict[str, Any], model: TracedModel, said: TraceLine, body: Body
 ) -> Tracer[Any]:
     """The tracer that a cell records with, not begun yet. Raises `MagicUsage`, `BadInput`."""
+    if said.then:
+        return _after(space, model, said)
     given = [evaluated(space, prompt) for prompt in said.prompts]
     if not given and not body.invokes:
         raise MagicUsage("There is no prompt.", hint='%%trace lm "The capital of France is"')

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nnsight_lab.errors import MagicUsage
+from nnsight_lab.jupyter.bar import loading
 from nnsight_lab.jupyter.run_table import RunTable
 from nnsight_lab.models.lab import Lab, connect
 from nnsight_lab.models.language_model import LanguageModel
@@ -18,11 +19,12 @@ __all__ = ["WORDS", "Commands"]
 class Commands:
     """What `%nnl` does; remembers the connected lab and the model in use.
 
-    space: the user's variables.
+    space: the user's variables. shell: the notebook, to show what takes long.
     """
 
-    def __init__(self, space: dict[str, Any]) -> None:
+    def __init__(self, space: dict[str, Any], shell: Any = None) -> None:
         self._space = space
+        self._shell = shell
         self.lab: Lab | None = None
         self.model: TracedModel | None = None
 
@@ -52,7 +54,8 @@ class Commands:
         if isinstance(named, TracedModel):
             model = named
         else:
-            model = self.lab.model(names[0]) if self.lab else LanguageModel(names[0])
+            with loading(names[0], self._shell):
+                model = self.lab.model(names[0]) if self.lab else LanguageModel(names[0])
             self._space[options["--as"]] = model
         self.model = model
         return model

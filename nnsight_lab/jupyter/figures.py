@@ -7,6 +7,7 @@ saved notebook shows it without a kernel, without JavaScript, and without the ne
 from __future__ import annotations
 
 from html import escape
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
@@ -195,35 +196,57 @@ def _attention_svg(found: AttentionPattern) -> str:
 
 
 def heatmap_figure(
-    values: Any, *, rows: list[str], columns: list[str], title: str, colour_title: str = ""
+    values: Any,
+    *,
+    rows: list[str],
+    columns: list[str],
+    title: str,
+    colour_title: str = "",
+    texts: list[list[str]] | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> LabFigure:
-    """A layer by position heatmap of any numbers, zero in the middle: for patching results.
+    """A layer by position heatmap of any numbers: for patching results, scores, norms.
 
     values: a tensor or nested list `[row, column]`. rows, columns: their labels.
+    texts: `[row, column]`, what stands in the cells; the numbers, if left out.
+    limits: of the colours, light to dark. Without them zero is in the middle, red below, blue above.
     """
     numbers = values.tolist() if hasattr(values, "tolist") else [list(row) for row in values]
-    largest = max((abs(number) for row in numbers for number in row), default=1.0) or 1.0
-    texts = [[f"{number:.2f}".replace("-0.00", "0.00") for number in row] for row in numbers]
-    wide = cell_width(len(columns), most=62)
+    shown = [number for row in numbers for number in row if isfinite(number)]
+    largest = max(map(abs, shown), default=1.0) or 1.0
+    low, top = limits or (-largest, largest)
+    ramp = DIVERGING if limits is None else RAMP
+    words = texts or [[_number(number) for number in row] for row in numbers]
+    wide = cell_width(len(columns), most=62 if texts is None else 76)
     svg = heatmap_svg(
-        numbers, rows=rows, columns=columns, texts=texts, title=title, cell=(wide, 24),
-        low=-largest, top=largest, ramp=DIVERGING,
+        numbers, rows=rows, columns=columns, texts=words, title=title, cell=(wide, 24),
+        low=low, top=top, ramp=ramp,
     )  # fmt: skip
     places, labels = numbered(columns), Labels(columns, wide, across=True)
     figure = LabFigure(
         go.Heatmap(
-            z=numbers, x=places, y=rows, zmid=0, colorscale=_scale(DIVERGING), xgap=int(wide > 4),
-            ygap=1, colorbar={"title": colour_title, "thickness": 12},
-            hovertemplate="%{y}, %{x}<br>%{z:.3f}<extra></extra>",
+            z=numbers, x=places, y=rows, zmin=low, zmax=top, colorscale=_scale(ramp),
+            text=_escaped(words), texttemplate="%{text}" if texts and wide >= 40 else None,
+            xgap=int(wide > 4), ygap=1, colorbar={"title": colour_title, "thickness": 12},
+            hovertemplate=f"%{{y}}, %{{x}}<br>{'%{text}<br>' if texts else ''}%{{z:.3f}}<extra></extra>",
         ),
         svg=svg,
     )  # fmt: skip
     figure.update_layout(
         title=title, xaxis=token_axis(places, labels), yaxis={"type": "category"},
-        height=114 + labels.room + 30 * len(rows),
+        height=max(74 + labels.room + 30 * len(rows), 230),
+        margin={"t": 50, "b": 24 + labels.room},
         width=max(220 + wide * len(columns), _NARROWEST), template="plotly_white",
     )  # fmt: skip
     return figure
+
+
+def _number(value: float) -> str:
+    """A number for a cell: short, and no minus in front of nothing."""
+    if not isfinite(value):
+        return ""
+    text = f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
+    return text.replace("-0.00", "0.00")
 
 
 def _escaped(words: list[list[str]]) -> list[list[str]]:

@@ -60,7 +60,7 @@ def next_tokens_figure(run: Run, *, top: int = 10, row: int = 0) -> LabFigure:
     figure = LabFigure(
         go.Bar(
             x=values, y=places, orientation="h", marker={"color": f"rgb{RAMP[2]}"},
-            text=[f"{value:.3f}" for value in values], textposition="outside", cliponaxis=False,
+            text=[_short(value) for value in values], textposition="outside", cliponaxis=False,
             hovertemplate="%{y}: %{x:.4f}<extra></extra>",
         ),
         svg=_bars_svg(words, values, title),
@@ -76,6 +76,13 @@ def next_tokens_figure(run: Run, *, top: int = 10, row: int = 0) -> LabFigure:
     return figure
 
 
+def _short(value: float) -> str:
+    """A number in three digits or so, without an exponent where it is not tiny."""
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.3g}" if value >= 0.001 else f"{value:.0e}"
+
+
 def _bars_svg(words: list[str], values: list[float], title: str) -> str:
     left = max(map(text_width, words), default=40.0) + 16
     width, height = left + _WIDE + 60, 34 + _BAR * len(words) + 8
@@ -87,7 +94,7 @@ def _bars_svg(words: list[str], values: list[float], title: str) -> str:
         parts += [
             f'<text x="{left - 6:.0f}" y="{y + 14}" text-anchor="end">{escape(text)}</text>',
             f'<rect x="{left:.0f}" y="{y + 2}" {box}/>',
-            f'<text x="{left + long + 5:.0f}" y="{y + 14}">{value:.3f}</text>',
+            f'<text x="{left + long + 5:.0f}" y="{y + 14}">{_short(value)}</text>',
         ]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}"'
@@ -129,7 +136,7 @@ def norms_figure(run: Run, *, row: int = 0) -> LabFigure:
             "ticktext": [f"{10**tick:.3g}" for tick in ticks],
         },
     )  # fmt: skip
-    texts = [[f"{value:.3g}" for value in line] for line in norms.tolist()]
+    texts = [[_short(value) for value in line] for line in norms.tolist()]
     svg = heatmap_svg(
         logs.tolist(), rows=layers, columns=tokens, texts=texts, title=title, low=low, top=top,
         cell=(max(min(62, 1400 // len(tokens)), 1), 24),

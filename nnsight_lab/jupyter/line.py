@@ -29,6 +29,7 @@ PROMPT   "text", or {expression}; several make a padded batch
 --temperature T, --top-k K, --top-p P   sample; otherwise the likeliest token is taken
 --seed S         makes sampling repeat itself
 -s, --save a,b   bring back only these names (default: every assigned name with a recorded value)
+--then RUN       the prompt of an earlier run, after its edits; in place of a prompt
 --on NAME        where to run: local, or the variable of a connected lab
 --bg             go on at once; the run fills in behind: run.wait(), await run, %nnl cancel
 --timeout S      cancel what has not ended after S seconds
@@ -43,7 +44,7 @@ PROMPT   "text", or {expression}; several make a padded batch
 
 _VALUED = {
     "-s": "save", "--save": "save", "--on": "on", "--as": "name", "--show": "show",
-    "--timeout": "timeout", "--diff": "diff",
+    "--timeout": "timeout", "--diff": "diff", "--then": "then",
 }  # fmt: skip
 _FLAGS = {
     "--graph": "graph", "--no-peek": "no_peek", "-q": "quiet", "--quiet": "quiet",
@@ -75,7 +76,7 @@ class TraceLine:
     model: a Python expression, or "". prompts: Python expressions, one a prompt.
     save: names to bring back, or None for all. on: "" when not said.
     generation: options for `lm.generate`; empty for a trace.
-    timeout: seconds, or None. diff: an expression for a run, or "".
+    timeout: seconds, or None. diff, then: expressions for a run, or "".
     """
 
     model: str = ""
@@ -92,6 +93,7 @@ class TraceLine:
     explain: bool = False
     timeout: float | None = None
     diff: str = ""
+    then: str = ""
     generation: Mapping[str, int | float] = field(default_factory=dict)
 
 
@@ -150,6 +152,7 @@ def _line(words: list[str], prompts: list[str], options: dict[str, str | bool]) 
         show=tuple(part for part in shown if part != "none"),
         timeout=_seconds(options.get("timeout")),
         diff=str(options.get("diff", "")),
+        then=str(options.get("then", "")),
         **flags,
     )
     _check_together(said)

@@ -18,11 +18,14 @@ from typing import Any
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
 
 from nnsight_lab.errors import LabError, SourceLine
+from nnsight_lab.jupyter.bar import bars_in, loading
 from nnsight_lab.jupyter.body import as_python, begins_at_user, compile_body
 from nnsight_lab.jupyter.chosen import chosen_model, tracer_for
 from nnsight_lab.jupyter.commands import Commands
+from nnsight_lab.jupyter.completion import complete_in
 from nnsight_lab.jupyter.late import Late
 from nnsight_lab.jupyter.line import USAGE, parse_trace_line
+from nnsight_lab.jupyter.live.following import draw_plots
 from nnsight_lab.jupyter.recording import Recording
 from nnsight_lab.jupyter.shown import other_run, show_cell
 from nnsight_lab.tracing.source import user_line
@@ -37,7 +40,7 @@ class TraceMagics(Magics):
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
         self._shell: Any = shell
-        self.commands = Commands(shell.user_ns)
+        self.commands = Commands(shell.user_ns, shell)
 
     @no_var_expand
     @line_cell_magic
@@ -50,7 +53,8 @@ class TraceMagics(Magics):
             body = compile_body(python, place.file, first_line=2)
             space = self._shell.user_ns
             other = other_run(space, said.diff)  # before this run may take its name
-            model = chosen_model(space, said, self.commands.model)
+            with loading(said.model or "the model", self._shell):
+                model = chosen_model(space, said, self.commands.model)
             tracer = tracer_for(space, model, said, body)
             recording = Recording(space, model, tracer, said)
             run = recording.go(body)
@@ -96,6 +100,9 @@ class TraceMagics(Magics):
 def register(shell: Any) -> None:
     """Add the magics to a shell."""
     shell.register_magics(TraceMagics(shell))
+    bars_in(shell)
+    complete_in(shell)
+    draw_plots()
     if _with_body not in shell.input_transformers_cleanup:
         shell.input_transformers_cleanup.append(_with_body)
 

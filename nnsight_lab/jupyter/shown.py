@@ -6,9 +6,11 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from IPython.display import display
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import display, publish_display_data
 
 from nnsight_lab.errors import MagicUsage
+from nnsight_lab.ir import Graph
 from nnsight_lab.jupyter.body import LAST, Body
 from nnsight_lab.jupyter.chosen import evaluated
 from nnsight_lab.jupyter.line import TraceLine
@@ -32,7 +34,7 @@ def show_cell(
     other: the run to compare with.
     """
     if said.graph:
-        display(tracer.graph)
+        _show_graph(tracer.graph)
     if said.explain:
         display(run)
         return
@@ -45,6 +47,13 @@ def show_cell(
             display(_without_last(run))
         return
     show_run(run, said, other)
+
+
+def _show_graph(graph: Graph) -> None:
+    """As the notebook draws it; its text is the whole graph, line by line, not a summary."""
+    formatter: Any = InteractiveShell.instance().display_formatter
+    data, metadata = formatter.format(graph)
+    publish_display_data({**data, "text/plain": str(graph)}, metadata)
 
 
 def show_run(run: Run, said: TraceLine, other: Run | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import groupby
+from math import isfinite
 
 from nnsight_lab.jupyter.axes import LETTER, Labels, panel_grid, text_width
 
@@ -51,12 +52,14 @@ def heatmap_svg(
     """
     wide, high = cell
     down, across = Labels(list(rows), high), Labels(list(columns), wide, across=True)
-    left = max(int(down.room), 40)
+    left = max(int(down.room) + 6, 40)
     bottom = _TITLE + high * len(rows)
     parts = []
     for index, row in enumerate(values):
         y = bottom - high * (index + 1)
         for place, value in enumerate(row):
+            if not isfinite(value):
+                continue
             fill, ink = colour((value - low) / (top - low), ramp)
             start = left + wide * place
             edge = ' stroke="#ffffff"' if wide > 4 else ""

@@ -4,6 +4,7 @@
     guards.py     what torch does not check, where that could hurt others
     arguments.py  graph arguments to Python objects and back
     tensors.py    torch tensors to raw bytes and back
+    summary.py    a tensor in a few numbers, for people
     infer.py      shapes and dtypes of a call, on tensors without data
     inferred.py   those that were inferred before
     join.py       the shape of a value that is one of two

@@ -14,7 +14,9 @@
     deadline.py        runs that take too long
     differences.py     what two runs saved, compared
     progress.py        how far a run is
+    following.py       showing it: whoever shows it, and the line of a terminal
     under_way.py       runs that have not ended: who watches them, and cancelling one
+    latest.py          Latest: of what is wanted faster than it runs, the newest only
     experiment.py      Experiment: a graph with its inputs, as a file and back
     explained.py       what running an experiment would do
     stored_inputs.py   inputs as plain data and bytes

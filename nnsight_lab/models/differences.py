@@ -139,7 +139,9 @@ def _compared(name: str, one: torch.Tensor, other: torch.Tensor) -> Difference:
     a, b = (value.detach().cpu().to(wide) for value in (one, other))
     apart = torch.where(a == b, torch.zeros_like(a), a - b).abs()  # inf - inf is no difference
     apart = torch.where(a.isnan() & b.isnan(), torch.zeros_like(apart), apart)
-    apart = apart.nan_to_num(nan=float("inf"))  # one has a number and the other none
+    apart = apart.nan_to_num(
+        nan=float("inf"), posinf=float("inf")
+    )  # one has a number and the other none
     place = int(apart.flatten().argmax())
     index = torch.unravel_index(torch.tensor(place), apart.shape)
     return Difference(

@@ -37,7 +37,7 @@ from nnsight_lab.passes import drop_dead_nodes
 from nnsight_lab.tracing import Proxy, Recorder
 from nnsight_lab.tracing.cells import Cell, Value
 from nnsight_lab.tracing.openings import close_for, open_for
-from nnsight_lab.tracing.show import label_of, note_shown
+from nnsight_lab.tracing.show import is_plotted, label_of, note_shown
 from nnsight_lab.tracing.source import (
     at_line,
     for_the_user,
@@ -82,7 +82,8 @@ class Edit:
                     raise exc.at(node.where)
         for output in self.graph.outputs:
             value: Proxy = values[output.node]
-            note_shown(recorder, label_of(output.name), value.now().node)
+            drawn = is_plotted(output.name)
+            note_shown(recorder, label_of(output.name), value.now().node, plotted=drawn)
 
     def __repr__(self) -> str:
         places = dict.fromkeys(str(node.address) for node in self.graph.writes())

@@ -58,6 +58,8 @@ class LabModel:
     """A served model in one line; `lab.model(name)` is the model itself.
 
     certificate: of an engine that is not Hugging Face's own, how far it was compared with that.
+    state: `ready`, or `loading`, `restarting` or `failed`; of one that has not loaded yet only the
+        name is known.
     """
 
     def __init__(self, summary: ModelSummary) -> None:
@@ -69,12 +71,16 @@ class LabModel:
         self.layers = summary.layers
         self.parameters = summary.parameters
         self.certificate = summary.certificate
+        self.state = summary.state
 
     def __repr__(self) -> str:
+        if not self.architecture:
+            return f"<{self.name}: {self.state}>"
         size = f"{self.parameters / 1e6:.1f}M parameters"
         what = f"{self.architecture}, {self.layers} layers, {size}, {self.dtype}"
         checked = f"; {self.certificate}" if self.certificate else ""
-        return f"<{self.name}: {what}, {self.engine} on {self.device}{checked}>"
+        state = "" if self.state == "ready" else f"; {self.state}"
+        return f"<{self.name}: {what}, {self.engine} on {self.device}{checked}{state}>"
 
 
 class LabModels(list[LabModel]):

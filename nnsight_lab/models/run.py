@@ -12,11 +12,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from nnsight_lab.contract import Inputs, PeekCost, RunResult, Several
-from nnsight_lab.errors import LabError, NotSaved
-from nnsight_lab.ir import Graph
+from nnsight_lab.errors import BadSlider, LabError, NotSaved
+from nnsight_lab.ir import Graph, Slider
+from nnsight_lab.kernels.summary import summary_of
 from nnsight_lab.models.background import Behind
 from nnsight_lab.models.differences import Differences, differences
 from nnsight_lab.models.experiment import Experiment, experiment_of
@@ -26,6 +25,7 @@ from nnsight_lab.tracing.source import for_the_user, one_frame
 
 if TYPE_CHECKING:
     from nnsight_lab.models.traced import TracedModel
+    from nnsight_lab.tracing import Tracer
 
 __all__ = ["Run"]
 
@@ -178,6 +178,39 @@ class Run(Mapping[str, Any]):
         """
         return differences(self, other)
 
+    def trace(self) -> Tracer[Run]:
+        """A block on this run's prompt that begins after its edits, and can add its own.
+
+            with run.trace():
+                h = lm.layers[2].output.save()       # as this run left it
+
+        Raises:
+            NotSupported: this run is a session of several traces.
+        """
+        return self.model.trace_after(self)
+
+    @property
+    def sliders(self) -> Mapping[str, Slider]:
+        """The free numbers of the experiment (`nl.slider`) by name, and where each stood."""
+        return self.graph.sliders
+
+    def at(self, **values: float) -> Run:
+        """The same experiment with sliders elsewhere: `run.at(strength=3.5)`. Records nothing.
+
+        Sliders that are not named stand where they stood in this run.
+
+        Raises:
+            BadSlider: there is no such slider, or it does not go there.
+        """
+        try:
+            graph = self.graph.at(**values)
+        except BadSlider as exc:
+            failure = for_the_user(exc)
+        else:
+            remember(graph, functions_of(self.graph))
+            return self.model.run_inputs(graph, self.inputs, self.prompt)
+        raise failure
+
     @property
     def experiment(self) -> Experiment:
         """What was run, as a value: the graph, its inputs, and a note of the model."""
@@ -238,6 +271,7 @@ class Run(Mapping[str, Any]):
             lines.append(f"  ran on {self.engine}: {self.why}")
         for name, value in self._values.items():
             lines.append(f"  {name}: {_described(value)}")
+        lines += [f"  {name}: its step did not happen" for name in self.missing]
         return "\n".join(lines)
 
 
@@ -272,13 +306,7 @@ def _put_together(parts: Mapping[tuple[Any, ...], Any]) -> Any:
 
 
 def _described(value: Any) -> str:
-    if not isinstance(value, torch.Tensor):
-        return f"{type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else "value"
-    kind = str(value.dtype).removeprefix("torch.")
-    text = f"{kind}{list(value.shape)}"
-    if value.is_meta:
-        return text
-    if value.numel() and (value.is_floating_point() or value.dtype == torch.bool):
-        number = value.float()
-        text += f"  mean {number.mean():.3g}, min {number.min():.3g}, max {number.max():.3g}"
-    return text
+    found = summary_of(value)
+    if found is not None:
+        return str(found)
+    return f"{type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else "value"

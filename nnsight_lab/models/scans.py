@@ -54,8 +54,8 @@ def scanned(tracer: Tracer[Any]) -> Tracer[Shapes]:
 
 def _shapes_of(graph: Graph, recorder: Recorder) -> Shapes:
     def surroundings(node: Node) -> Surroundings:
-        invoke = node.invoke if isinstance(node, Read | Write) else None
-        with recorder.places.as_in(invoke):
+        invoke, step = (node.invoke, node.step) if isinstance(node, Read | Write) else (None, 0)
+        with recorder.places.as_in(invoke, step):
             return recorder.tree, recorder.places.batch, recorder.places.pos
 
     metas, _ = shapes_of(graph, surroundings)

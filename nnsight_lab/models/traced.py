@@ -19,6 +19,7 @@ from nnsight_lab.contract import (
     ModelCard,
     ModuleInputs,
     RunRequest,
+    Several,
     TokenRows,
 )
 from nnsight_lab.errors import BadInput, Cancelled, LabError, NotSupported
@@ -299,6 +300,16 @@ class TracedModel(ABC):
             raise BadInput(f"A {type(graph).__name__} is not a graph.", hint="tracer.graph is one.")
         lean = remember(drop_dead_nodes(graph), functions_of(graph))
         return self._carry_out(lean, inputs, prompt, on_event)
+
+    def trace_after(self, run: Run) -> Tracer[Run]:
+        """What `run.trace()` is: a block on the run's inputs, whose graph comes after the run's."""
+        if isinstance(run.inputs, Several):
+            raise NotSupported(
+                "This run is a session of several traces; a block has one prompt.",
+                hint="Trace that prompt by itself, and go on from its run.",
+            )
+        begun = self._tracer(run.inputs, run.prompt)
+        return begun.ended_by(lambda graph, recorder: run.then(remember(graph, recorder.functions)))
 
     @one_frame
     def __getattr__(self, name: str) -> Any:

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from nnsight_lab.contract import Inputs, RunEvent
 from nnsight_lab.errors import LabError
 from nnsight_lab.ir import Graph
+from nnsight_lab.models.following import on_a_terminal
 from nnsight_lab.models.progress import Progress
 
 if TYPE_CHECKING:
     from nnsight_lab.models.traced import TracedModel
 
-__all__ = ["RunUnderWay", "Watcher", "runs_under_way", "under_way", "watching"]
+__all__ = ["RunUnderWay", "Watcher", "follow_always", "runs_under_way", "under_way", "watching"]
 
 
 class RunUnderWay:
@@ -31,7 +32,7 @@ class RunUnderWay:
 
     id: as in its `RunRequest`. began: `time.perf_counter()`. thread: `threading.get_ident()` of the
     thread that waits for it. last: the last event there was. progress: how far it is. why: what it fails
-    with when it is cancelled, if not with `Cancelled`.
+    with when it is cancelled, if not with `Cancelled`. over: whether it has ended, in any way.
     """
 
     def __init__(self, id: str, model: TracedModel, graph: Graph, inputs: Inputs, prompt: Any):
@@ -45,6 +46,7 @@ class RunUnderWay:
         self.last: RunEvent | None = None
         self.progress = Progress(graph, inputs, self.began)
         self.why: LabError | None = None
+        self.over = False
         self._cancelled = False
 
     def cancel(self, why: LabError | None = None) -> None:
@@ -72,21 +74,32 @@ Watcher: TypeAlias = Callable[[RunUnderWay, RunEvent | None], None]
 """Told `None` when a run begins, then each of its events; `Done` or `Failed` is the last."""
 
 _lock = threading.Lock()
-_watchers: tuple[Watcher, ...] = ()
+_watchers: tuple[Watcher, ...] = (on_a_terminal,)
 _running: dict[str, RunUnderWay] = {}
+
+
+def follow_always(watcher: Watcher) -> Callable[[], None]:
+    """Tell `watcher` of every run of this process from now on; gives what ends that."""
+    global _watchers  # noqa: PLW0603 - replaced whole, so that a run reads it without the lock
+    with _lock:
+        _watchers = (*_watchers, watcher)
+
+    def end() -> None:
+        global _watchers  # noqa: PLW0603
+        with _lock:
+            _watchers = tuple(other for other in _watchers if other is not watcher)
+
+    return end
 
 
 @contextmanager
 def watching(watcher: Watcher) -> Iterator[None]:
     """Tell `watcher` of every run of this process while the block lasts."""
-    global _watchers  # noqa: PLW0603 - replaced whole, so that a run reads it without the lock
-    with _lock:
-        _watchers = (*_watchers, watcher)
+    end = follow_always(watcher)
     try:
         yield
     finally:
-        with _lock:
-            _watchers = tuple(other for other in _watchers if other is not watcher)
+        end()
 
 
 def runs_under_way() -> tuple[RunUnderWay, ...]:
@@ -104,5 +117,6 @@ def under_way(run: RunUnderWay) -> Iterator[Callable[[RunEvent], None]]:
         run.tell(None)
         yield run.tell
     finally:
+        run.over = True
         with _lock:
             del _running[run.id]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from nnsight_lab.contract import Generation, ModelCard, TokenRows
+from nnsight_lab.contract import MOST_STOP_IDS, Generation, ModelCard, TokenRows
 from nnsight_lab.errors import BadInput, LabError, NotSupported, OpNotAllowed
 from nnsight_lab.ir import RESULT, Address, Node, Write
 from nnsight_lab.passes.stages import Stages
@@ -34,7 +34,13 @@ def check_generation(card: ModelCard, inputs: TokenRows, options: Generation) ->
     share = top_p is None or (_number(top_p) and 0 < top_p <= 1)
     _check(share, "top_p", top_p, "a number over 0, up to 1")
     _check(seed is None or (_whole(seed, 0) and seed < 2**63), "seed", seed, "a number from 0")
-    for id in options.stop_ids or ():
+    ids = options.stop_ids or ()
+    if len(ids) > MOST_STOP_IDS:
+        raise BadInput(
+            f"{len(ids)} ids are to end a row; {MOST_STOP_IDS} may.",
+            hint="Give fewer as eos_token_id, or generate and cut the result.",
+        )
+    for id in ids:
         good = _whole(id, 0) and (not card.vocab or id < card.vocab)
         _check(good, "eos_token_id", id, "ids of the model's tokens")
     end = inputs.pos + count - 1

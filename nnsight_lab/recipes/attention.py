@@ -7,17 +7,17 @@ from typing import Any
 
 import torch
 
-from nnsight_lab.errors import AddressNotFound
 from nnsight_lab.models.language_model import LanguageModel
 from nnsight_lab.models.run import Run
-from nnsight_lab.recipes.prompt import model_of, prompt_of, tokens_of
+from nnsight_lab.recipes.prompt import layers_of, model_of, prompt_of, run_on, tokens_of
+from nnsight_lab.recipes.result import Result
 from nnsight_lab.tracing.source import one_frame
 
 __all__ = ["AttentionPattern", "attention_pattern"]
 
 
-@dataclass(frozen=True)
-class AttentionPattern:
+@dataclass(frozen=True, eq=False, repr=False)
+class AttentionPattern(Result):
     """The pattern of one layer on one prompt.
 
     tokens: the prompt, one string a position. layer: which block, from 0.
@@ -43,16 +43,11 @@ def attention_pattern(
         BadInput: there is no such row.
     """
     model = model_of(source)
-    count = model.card.layers
-    if layer not in range(-count, count):
-        raise AddressNotFound(
-            f"{model.name} has no layer {layer!r}.", hint=f"It has 0 to {count - 1}."
-        )
-    place = layer % count
+    (place,) = layers_of(model, [layer])
     given = prompt_of(source, prompt, row)
     with model.trace(given, execute=False) as tracer:
         tracer.save(pattern=model.layers[place].attn.pattern)
-    run = source.then(tracer.graph) if isinstance(source, Run) else model.run(tracer.graph, given)
+    run = run_on(source, tracer.graph, given)
     tokens = tokens_of(model, given, row)
     shown = run["pattern"][row, :, -len(tokens) :, -len(tokens) :]
     return AttentionPattern(tokens, place, shown)

@@ -6,9 +6,9 @@ trace, so only the top few tokens of each place travel. The last row is the mode
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -17,14 +17,18 @@ from nnsight_lab.errors import BadInput
 from nnsight_lab.ir import Graph
 from nnsight_lab.models.language_model import LanguageModel
 from nnsight_lab.models.run import Run
-from nnsight_lab.recipes.prompt import model_of, prompt_of, tokens_of, word
+from nnsight_lab.recipes.prompt import model_of, prompt_of, run_on, tokens_of, word
+from nnsight_lab.recipes.result import Result
 from nnsight_lab.tracing.source import one_frame
 
-__all__ = ["LogitLens", "logit_lens"]
+__all__ = ["LogitLens", "lens_through", "logit_lens", "stream_names"]
+
+Translator: TypeAlias = Callable[[int, Any], Any]
+"""Gives what is read in place of one row of the stream."""
 
 
-@dataclass(frozen=True)
-class LogitLens:
+@dataclass(frozen=True, eq=False, repr=False)
+class LogitLens(Result):
     """The lens of one prompt.
 
     tokens: the prompt, one string a position.
@@ -46,10 +50,18 @@ class LogitLens:
     target_ranks: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0, 0).long())
 
 
-def _graph(model: LanguageModel, prompt: Any, top: int, targets: tuple[int, ...]) -> Graph:
+def stream_names(model: LanguageModel) -> list[str]:
+    """The rows of the residual stream: `embed` (before block 0), then `0`, `1`, …"""
+    return ["embed", *(str(index) for index in range(model.card.layers))]
+
+
+def _graph(
+    model: LanguageModel, prompt: Any, top: int, targets: tuple[int, ...], translated: Translator
+) -> Graph:
     with model.trace(prompt, execute=False) as tracer:
         stream = [model.layers[0].input, *(layer.output for layer in model.layers)]
-        rows = [*(model.lm_head(model.norm(resid)) for resid in stream), model.logits]
+        read = (translated(index, resid) for index, resid in enumerate(stream))
+        rows = [*(model.lm_head(model.norm(resid)) for resid in read), model.logits]
         spread = [logits.float().log_softmax(-1) for logits in rows]
         found = [_likeliest(log_probs, top) for log_probs in spread]
         parts = [torch.stack(part) for part in zip(*found, strict=True)]
@@ -95,6 +107,27 @@ def logit_lens(
         NotSupported: the model has no standard names for its layers.
         BadInput: there is no such row or target, or there are fewer tokens than `top`.
     """
+    return lens_through(
+        lambda index, resid: resid, source, prompt, top=top, row=row, targets=targets
+    )
+
+
+def lens_through(
+    translated: Translator,
+    source: LanguageModel | Run,
+    prompt: Any = None,
+    *,
+    top: int = 5,
+    row: int = 0,
+    targets: Sequence[int] = (),
+) -> LogitLens:
+    """The lens, with each row of the stream translated first.
+
+    translated: gives what to read for row `index` (0 is `embed`) of the stream.
+
+    Raises:
+        BadInput: as for `logit_lens`, and so `NotSupported`.
+    """
     model = model_of(source)
     given = prompt_of(source, prompt, row)
     most = model.card.vocab or top
@@ -103,9 +136,9 @@ def logit_lens(
     for id in targets:
         if id not in range(model.card.vocab or id + 1):
             raise BadInput(f"There is no token {id!r}.", hint=f"Ids are 0 to {most - 1}.")
-    graph = _graph(model, given, top, tuple(targets))
-    run = source.then(graph) if isinstance(source, Run) else model.run(graph, given)
-    return _as_lens(model, run, given, row, tuple(targets))
+    followed = tuple(targets)
+    run = run_on(source, _graph(model, given, top, followed, translated), given)
+    return _as_lens(model, run, given, row, followed)
 
 
 def _as_lens(
@@ -117,7 +150,7 @@ def _as_lens(
     )
     spelt = {id: word(model, id) for id in ids.unique().tolist()}
     words = [[[spelt[id] for id in top] for top in place] for place in ids.tolist()]
-    layers = ["embed", *(str(index) for index in range(model.card.layers)), "output"]
+    layers = [*stream_names(model), "output"]
     lens = LogitLens(tokens, layers, probabilities, ids, entropy, words)
     if not targets:
         return lens

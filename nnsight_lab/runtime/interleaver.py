@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import torch
 
 from nnsight_lab.errors import NeverReached
-from nnsight_lab.ir import Call, Gradient, NodeId, Read, Skip, Weight, Write
+from nnsight_lab.ir import Call, Gradient, Graph, NodeId, Read, Skip, Weight, Write
 from nnsight_lab.ir.nodes import dependencies
 from nnsight_lab.ir.tree import RESULT, STEP
 from nnsight_lab.passes.schedule import BEFORE, Moment, Schedule
@@ -47,9 +47,11 @@ class Interleaver:
         host: Host,
         on_saved: Callable[[str, Any], None],
         functions: Functions | None = None,
+        graph: Graph | None = None,
     ) -> None:
+        """graph: the one to run, where it differs from the scheduled one in its sliders only."""
         self._schedule = schedule
-        self._graph = schedule.graph
+        self._graph = schedule.graph if graph is None else graph
         self._host = host
         self._on_saved = on_saved
         self._values = Values()

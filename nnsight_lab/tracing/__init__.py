@@ -7,6 +7,7 @@
     steps.py          the forward passes of a generation; again.py, a block once more for each
     names.py          which variable holds which saved value
     saving.py         `nl.save`, also of what a list comes to hold
+    sliders.py        `nl.slider`: numbers that may be moved without recording again
     show.py           values printed during the run
     caches.py         what many modules gave, at once
 

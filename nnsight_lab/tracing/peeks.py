@@ -21,6 +21,7 @@ from nnsight_lab.ir import (
     RESULT,
     TOKENS,
     Address,
+    Constant,
     Gradient,
     GradientWrite,
     Graph,
@@ -90,12 +91,15 @@ class Peeks(Part):
 
         Raises:
             LabError: whatever the run failed with.
-            ValueNotKnown: it follows from tokens that each run draws anew.
+            ValueNotKnown: it follows from tokens that each run draws anew, or from a slider.
         """
         where = user_line()
         graph, visits = _program(self._recorder, [value.node for value in values])
         if self._recorder.draws_anew and any(map(_is_drawn, graph)):
             raise _drawn_anew()
+        for node in graph:
+            if isinstance(node, Constant) and node.slider is not None:
+                raise _moves(node.slider.name)
         if graph.key not in self._found:
             run = self._carry_out(graph)
             if getattr(run, "missing", ()):
@@ -133,6 +137,13 @@ def _drawn_anew() -> ValueNotKnown:
     return ValueNotKnown(
         "Every run draws other tokens, so what Python would see is not what the run will give.",
         hint="Give the generation a seed: lm.generate(prompts, do_sample=True, seed=0).",
+    ).at(user_line())
+
+
+def _moves(name: str) -> ValueNotKnown:
+    return ValueNotKnown(
+        f"Slider {name!r} may be moved, so what Python would see now need not stay so.",
+        hint="Decide in the graph: nl.cond, torch.where, or an `if` in a %%trace cell.",
     ).at(user_line())
 
 

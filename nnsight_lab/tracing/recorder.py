@@ -13,6 +13,7 @@ tree and from running operations on tensors without data.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,7 @@ class Recorder:
         self.preludes: tuple[Callable[[Recorder], None], ...] = ()
         self.at_end: list[Callable[[], dict[str, Any]]] = []
         self.caches = 0
+        self.sliders: dict[str, tuple[Constant, Value]] = {}
         self.shown: list[tuple[str, NodeId]] = []
 
     @property
@@ -257,7 +259,7 @@ class Recorder:
         if known is None:
             data = node.value
             meta = torch.empty(data.shape, dtype=getattr(torch, data.dtype), device="meta")
-            again = Constant(id=self.next_id, value=data, where=node.where)
+            again = replace(node, id=self.next_id)
             known = self._constants[id(node)] = (self.add(again, meta, BEFORE), data, node)
         return known[0]
 

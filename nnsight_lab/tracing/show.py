@@ -12,11 +12,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nnsight_lab.errors import BadInput, NotSaved
 from nnsight_lab.ir import NodeId
+from nnsight_lab.kernels.summary import summary_of
 from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.regions import refuse_inside
 from nnsight_lab.tracing.source import one_frame, user_line
 
-__all__ = ["is_shown", "label_of", "note_shown", "print_shown", "show"]
+__all__ = [
+    "is_plotted",
+    "is_shown",
+    "label_of",
+    "live_plot",
+    "note_shown",
+    "print_shown",
+    "show",
+]
 
 if TYPE_CHECKING:
     from nnsight_lab.tracing.recorder import Recorder
@@ -24,7 +33,34 @@ if TYPE_CHECKING:
 ValueT = TypeVar("ValueT")
 
 _PREFIX = "show "
+_PLOTTED = "show p"
+"""A number follows the one, `p` and a number the other."""
 _LONGEST = 80
+_SHORTENED = 1000
+"""Of more elements torch prints some only, so the numbers of all of them are printed, too."""
+
+
+@one_frame
+def live_plot(value: ValueT, name: str | None = None) -> ValueT:
+    """Draw a number or a vector while the model runs: one more point each time it is made.
+
+    name: of the curve; by default what stands in the brackets. In a notebook with
+        `%load_ext nnsight_lab`, a view under the cell draws it; elsewhere nothing is drawn.
+
+        with lm.generate(prompt, max_new_tokens=20) as tracer:
+            for step in tracer.iter[:]:
+                nl.live_plot(lm.layers[2].output[:, -1].norm(), "stream")
+
+    Returns the value. Nothing of it is saved.
+    """
+    if name is not None and not isinstance(name, str):
+        raise BadInput(
+            f"A name is a text, not a {type(name).__name__}.", hint='live_plot(h, "norm")'
+        )
+    label = _written("live_plot") if name is None else name
+    for part, node, recorder in _to_show(value, label, "Nothing can be drawn"):
+        note_shown(recorder, part, node, plotted=True)
+    return value
 
 
 @one_frame
@@ -41,10 +77,16 @@ def show(value: ValueT, label: str | None = None) -> ValueT:
     if label is not None and not isinstance(label, str):
         raise BadInput(f"A label is a text, not a {type(label).__name__}.", hint='show(h, "norm")')
     name = _written() if label is None else label
-    recorded = list(_recorded_in(value, name))
-    if not recorded:
+    if next(_recorded_in(value, name), None) is None:
         _print(name, value)
-    for part, proxy in recorded:
+    for part, node, recorder in _to_show(value, name, "Nothing can be shown"):
+        note_shown(recorder, part, node)
+    return value
+
+
+def _to_show(value: Any, label: str, refusal: str) -> Iterator[tuple[str, NodeId, Recorder]]:
+    """The recorded values a value is or holds: label, node, recording."""
+    for part, proxy in _recorded_in(value, label):
         recorder = proxy.recorder
         if not recorder.open:
             raise NotSaved(
@@ -52,14 +94,14 @@ def show(value: ValueT, label: str | None = None) -> ValueT:
                 hint="Show it inside the block, or save it there.",
             )
         hint = "Give the value back from it, and show the result: nl.show(nl.cond(...))."
-        refuse_inside(recorder, "Nothing can be shown", hint)
-        note_shown(recorder, part[:_LONGEST], proxy.now().node)
-    return value
+        refuse_inside(recorder, refusal, hint)
+        yield part[:_LONGEST], proxy.now().node, recorder
 
 
-def note_shown(recorder: Recorder, label: str, node: NodeId) -> None:
-    """A value of a recording is to be printed, under a label."""
-    recorder.shown.append((f"{_PREFIX}{len(recorder.shown)} {label}", node))
+def note_shown(recorder: Recorder, label: str, node: NodeId, *, plotted: bool = False) -> None:
+    """A value of a recording is to be printed, or drawn, under a label."""
+    kind = _PLOTTED if plotted else _PREFIX
+    recorder.shown.append((f"{kind}{len(recorder.shown)} {label}", node))
 
 
 def label_of(name: str) -> str:
@@ -79,7 +121,7 @@ def _recorded_in(value: Any, name: str) -> Iterator[tuple[str, Proxy]]:
             yield from _recorded_in(item, f"{name}[{place}]")
 
 
-def _written() -> str:
+def _written(function: str = "show") -> str:
     """The argument as it stands in the user's line, or the line's number."""
     where = user_line()
     try:
@@ -89,7 +131,7 @@ def _written() -> str:
     for node in ast.walk(code):
         if isinstance(node, ast.Call) and node.args:
             called = ast.unparse(node.func).rsplit(".", 1)[-1]
-            if called == "show":
+            if called == function:
                 return ast.unparse(node.args[0])
     return f"line {where.line}" if where is not None else "value"
 
@@ -99,12 +141,21 @@ def is_shown(name: str) -> bool:
     return name.startswith(_PREFIX)
 
 
+def is_plotted(name: str) -> bool:
+    """Whether an output is to be drawn, and neither printed nor handed back."""
+    return name.startswith(_PLOTTED)
+
+
 def print_shown(name: str, value: Any) -> None:
-    """Print an output of that kind."""
-    _print(label_of(name), value)
+    """Print an output of that kind; one that is drawn is drawn by who watches the run."""
+    if not is_plotted(name):
+        _print(label_of(name), value)
 
 
 def _print(label: str, value: Any) -> None:
     text = repr(value)
+    found = summary_of(value)
+    if found is not None and found.count > _SHORTENED:
+        text = f"{found}\n{text}"
     between = "\n" if "\n" in text else " "
     print(f"{label}:{between}{text}", flush=True)  # noqa: T201

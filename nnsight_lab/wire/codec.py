@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
-from nnsight_lab.contract import Generation, TokenRows
+from nnsight_lab.contract import MOST_STOP_IDS, Generation, TokenRows
 from nnsight_lab.errors import LabError, LimitExceeded
 from nnsight_lab.ir.literals import DTYPE_SIZES, Arg
 from nnsight_lab.ir.plain_args import from_plain_arg, to_plain_arg
@@ -112,7 +112,10 @@ def _blobs(plain: Any) -> tuple[m.BlobHead, ...]:
 
 
 def _summary(plain: Any) -> m.ModelSummary:
-    return m.ModelSummary(**read_record(plain, _SUMMARY))
+    said = isinstance(plain, dict) and "state" in plain  # only of one that is not ready
+    return m.ModelSummary(
+        **read_record(plain, {**_SUMMARY, "state": read_text} if said else _SUMMARY)
+    )
 
 
 def _head(plain: Any) -> m.TensorHead:
@@ -125,7 +128,7 @@ _GENERATION: dict[str, Reader] = {
     "top_k": optional(_number),
     "top_p": optional(read_number),
     "seed": optional(read_whole),
-    "stop_ids": optional(tuple_of(_number, _AXES)),
+    "stop_ids": optional(tuple_of(_number, MOST_STOP_IDS)),
 }
 
 
@@ -209,12 +212,19 @@ def _to_plain(name: str, value: Any) -> Any:
     if name == "source":
         return source_to_plain(value)
     if name in {"models", "tensors", "blobs"}:
-        return [{field.name: getattr(item, field.name) for field in fields(item)} for item in value]
+        return [_fields(item) for item in value]
     if name in {"versions", "seconds", "error"}:
         return dict(value)
     if name == "parts":
         return [asdict(part) for part in value]
     return value
+
+
+def _fields(item: Any) -> dict[str, Any]:
+    plain = {field.name: getattr(item, field.name) for field in fields(item)}
+    if plain.get("state") == "ready":
+        del plain["state"]
+    return plain
 
 
 def decode_message(text: str, limits: WireLimits) -> m.Message:

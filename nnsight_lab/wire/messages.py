@@ -59,6 +59,8 @@ class ModelSummary:
     """A served model in one line: enough to choose by, without its tree.
 
     certificate: how far it was compared with Hugging Face, in words; empty where it is that itself.
+    state: `ready`, `loading`, `restarting` or `failed`. Of one that still loads only the name is
+        known. It is left out on the wire where a model is ready, as by servers that know no states.
     """
 
     name: str
@@ -69,6 +71,7 @@ class ModelSummary:
     layers: int
     parameters: int
     certificate: str = ""
+    state: str = "ready"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from nnsight_lab.contract import ModelCard
 from nnsight_lab.errors import EngineFailed, ModelNotFound
 from nnsight_lab.wire import ModelSummary, encode_card
 from nnsight_lab_server.config import ServedModel
-from nnsight_lab_server.engines.base import Certified, Engine
+from nnsight_lab_server.engines.base import Certified
 from nnsight_lab_server.jobs import ModelState, ModelWorker
 
 __all__ = ["Catalogue"]
@@ -29,6 +29,7 @@ class Catalogue:
             )
             for model in models
         }
+        self._models = models
         if len(self._workers) != len(models):
             raise ValueError("two models have one name")
         self._cards: dict[str, bytes] = {}
@@ -42,7 +43,9 @@ class Catalogue:
             worker.start()
 
     def stop(self) -> None:
-        """Cancel all jobs and let every model go."""
+        """Cancel all jobs and let every model go; what still loads is given up."""
+        for model in self._models:
+            model.give_up()
         for worker in self:
             worker.stop()
 
@@ -93,14 +96,8 @@ class Catalogue:
         return self._cards[name]
 
     def summaries(self) -> tuple[ModelSummary, ...]:
-        """The models that are ready, each in one line."""
-        found = []
-        for workers in self._workers.values():
-            ready = [worker.engine for worker in workers if worker.state is ModelState.READY]
-            engines = [engine for engine in ready if engine is not None]
-            if engines:
-                found.append(_summary(engines))
-        return tuple(found)
+        """The models, each in one line; of one that has not loaded yet, its name and its state."""
+        return tuple(_summary(name, workers) for name, workers in self._workers.items())
 
 
 def _state(workers: tuple[ModelWorker, ...]) -> ModelState:
@@ -109,19 +106,25 @@ def _state(workers: tuple[ModelWorker, ...]) -> ModelState:
     return next((state for state in states if state is not ModelState.READY), ModelState.READY)
 
 
-def _summary(of: list[Engine]) -> ModelSummary:
-    cards = [engine.card() for engine in of]
+def _summary(name: str, workers: tuple[ModelWorker, ...]) -> ModelSummary:
+    # By the last a model is described; while that is ready, it can be used.
+    state = ModelState.READY if workers[-1].state is ModelState.READY else _state(workers)
+    loaded = [each for each in workers if each.engine is not None]
+    able = [each for each in loaded if each.state is ModelState.READY] or loaded
+    engines = [each.engine for each in able if each.engine is not None]
+    if not engines:
+        return ModelSummary(name, "", "", "", "", 0, 0, state=state.value)
+    cards = [engine.card() for engine in engines]
     card = cards[-1]
-    able = card.capabilities
-    engines = ", ".join(each.capabilities.engine for each in cards)
-    said = [engine.certificate for engine in of if isinstance(engine, Certified)]
+    said = [engine.certificate for engine in engines if isinstance(engine, Certified)]
     return ModelSummary(
-        name=card.name,
+        name=name,
         architecture=card.architecture,
         dtype=card.dtype,
-        engine=engines,
-        device=able.device,
+        engine=", ".join(each.capabilities.engine for each in cards),
+        device=card.capabilities.device,
         layers=card.layers,
         parameters=card.parameters,
         certificate="; ".join(map(str, filter(None, said))),
+        state=state.value,
     )

@@ -59,11 +59,13 @@ class ServedModel:
 
     load: called once, on the thread that will run the model. others: engines for what the first
         cannot run, in the order they are asked; the last can do most, and describes the model.
+    give_up: called from another thread when the server stops, so that a load ends early.
     """
 
     name: str
     load: Callable[[], Engine]
     others: tuple[Callable[[], Engine], ...] = ()
+    give_up: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)

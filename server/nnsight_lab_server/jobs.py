@@ -34,6 +34,7 @@ from nnsight_lab_server.tale import Tale
 __all__ = ["Job", "ModelState", "ModelWorker"]
 
 _log = logging.getLogger(__name__)
+_LOADING_S = 15.0
 _SEE_THE_LOG = "The server's log says why; lab.models() lists what is served."
 
 
@@ -107,7 +108,8 @@ class ModelWorker:
             self._stop_run(job)
         self.looking.shutdown(wait=False, cancel_futures=True)
         if self._thread.is_alive():
-            self._thread.join()
+            # Not everything that loads can be given up; what cannot ends with the process.
+            self._thread.join(_LOADING_S if self.state is ModelState.LOADING else None)
 
     def submit(self, job: Job) -> None:
         """Put a job in its owner's line.
@@ -246,6 +248,8 @@ class ModelWorker:
             try:
                 engine.restart()
             except Exception:  # noqa: BLE001 - a seam: starting an engine runs what its library does
+                if self._is_stopping():
+                    return
                 _log.exception("The engine of %r could not be started again.", self.name)
             else:
                 with self._changed:

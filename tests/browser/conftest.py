@@ -71,6 +71,19 @@ def open_notebook(
         page.check()
 
 
+@pytest.fixture(scope="module")
+def shared(
+    browser: Browser, jupyter: JupyterServer, request: pytest.FixtureRequest
+) -> Iterator[NotebookPage]:
+    """A notebook for all tests of a file, with the extension loaded and the bundled model as `lm`."""
+    name = re.sub(r"\W+", "-", request.node.name).strip("-")
+    page = NotebookPage.open(browser, jupyter, f"shared-{name}", [READY])
+    page.run(0)
+    yield page
+    page.close()
+    page.check()
+
+
 READY = """import torch
 import nnsight_lab as nl
 %load_ext nnsight_lab

@@ -76,4 +76,9 @@ def test_what_stands_in_for_a_view_is_seen_only_without_it(notebook: NotebookPag
     notebook.page.reload()
     notebook.ready()
     notebook.page.locator("b >> text=what is saved last").wait_for()
-    assert not notebook.page.locator("text=Error displaying widget").is_visible()
+    error = notebook.page.locator("text=Error displaying widget")
+    error.wait_for(state="attached")
+    assert not error.is_visible()
+    # JupyterLab says that it has no such widget any more, which is so.
+    assert all("widget model not found" in said for said in notebook.heard.errors)
+    notebook.heard.errors.clear()

@@ -23,9 +23,16 @@ COMMAND = (sys.executable, "-m", "nnsight_lab.cli")
 
 
 @contextmanager
-def started(*arguments: str, cwd: Path = ROOT) -> Iterator[subprocess.Popen[str]]:
+def started(
+    *arguments: str, cwd: Path = ROOT, start_new_session: bool = False
+) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [*COMMAND, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*COMMAND, *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=start_new_session,
     )
     try:
         yield process

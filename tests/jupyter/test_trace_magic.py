@@ -94,11 +94,12 @@ def test_several_prompts_are_one_batch(notebook: Any, tiny: nl.LanguageModel) ->
         torch.testing.assert_close(notebook.names["last"][row], expected)
 
 
-def test_the_graph_is_printed_with_the_cells_own_lines(notebook: Any) -> None:
+def test_the_graph_is_shown_with_the_cells_own_lines(notebook: Any) -> None:
     cell = notebook.ran(f'%%trace lm "{PROMPT}" --graph\n\nh = lm.layers[1].output')
 
-    assert "read layers.1.output" in cell.text
-    assert "# line 3" in cell.text
+    said = cell.shown[0].data["text/plain"]
+    assert "read layers.1.output" in said
+    assert "# line 3" in said
 
 
 def test_the_lens_is_shown_under_the_cell(notebook: Any) -> None:

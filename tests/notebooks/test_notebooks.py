@@ -13,7 +13,16 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
-NAMES = ["01_quickstart", "02_logit_lens", "03_activation_patching"]
+NAMES = [
+    "01_quickstart",
+    "02_logit_lens",
+    "03_activation_patching",
+    "04_steering",
+    "05_attribution_patching",
+    "06_probes",
+    "07_attention_and_induction_heads",
+    "09_sharing_a_lab_server",
+]
 _done: dict[str, Any] = {}
 
 
@@ -85,10 +94,11 @@ def test_here_and_on_the_server_the_numbers_are_the_same(executed: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("executed", ["01_quickstart"], indirect=True)
 def test_the_wrong_name_is_shown_at_its_line_with_one_frame(executed: Any) -> None:
-    (error,) = [o for o in outputs_of(executed, "raises-exception") if o.output_type == "error"]
-    shown = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+    *_, card, error = outputs_of(executed, "raises-exception")
+    shown = card.data["text/plain"]
 
     assert error.ename == "AddressNotFound"
+    assert "h = lm.layers[2].outptu.save()" in "".join(error.traceback)
     assert "----> 2     h = lm.layers[2].outptu.save()" in shown
     assert "Did you mean 'output'?" in shown
     assert shown.count("/nnsight_lab/") <= 1
@@ -113,6 +123,84 @@ def test_the_patch_flips_the_indirect_object(executed: Any) -> None:
 
     assert clean > 0 > corrupt
     assert flips, "patching the last position must bring Mary back at some layer"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executed", ["04_steering"], indirect=True)
+def test_a_push_turns_the_review_and_a_random_one_does_not(executed: Any) -> None:
+    """From layer 3 on; after layers 0 and 1 the text stays the same, as the notebook says."""
+    text = printed(outputs_of(executed))
+    by_hand = re.findall(r"^([+-]0\.3) (.+)$", text, re.MULTILINE)
+    down, up, noise_down, noise_up = (written for _, written in by_hand[:4])
+    layers = re.findall(r"^layer \d: .*\|(.*) \|(.*)$", text, re.MULTILINE)
+
+    assert re.search("dull|dreadful|awful", down)
+    assert re.search("fantastic|enjoyed", up)
+    for written in (noise_down, noise_up):
+        assert not re.search("dull|dreadful|awful", written)
+    assert [one == other for one, other in layers] == [True, True, False, False, False, False]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executed", ["05_attribution_patching"], indirect=True)
+def test_the_estimate_is_as_good_as_the_notebook_says(executed: Any) -> None:
+    text = printed(outputs_of(executed))
+    found = re.findall(r"^(\w+) +correlation (\S+), estimate / effect (\S+)$", text, re.MULTILINE)
+    together = {part: float(number) for part, number, _ in found}
+    shares, difference = re.findall(r"shares (\S+), logit difference (\S+)", text)[0]
+
+    assert min(together["resid"], together["mlp"]) > 0.95
+    assert together["heads"] == min(together.values())
+    assert together["heads"] < 0.8
+    assert all(0.3 < float(slope) < 0.7 for _, _, slope in found)
+    assert "worst at head 0.0" in text
+    assert shares == difference
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executed", ["06_probes"], indirect=True)
+def test_probes_find_what_is_there_and_controls_do_not(executed: Any) -> None:
+    text = printed(outputs_of(executed))
+    rows = re.findall(r"^ *(\w+): training (\S+), held out (\S+)$", text, re.MULTILINE)
+    (control,) = re.findall(r"^held out (\[.*\])$", text, re.MULTILINE)
+
+    assert [float(held) for _, _, held in rows][1:] == [1.0] * 6
+    assert float(rows[0][2]) < 0.5
+    assert all(float(share) < 0.5 for share in re.findall(r"[\d.]+", control))
+    assert re.search(r"layer 1: held out 1\.00.*\n +pushed down( .*), up\1$", text, re.MULTILINE)
+    assert re.search(r"^ +0: logit lens .*tuned lens (?!.*Tokyo)", text, re.MULTILINE)
+    assert re.search(r"^ +3: logit lens +·Tokyo .*, tuned lens +·Tokyo", text, re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executed", ["07_attention_and_induction_heads"], indirect=True)
+def test_induction_heads_read_keys_that_previous_token_heads_wrote(executed: Any) -> None:
+    text = printed(outputs_of(executed))
+    copies = dict(re.findall(r"^(all|without [^:\n]+): (\S+)$", text, re.MULTILINE))
+    scores = {
+        port: [float(score) for score in re.findall(r"\d\.\d+", listed)]
+        for port, listed in re.findall(r"^(\w+) +from the bare model: (.*)$", text, re.MULTILINE)
+    }
+
+    assert (copies["all"], copies["without five others"]) == ("1.00", "1.00")
+    assert copies["without induction heads"] == "0.00"
+    assert copies["without previous-token heads"] == "0.00"
+    assert min(scores["nothing"]) > 0.7
+    assert min(scores["queries"]) > 0.7
+    assert max(scores["keys"]) < 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executed", ["09_sharing_a_lab_server"], indirect=True)
+def test_two_people_get_what_each_gets_alone(executed: Any) -> None:
+    text = printed(outputs_of(executed))
+    small, large = re.findall(r"five tokens: (\S+) bytes; all the logits: (\S+) bytes", text)[0]
+
+    assert text.count("the same as alone: True") == 2
+    assert float(re.findall(r"largest difference: (\S+)", text)[0]) <= 1e-5
+    assert int(small.replace(",", "")) * 100 < int(large.replace(",", ""))
+    assert "[cancelled]" in text
+    assert "layers that had arrived: [0, 1]" in text
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -24,10 +24,12 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 #: Pages whose blocks, one after another, run on the bundled model and nothing else.
 RUNNABLE = (
+    "docs/reference/background.md",
     "README.md",
     "docs/index.md",
     "docs/explanation/what-a-graph-cannot-say.md",
     "docs/how-to/read-and-edit.md",
+    "docs/how-to/read-what-is-shown.md",
     "docs/how-to/save-and-rerun-a-graph.md",
     "docs/reference/generation.md",
     "docs/reference/sessions.md",
@@ -46,6 +48,7 @@ RUNNABLE = (
     "docs/reference/module-source.md",
     "docs/reference/peeks.md",
     "docs/reference/reading-and-editing.md",
+    "docs/reference/recipes.md",
     "docs/reference/recorded-values.md",
     "docs/reference/rename.md",
     "docs/reference/scan.md",

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from tests.parity.models import D_HEAD, D_MODEL, VOCAB, grid_model
 from tests.support.family_models import FamilyModel, family_model
+from tests.support.vllm_models import D_HEAD, D_MODEL, VOCAB, vllm_model
 
 __all__ = ["FAMILIES", "Case", "Ids", "case"]
 
@@ -97,7 +97,7 @@ class Case:
 def case(name: str) -> Case:
     """The case of a family, by its name in `FAMILIES`."""
     short = FAMILIES[name]
-    module, folder = grid_model(short)
+    module, folder = vllm_model(short)
     made = Case(name, replace(family_model(short), module=module, d_head=D_HEAD), folder)
     # Drawn in this order whatever runs first.
     for what in ("clean", "corrupted", "other", "reference", "many", "direction", "sae", "probe"):

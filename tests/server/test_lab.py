@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import traceback
 
 import pytest
 import torch
 
 import nnsight_lab as nl
-from nnsight_lab.errors import AuthFailed, LabError, ModelNotFound, NotSupported, ServerUnreachable
-from tests.server.lab_server import TOKEN, Serving, serving, tiny_engine
+from nnsight_lab.errors import (
+    AuthFailed,
+    BadInput,
+    LabError,
+    ModelNotFound,
+    NotSupported,
+    ServerUnreachable,
+)
+from nnsight_lab_server.config import ServedModel
+from nnsight_lab_server.engines.base import Engine
+from tests.server.lab_server import TOKEN, Serving, serving, serving_models, tiny_engine
 from tests.support.lines import assert_at, frames_of_ours
 
 PROMPT = "The capital of France is"
@@ -152,3 +162,45 @@ def test_errors_of_a_server_that_has_gone_are_at_the_users_line() -> None:
     assert_at(run.value, "this run")
     assert_short(gone.value)
     assert_short(run.value)
+
+
+def test_a_model_that_still_loads_is_listed_with_its_state() -> None:
+    door = threading.Event()
+
+    def load() -> Engine:
+        assert door.wait(60.0)
+        return tiny_engine()
+
+    models = (ServedModel("slow", load),)
+    with serving_models(models, wait_s=None) as lab, nl.connect(lab.url, TOKEN) as connected:
+        (before,) = connected.models()
+        shown = repr(before)
+        door.set()
+        assert next(iter(lab.catalogue)).settled.wait(60.0)
+        (after,) = connected.models()
+
+    assert (before.name, before.state, before.architecture) == ("slow", "loading", "")
+    assert shown == "<slow: loading>"
+    assert (after.state, after.architecture) == ("ready", "LlamaForCausalLM")
+    assert "ready" not in repr(after)
+
+
+def test_many_ids_may_end_a_row_and_too_many_are_refused_at_the_line(lab: Serving) -> None:
+    here = nl.LanguageModel("tiny")
+    with here.generate(PROMPT, max_new_tokens=6, eos_token_id=[]) as tracer:
+        ids = tracer.result.save()
+    end = int(ids[0, -4])
+    others = [id for id in range(400) if id not in ids[0].tolist()][:200]
+    with nl.connect(lab.url, TOKEN) as connected:
+        lm = connected.model("tiny")
+        with lm.generate(PROMPT, max_new_tokens=6, eos_token_id=[*others, end]) as tracer:
+            there = tracer.result.save()
+        with (
+            pytest.raises(BadInput) as caught,
+            lm.generate(PROMPT, max_new_tokens=2, eos_token_id=list(range(512)) * 9) as tracer,
+        ):
+            tracer.result.save()
+
+    assert there.shape[1] < ids.shape[1]
+    assert int(there[0, -1]) == end
+    assert "4096" in str(caught.value)

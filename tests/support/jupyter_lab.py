@@ -47,10 +47,13 @@ class JupyterServer:
     url: str
     folder: Path
     process: subprocess.Popen[bytes]
+    app: str = "jupyterlab"
 
     @classmethod
-    def start(cls, folder: Path, *, env: dict[str, str] | None = None) -> Self:
-        """Start one, with its own settings; ready when this returns."""
+    def start(
+        cls, folder: Path, *, env: dict[str, str] | None = None, app: str = "jupyterlab"
+    ) -> Self:
+        """Start one, with its own settings; ready when this returns. app: or `notebook`."""
         work, settings = folder / "work", folder / "settings"
         work.mkdir(parents=True)
         for name, value in _SETTINGS.items():
@@ -69,12 +72,18 @@ class JupyterServer:
         }
         with (folder / "jupyter.log").open("wb") as log:
             process = subprocess.Popen(
-                _command(work, port), env=os.environ | own | (env or {}),
+                _command(work, port, app), env=os.environ | own | (env or {}),
                 stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
-        server = cls(f"http://127.0.0.1:{port}", work, process)
+        server = cls(f"http://127.0.0.1:{port}", work, process, app)
         wait_until(server._answers, 60, f"JupyterLab; see {folder / 'jupyter.log'}")
         return server
+
+    def address(self, workspace: str, file: str) -> str:
+        """Where a notebook is opened."""
+        if self.app == "notebook":
+            return f"{self.url}/notebooks/{file}"
+        return f"{self.url}/lab/workspaces/{workspace}/tree/{file}?reset"
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, "JupyterLab ended"
@@ -93,12 +102,16 @@ class JupyterServer:
             self.process.wait()
 
 
-def _command(work: Path, port: int) -> list[str]:
+def _command(work: Path, port: int, app: str) -> list[str]:
+    # Notebook 7 reads its own settings, and lets JupyterLab serve the files of extensions.
+    named = "LabApp" if app == "jupyterlab" else "JupyterNotebookApp"
+    extensions = f"extra_labextensions_path={ROOT / 'nnsight_lab' / 'labextension'}"
     return [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
+        sys.executable, "-m", app, "--no-browser", "--ip=127.0.0.1", f"--port={port}",
         "--allow-root", f"--ServerApp.root_dir={work}", "--ServerApp.port_retries=0",
         "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True",
-        "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",
+        f"--{named}.expose_app_in_browser=True", "--LabApp.news_url=None",
+        f"--LabApp.{extensions}", *([f"--{named}.{extensions}"] if app != "jupyterlab" else []),
     ]  # fmt: skip
 
 
@@ -193,7 +206,7 @@ class NotebookPage:
         page.set_default_timeout(30_000)
         heard.listen(page)
         opened = cls(page, heard, path)
-        page.goto(f"{server.url}/lab/workspaces/{name}/tree/{path.name}?reset")
+        page.goto(server.address(name, path.name))
         opened.ready()
         return opened
 

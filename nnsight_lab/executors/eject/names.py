@@ -65,8 +65,8 @@ class Names:
                 return f"{address}{rows}"
             case Weight(path=path, name=name):
                 return f"{path}.{name}"
-            case Constant():
-                return "tensor"
+            case Constant(slider=range):
+                return "tensor" if range is None else range.name
             case Apply(path=path):
                 return path.rpartition(".")[2] or "model_again"
             case LocalCall(function=function):

@@ -20,6 +20,7 @@ from nnsight_lab.ir import (
     ModuleTree,
     Node,
     Ref,
+    SliderRange,
     Weight,
 )
 from nnsight_lab.ir.literals import Arg
@@ -64,6 +65,9 @@ class Statements:
         followed: whether a gradient is taken with respect to it.
         """
         match node:
+            case Constant(value=data, slider=SliderRange() as range):
+                limits = f"  # {range.low:g} to {range.high:g}"
+                return [f"{target} = {self.constants.expression(target, data)}{limits}"]
             case Constant(value=data):
                 return [f"{target} = {self.constants.expression(target, data)}"]
             case Weight(path=path, name=name):

@@ -7,6 +7,12 @@
     lens.py      what each layer would say
     attention.py every head as a small picture, and one in full
     norms.py     how long the stream is, where it points, its main plane
+    steering.py  a direction, a strength, two texts side by side
+    space.py     the notebook's variables
+    patching.py  what a place of another prompt does in this one
+    patching_code.py  the same as a cell
+    alignment.py which token of one prompt belongs to which of another
+    features.py  what a sparse autoencoder sees
     work.py      one job a tab, on a thread of its own; a newer cancels the older
     pictures.py, pictures_stream.py  figures that no recipe draws
     still.py     what is seen without a kernel
@@ -21,9 +27,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from nnsight_lab.errors import BadInput
 from nnsight_lab.jupyter.explorer.explorer import VIEWS, Explorer
-from nnsight_lab.jupyter.explorer.subject import Subject
+from nnsight_lab.jupyter.explorer.subject import Autoencoder, Subject
 from nnsight_lab.jupyter.explorer.view import Sheet, Tell, View, Wanted
+from nnsight_lab.recipes.features import coders_of
+from nnsight_lab.recipes.prompt import layers_of, model_of
 from nnsight_lab.tracing.source import one_frame
 
 if TYPE_CHECKING:
@@ -32,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "VIEWS",
+    "Autoencoder",
     "Explorer",
     "Sheet",
     "Subject",
@@ -44,16 +54,26 @@ __all__ = [
 
 
 @one_frame
-def explore(source: LanguageModel | Run, prompt: Any = None, *, row: int = 0) -> Explorer:
+def explore(
+    source: LanguageModel | Run,
+    prompt: Any = None,
+    *,
+    row: int = 0,
+    sae: Any = None,
+    layer: int | None = None,
+) -> Explorer:
     """Explore a prompt on a model, or a run with its edits: display what this returns.
 
     source: a model, with a `prompt`; or a run. row: which prompt of a batch.
+    sae, layer: a sparse autoencoder, as `recipes.sae_features` takes it, and the layer whose
+    output it reads; they open the Features tab.
 
     Raises:
-        BadInput: it is no prompt, or has no such row.
+        BadInput: it is no prompt, or has no such row; this is no autoencoder.
         NotSupported: the model has no standard names.
     """
-    return Explorer(Subject(source, prompt, row=row, name=_name_of(source)))
+    found = None if sae is None else _autoencoder(source, sae, layer)
+    return Explorer(Subject(source, prompt, row=row, name=_name_of(source), sae=found))
 
 
 def explorer_of(run: Run) -> Callable[[], Explorer]:
@@ -61,14 +81,29 @@ def explorer_of(run: Run) -> Callable[[], Explorer]:
     return partial(explore, run)
 
 
+def _autoencoder(source: LanguageModel | Run, sae: Any, layer: int | None) -> Autoencoder:
+    coders_of(sae)
+    if layer is None:
+        raise BadInput(
+            "An autoencoder reads one layer, and none is said.",
+            hint="explore(…, sae=sae, layer=3).",
+        )
+    (layer,) = layers_of(model_of(source), [layer])
+    return Autoencoder(sae, layer, _named(sae) or "sae")
+
+
 def _name_of(source: Any) -> str:
     """What the model is called in this notebook; `lm` where it has no name."""
-    from IPython.core.getipython import get_ipython
-
     from nnsight_lab.models.run import Run
 
-    model = source.model if isinstance(source, Run) else source
+    return _named(source.model if isinstance(source, Run) else source) or "lm"
+
+
+def _named(wanted: Any) -> str:
+    """The variable of this notebook that holds it, or nothing."""
+    from IPython.core.getipython import get_ipython
+
     shell: Any = get_ipython()
     space = shell.user_ns if shell is not None else {}
-    names = [name for name, value in space.items() if value is model and name[0] != "_"]
-    return names[0] if names else "lm"
+    names = [name for name, value in space.items() if value is wanted and name[0] != "_"]
+    return names[0] if names else ""

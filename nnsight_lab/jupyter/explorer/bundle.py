@@ -17,7 +17,7 @@ __all__ = ["PARTS", "TABS", "script", "style"]
 _JS = Path(__file__).parent / "js"
 PARTS = ("dom", "colours", "heatmap", "strip", "lines", "scatter")
 """What the tabs share."""
-TABS = ("tokens", "lens", "attention", "norms")
+TABS = ("tokens", "lens", "attention", "patching", "steering", "norms", "features")
 """The tabs that the browser can draw, each in `tab_NAME.js`."""
 
 _IMPORT = re.compile(r"^import [^;]*? from \"\./?[^\"]*\";\n", re.MULTILINE)

@@ -16,8 +16,11 @@ from nnsight_lab.errors import BadInput, Cancelled, LabError
 from nnsight_lab.jupyter.channel import Channel
 from nnsight_lab.jupyter.explorer.attention import AttentionView
 from nnsight_lab.jupyter.explorer.bundle import script, style
+from nnsight_lab.jupyter.explorer.features import FeaturesView
 from nnsight_lab.jupyter.explorer.lens import LensView
 from nnsight_lab.jupyter.explorer.norms import NormsView
+from nnsight_lab.jupyter.explorer.patching import PatchingView
+from nnsight_lab.jupyter.explorer.steering import SteeringView
 from nnsight_lab.jupyter.explorer.still import still
 from nnsight_lab.jupyter.explorer.subject import Subject
 from nnsight_lab.jupyter.explorer.tokens import TokensView
@@ -29,7 +32,15 @@ if TYPE_CHECKING:
 
 __all__ = ["VIEWS", "Explorer"]
 
-VIEWS: tuple[type[View], ...] = (TokensView, LensView, AttentionView, NormsView)
+VIEWS: tuple[type[View], ...] = (
+    TokensView,
+    LensView,
+    AttentionView,
+    PatchingView,
+    SteeringView,
+    NormsView,
+    FeaturesView,
+)
 """The tabs, from left to right."""
 
 

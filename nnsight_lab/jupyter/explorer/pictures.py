@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from nnsight_lab.jupyter.axes import Labels, cell_width, numbered, token_axis
-from nnsight_lab.jupyter.figures import LabFigure
+from nnsight_lab.jupyter.explorer.view import Sheet
+from nnsight_lab.jupyter.figures import LabFigure, heatmap_figure
 from nnsight_lab.jupyter.static import heatmap_svg
 
-__all__ = ["bars_figure"]
+__all__ = ["bars_figure", "patched_figure"]
 
 
 def bars_figure(values: Sequence[float], tokens: Sequence[str], label: str) -> LabFigure:
@@ -36,3 +37,28 @@ def bars_figure(values: Sequence[float], tokens: Sequence[str], label: str) -> L
         template="plotly_white",
     )  # fmt: skip
     return figure
+
+
+def patched_figure(sheet: Sheet, tokens: Sequence[str]) -> LabFigure:
+    """The patched lens: the likeliest token at each place; colour, how much probability moved.
+
+    Without a patch, the target's own lens.
+    """
+    plain, arrays = sheet.plain, sheet.arrays
+    name = "patched" if "change" in arrays else "target"
+    words = [[plain["words"][place] for place in row] for row in arrays[f"{name}_ids"][..., 0]]
+    values = arrays.get("change", arrays[f"{name}_chances"][..., 0])
+    title = "The target's lens"
+    if plain["places"] is not None:
+        (layer, pos), (to_layer, to_pos) = plain["places"]
+        title = f"{plain['part']} of the source's {_named(layer)}, position {pos}, "
+        title += f"in {_named(to_layer)}, position {to_pos}"
+    colour = "probability moved" if "change" in arrays else "probability"
+    return heatmap_figure(
+        values, rows=list(plain["layers"]), columns=list(tokens), title=title,
+        colour_title=colour, texts=words, limits=(0.0, 1.0),
+    )  # fmt: skip
+
+
+def _named(layer: int) -> str:
+    return "embedding" if layer < 0 else f"layer {layer}"

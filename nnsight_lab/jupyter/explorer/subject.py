@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from nnsight_lab.contract import TokenRows
@@ -10,7 +11,16 @@ from nnsight_lab.models.language_model import LanguageModel
 from nnsight_lab.models.run import Run
 from nnsight_lab.recipes.prompt import model_of, prompt_of, tokens_of, word
 
-__all__ = ["Subject"]
+__all__ = ["Autoencoder", "Subject"]
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """A user's sparse autoencoder. layer: whose output it reads. name: what it is called, for code."""
+
+    module: Any
+    layer: int
+    name: str = "sae"
 
 
 class Subject:
@@ -18,10 +28,17 @@ class Subject:
 
     source: the model or the run. given: the token rows; `row` is the one looked at.
     tokens, ids: that row. name: how the model is called in the notebook, for code.
+    sae: a sparse autoencoder and the layer whose output it reads, where one is given.
     """
 
     def __init__(
-        self, source: LanguageModel | Run, prompt: Any = None, *, row: int = 0, name: str = "lm"
+        self,
+        source: LanguageModel | Run,
+        prompt: Any = None,
+        *,
+        row: int = 0,
+        name: str = "lm",
+        sae: Autoencoder | None = None,
     ) -> None:
         self.source = source
         self.model = model_of(source)
@@ -31,6 +48,7 @@ class Subject:
         self.ids = list(self.given.rows[self.row])
         self.tokens = tokens_of(self.model, self.given, self.row)
         self.name = name
+        self.sae = sae
 
     @property
     def layers(self) -> int:
@@ -59,9 +77,14 @@ class Subject:
     def explored(self) -> str:
         """Python that makes an explorer of this once more."""
         if isinstance(self.source, Run):
-            return "run.explore()"
+            return (
+                f"nl.explore(run, sae={self.sae.name}, layer={self.sae.layer})"
+                if self.sae
+                else "run.explore()"
+            )
         prompt = self.said.removeprefix("{").removesuffix("}")
-        return f"nl.explore({self.name}, {prompt})"
+        sae = f", sae={self.sae.name}, layer={self.sae.layer}" if self.sae else ""
+        return f"nl.explore({self.name}, {prompt}{sae})"
 
     @property
     def said(self) -> str:

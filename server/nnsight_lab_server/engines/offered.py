@@ -21,6 +21,8 @@ from nnsight_lab_server.config import ServedModel
 from nnsight_lab_server.engines.base import Engine
 from nnsight_lab_server.engines.transformers_engine import TransformersEngine, load_transformers
 from nnsight_lab_server.engines.vllm_engine import load_vllm
+from nnsight_lab_server.vllm.driver import check_arguments
+from nnsight_lab_server.vllm.halting import Halt
 from nnsight_lab_server.vllm.options import VllmOptions
 
 __all__ = ["ENGINES", "served_model"]
@@ -52,6 +54,8 @@ def served_model(
             hint='pip install "nnsight-lab[server,vllm]", or serve with --engine transformers.',
         )
     options = VllmOptions() if file is None else VllmOptions.from_file(file)
+    check_arguments(options)
+    halt = Halt()
     if engine == "vllm":
         load = partial(
             load_vllm,
@@ -61,10 +65,11 @@ def served_model(
             options=options,
             say=say,
             certificates=_certificates(),
+            halt=halt,
         )
-        return ServedModel(name, load)
-    both = _Both(name, source, settings, options, say)
-    return ServedModel(name, both.load_vllm, (both.load_transformers,))
+        return ServedModel(name, load, give_up=halt.ask)
+    both = _Both(name, source, settings, options, say, halt)
+    return ServedModel(name, both.load_vllm, (both.load_transformers,), give_up=halt.ask)
 
 
 def _certificates() -> Path:
@@ -83,12 +88,14 @@ class _Both:
         settings: Settings,
         options: VllmOptions,
         say: Callable[[str], None],
+        halt: Halt,
     ) -> None:
         self._name = name
         self._source = source
         self._settings = settings
         self._options = options
         self._say = say
+        self._halt = halt
         self._lock = threading.Lock()
         self._executor: LocalExecutor | None = None
         self._measured = threading.Event()
@@ -110,6 +117,7 @@ class _Both:
                 say=self._say,
                 executor=self._shared,
                 certificates=_certificates(),
+                halt=self._halt,
             )
         finally:
             self._measured.set()
@@ -117,4 +125,5 @@ class _Both:
     def load_transformers(self) -> Engine:
         """The model on Hugging Face, once nobody measures it any more."""
         self._measured.wait()
+        self._halt.check()
         return TransformersEngine(self._name, self._shared())

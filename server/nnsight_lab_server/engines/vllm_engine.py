@@ -40,6 +40,7 @@ from nnsight_lab_server.vllm.calling import Callables, check_calls
 from nnsight_lab_server.vllm.certificate import Certificate, CertificateStore, certificate_key
 from nnsight_lab_server.vllm.certify import surveyed_pass
 from nnsight_lab_server.vllm.driver import Driver, Ears, on_gpu, start
+from nnsight_lab_server.vllm.halting import Halt
 from nnsight_lab_server.vllm.knowing import (
     Described,
     Learned,
@@ -72,13 +73,14 @@ def load_vllm(
     say: Callable[[str], None] = lambda _: None,
     executor: Callable[[], LocalExecutor] | None = None,
     certificates: Path | None = None,
+    halt: Halt | None = None,
     one_process: bool = False,
 ) -> Engine:
     """The engine of a model by bundled name, folder or Hugging Face id, served as `name`.
 
     say: is told how far it is. executor: gives the model on Hugging Face, where somebody else has
     it already. certificates: a folder to keep what was measured in, for the next start.
-    one_process: keep vLLM in this process, for tests.
+    halt: asked when it is not wanted any more. one_process: keep vLLM in this process, for tests.
 
     Raises:
         ModelNotFound: there is no such model.
@@ -86,7 +88,7 @@ def load_vllm(
     """
     where, _ = resolve_name(source, settings)
     options = options or VllmOptions()
-    engine = VllmEngine(name, where, options, say=say, one_process=one_process)
+    engine = VllmEngine(name, where, options, say=say, halt=halt, one_process=one_process)
     store = CertificateStore(certificates) if certificates is not None else None
     big = None if executor is not None else too_big_to_hold(name, source, settings, options)
     if big is not None:
@@ -108,12 +110,14 @@ class VllmEngine:
         options: VllmOptions,
         *,
         say: Callable[[str], None] = lambda _: None,
+        halt: Halt | None = None,
         one_process: bool = False,
     ) -> None:
         self._name = name
         self._model = model
         self._options = options
         self._say = say
+        self._halt = halt or Halt()
         self._one_process = one_process
         self._driver: Driver | None = None
         self._learned: Learned | None = None
@@ -161,7 +165,8 @@ class VllmEngine:
         name, options = f"{self._name}, a small twin", twin_options(self._options, big.twin_part)
         with TemporaryDirectory(prefix="lab-twin-") as folder:
             big.save_twin(Path(folder))
-            twin = VllmEngine(name, folder, options, say=self._say, one_process=self._one_process)
+            here, halt = self._one_process, self._halt
+            twin = VllmEngine(name, folder, options, say=self._say, halt=halt, one_process=here)
             twin.begin(big.twin)
             twin.close()
         assert twin.certificate is not None, "begun just now"
@@ -221,8 +226,11 @@ class VllmEngine:
             self._driver.close()
 
     def _start(self) -> None:
+        self._halt.check()
         ears = Ears(self._hear, self._ended, self._died)
-        self._driver = start(self._model, self._options, ears, one_process=self._one_process)
+        self._driver = start(
+            self._model, self._options, ears, halt=self._halt, one_process=self._one_process
+        )
         lacks = sorted({line for found in self._driver.rpc("lab_selftest") for line in found})
         if lacks:
             raise EngineFailed(

@@ -40,6 +40,7 @@ In the server, when a model is about to be served:
 
     options.py       how vLLM is started
     driver.py        vLLM, driven: async_driver.py in processes of its own, one_process.py here
+    halting.py       a start that is given up
     reference.py     what Hugging Face says on a few prompts, read and edited
     discover.py      forms found by comparing numbers
     probe.py         which of them take an edit as Hugging Face does

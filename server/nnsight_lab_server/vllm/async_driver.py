@@ -10,7 +10,7 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -21,6 +21,7 @@ from typing import Any
 from nnsight_lab.errors import EngineFailed
 from nnsight_lab_server.vllm.channel import Receiver
 from nnsight_lab_server.vllm.driver import Ears, Request, on_gpu, prepare, prompt, sampling
+from nnsight_lab_server.vllm.halting import Halt, end_others, processes_here
 from nnsight_lab_server.vllm.options import VllmOptions
 
 __all__ = ["AsyncDriver"]
@@ -32,28 +33,37 @@ _STOP_S = 5.0
 
 
 class AsyncDriver:
-    """Implements `Driver`."""
+    """Implements `Driver`. halt: may be asked while it starts."""
 
-    def __init__(self, model: str, options: VllmOptions, ears: Ears) -> None:
+    def __init__(
+        self, model: str, options: VllmOptions, ears: Ears, halt: Halt | None = None
+    ) -> None:
         self._ears = ears
+        self._halt = halt or Halt()
         self._receiver = Receiver(ears.message)
         self._engine: Any = None
         self._dead: BaseException | None = None
         self._closing = False
-        self._workers: list[Any] = []
+        self._processes: list[Any] = []
         self._asked: set[Future[Any]] = set()
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
+        self._thread = threading.Thread(target=self._turn, name="vllm", daemon=True)
         self._thread.start()
+        end = partial(end_others, processes_here())
         try:
-            self._call(self._start(model, options)).result()
+            self._halt.wait(self._call(self._start(model, options)), end)
         except Exception as exc:  # a seam: whatever vLLM raises when it cannot start
             self.close()
+            self._halt.check()
             raise EngineFailed(
                 f"vLLM does not start: {type(exc).__name__}: {exc}",
                 hint="Its own words in the log say more.",
             ) from exc
+        except BaseException:  # Ctrl-C where nobody else hears it
+            end()
+            self.close()
+            raise
 
     @property
     def address(self) -> str:
@@ -68,7 +78,7 @@ class AsyncDriver:
     @property
     def alive(self) -> bool:
         """Whether all its processes run, as far as is known."""
-        return self._engine is not None and self._dead is None
+        return self._engine is not None and self._dead is None and not self._closing
 
     @property
     def under_way(self) -> int:
@@ -77,11 +87,11 @@ class AsyncDriver:
 
     def submit(self, requests: Iterable[Request]) -> None:
         """Queue requests in their order."""
-        self._loop.call_soon_threadsafe(self._submit, list(requests))
+        self._soon(self._submit, list(requests))
 
     def abort(self, ids: Iterable[str]) -> None:
         """End requests; the worker hears of it with its next step."""
-        self._loop.call_soon_threadsafe(self._abort, list(ids))
+        self._soon(self._abort, list(ids))
 
     def tell(self, name: str, *args: Any) -> None:
         """Call a method of every worker between two steps."""
@@ -91,7 +101,7 @@ class AsyncDriver:
             with suppress(Exception):
                 await self._engine.collective_rpc(name, args=args)
 
-        self._call(call())
+        self._soon(lambda: asyncio.create_task(call()))
 
     def rpc(self, name: str, *args: Any) -> list[Any]:
         """Call a method of every worker between two steps, and wait for it."""
@@ -100,7 +110,7 @@ class AsyncDriver:
         answer = self._call(self._engine.collective_rpc(name, timeout=_CALL_S, args=args))
         self._asked.add(answer)
         try:
-            found: list[Any] = answer.result()
+            found: list[Any] = self._halt.wait(answer, self._end)
         finally:
             self._asked.discard(answer)
         return found
@@ -110,31 +120,55 @@ class AsyncDriver:
         if self._closing:
             return
         self._closing = True
+        if self._halt.asked:
+            self._end()
         with suppress(Exception):
             self._call(self._stop()).result(_STOP_S * 4)
-        for process in self._workers:
-            # One that hangs has not heard that it should end, and would keep its memory.
-            with suppress(Exception):
-                process.kill()
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        # One that hangs has not heard that it should end, and would keep its memory.
+        self._end()
+        self._soon(self._loop.stop)
         self._thread.join(_STOP_S)
         for answer in [*self._asked]:
             answer.cancel()  # it never comes: the loop has ended
         self._receiver.close()
 
+    def _end(self) -> None:
+        """End its processes on this machine, whatever they do."""
+        for process in self._processes:
+            with suppress(Exception):
+                process.kill()
+
     def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
+    def _soon(self, callback: Callable[..., object], *args: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed: there is nobody to tell any more
+            self._loop.call_soon_threadsafe(callback, *args)
+
     # ---------------------------------------------------------------- on the loop
+
+    def _turn(self) -> None:
+        """Run the loop until it is stopped, and leave nothing of it behind."""
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._clear())
+        self._loop.close()
+
+    async def _clear(self) -> None:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        _close_sockets(self._engine)
 
     async def _start(self, model: str, options: VllmOptions) -> None:
         prepare(options, processes=True)
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        self._halt.check()
         arguments = options.arguments(model, on_gpu=on_gpu())
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-        self._workers = _on_this_machine(await self._engine.collective_rpc("lab_process"))
+        self._processes = _on_this_machine(await self._engine.collective_rpc("lab_process"))
         self._looking = asyncio.create_task(self._look())
 
     async def _look(self) -> None:
@@ -188,8 +222,24 @@ class AsyncDriver:
         self._engine.shutdown()
 
 
+def _close_sockets(engine: Any) -> None:
+    """Close the sockets of vLLM's client, if it has not.
+
+    When its processes die, a thread of its own leaves that to the loop, which may have been stopped
+    meanwhile. Then whatever thread collects garbage next would wait for them for ever: zmq ends a
+    context only when all its sockets are closed.
+    """
+    zmq: Any = import_module("zmq")
+    resources = getattr(getattr(engine, "engine_core", None), "resources", None)
+    for held in () if resources is None else [*vars(resources).values()]:
+        if isinstance(held, zmq.Socket) and not held.closed:
+            held.close(linger=0)
+
+
 def _on_this_machine(workers: Iterable[tuple[str, int]]) -> list[Any]:
-    """Handles of worker processes, which stay theirs when a number is given to another process."""
+    """Handles of workers and of who started them, by numbers that may be another process's later."""
     psutil = import_module("psutil")
     here = socket.gethostname()
-    return [psutil.Process(number) for host, number in workers if host == here]
+    found = [psutil.Process(number) for host, number in workers if host == here]
+    above = {process.parent() for process in found} - {None, psutil.Process()}
+    return [*above, *found]

@@ -16,6 +16,7 @@ import torch
 
 from nnsight_lab.errors import NotSupported, ShapeMismatch
 from nnsight_lab_server.vllm.checkpoint import Checkpoint, checkpoint_folder
+from nnsight_lab_server.vllm.ranks import largest
 from nnsight_lab_server.vllm.routes import Route, close_enough, fitted, likely_routes
 
 __all__ = ["Sample", "VllmCalls", "samples_of"]
@@ -105,18 +106,24 @@ class VllmCalls:
         given, expected = sample
         enough = close_enough(expected)
         best: tuple[Route | None, float] = (None, float("inf"))
+        good = False
         for route in dict.fromkeys(likely_routes(path, self._model)):
             output = self._tried(route, given)
-            if output is None or output.shape[:-1] != expected.shape[:-1]:
-                continue
-            rows = output.flatten(0, -2), expected.to(output.device).flatten(0, -2)
-            best = min(best, fitted(route, *rows), key=lambda pair: pair[1])
+            found, off = route, float("inf")
+            if output is not None and output.shape[:-1] == expected.shape[:-1]:
+                rows = output.flatten(0, -2), expected.to(output.device).flatten(0, -2)
+                found, off = fitted(route, *rows)
+            # The next try may need all workers: were one content and another not, it would wait
+            # for ever. So the worst of them decides.
+            off, wrong = largest([off, float(off > enough)])
+            if off < best[1]:
+                best, good = (found, off), not wrong
             # Two activations may be nearly the same, so of those all are tried.
-            if best[1] <= enough and route.function is None:
+            if good and route.function is None:
                 break
-        found, off = best
-        if found is not None and off <= enough:
-            self._routes[path] = found
+        chosen, off = best
+        if chosen is not None and good:
+            self._routes[path] = chosen
         else:
             self._wrong[path] = off
         return off

@@ -9,6 +9,7 @@ when the engine is closed, and folders of servers that died are removed when the
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import queue
@@ -32,7 +33,7 @@ from nnsight_lab_server.vllm.parcels import decode, encode
 __all__ = ["Here", "Receiver", "Sender", "Sends", "sender_to"]
 
 _log = logging.getLogger(__name__)
-_PREFIX = "nnsight-lab-"
+_PREFIX = "nnsight-lab.v2-"  # before, folders had no locks
 _TICK_MS = 200
 _LINGER_MS = 500
 _HERE = "here:"
@@ -161,8 +162,9 @@ class Receiver:
     def __init__(self, hear: Callable[[Message], None]) -> None:
         zmq: Any = import_module("zmq")
         self._hear = hear
-        self.folder = _new_folder()
+        self.folder, lock = _new_folder()
         self.address = f"ipc://{self.folder / 'socket'}"
+        self._lock: int | None = lock
         self._closing = False
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PULL)
@@ -177,6 +179,9 @@ class Receiver:
         if threading.current_thread() is not self._thread:
             self._thread.join()
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _work(self) -> None:
         while not self._closing:
@@ -194,23 +199,34 @@ class Receiver:
         return frames
 
 
-def _new_folder() -> Path:
-    """A folder in shared memory that only this user may enter; leftovers of the dead are removed."""
+def _new_folder() -> tuple[Path, int]:
+    """A folder in shared memory that only this user may enter, and the lock that says it is in use.
+
+    Leftovers of the dead are removed. A lock goes with its process, however that ends; a number of
+    a process may be another's by now, or mean nothing in this container.
+    """
     shared = Path("/dev/shm")  # noqa: S108 - memory that processes share, not a temporary file
     root = shared if shared.is_dir() else Path(tempfile.gettempdir())
     for old in root.glob(f"{_PREFIX}*"):
-        if not _lives(old.name.removeprefix(_PREFIX).partition("-")[0]):
+        if not _in_use(old):
             shutil.rmtree(old, ignore_errors=True)
-    folder = root / f"{_PREFIX}{os.getpid()}-{uuid4().hex[:12]}"
-    folder.mkdir(mode=0o700)
-    return folder
+    name = f"{_PREFIX}{os.getpid()}-{uuid4().hex[:12]}"
+    begun = root / f".{name}"  # nobody looks for it by this name, until it is locked
+    begun.mkdir(mode=0o700)
+    lock = os.open(begun, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return begun.rename(root / name), lock
 
 
-def _lives(pid: str) -> bool:
+def _in_use(folder: Path) -> bool:
     try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError:  # somebody else's, or gone
         return True
-    return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False

@@ -9,16 +9,29 @@ driver only says when a request has ended and when the engine has died.
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
+from nnsight_lab.errors import NotSupported
+from nnsight_lab_server.vllm.halting import Halt
 from nnsight_lab_server.vllm.messages import Message
 from nnsight_lab_server.vllm.options import VllmOptions
 
-__all__ = ["Driver", "Ears", "Request", "on_gpu", "prepare", "prompt", "sampling", "start"]
+__all__ = [
+    "Driver",
+    "Ears",
+    "Request",
+    "check_arguments",
+    "on_gpu",
+    "prepare",
+    "prompt",
+    "sampling",
+    "start",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +131,28 @@ def prepare(options: VllmOptions, *, processes: bool) -> None:
             os.environ[name] = _OURS[name] = value
 
 
+def check_arguments(options: VllmOptions) -> None:
+    """Check that vLLM has the arguments of its own that an operator gives; takes as long as an import.
+
+    Raises:
+        NotSupported: it does not have one of them.
+    """
+    if not options.engine:
+        return
+    prepare(options, processes=True)  # what it logs is decided when it is imported
+    from vllm import AsyncEngineArgs
+
+    known = {each.name for each in fields(AsyncEngineArgs)}
+    wrong = sorted(options.engine.keys() - known)
+    if wrong:
+        near = difflib.get_close_matches(wrong[0], known, 1)
+        nearest = f"Did you mean {near[0]}? " if near else ""
+        raise NotSupported(
+            f"vLLM has no argument {', '.join(wrong)}, which is given under [engine].",
+            hint=f"{nearest}They are those of its EngineArgs, with underscores.",
+        )
+
+
 def sampling(request: Request) -> Any:
     """VLLM's parameters of a request: it never stops by itself, and takes the likeliest token."""
     from vllm import SamplingParams
@@ -140,11 +175,18 @@ def prompt(request: Request) -> Any:
     return TokensPrompt(prompt_token_ids=list(request.token_ids), cache_salt=request.salt)
 
 
-def start(model: str, options: VllmOptions, ears: Ears, *, one_process: bool = False) -> Driver:
-    """Start vLLM on a folder or a Hugging Face id; takes as long as that takes.
+def start(
+    model: str,
+    options: VllmOptions,
+    ears: Ears,
+    *,
+    halt: Halt | None = None,
+    one_process: bool = False,
+) -> Driver:
+    """Start vLLM on a folder or a Hugging Face id; takes as long as that takes, unless halted.
 
     Raises:
-        EngineFailed: it cannot be imported, or does not start.
+        EngineFailed: it cannot be imported, does not start, or is not wanted any more.
     """
     if one_process:
         from nnsight_lab_server.vllm.one_process import OneProcessDriver
@@ -152,4 +194,4 @@ def start(model: str, options: VllmOptions, ears: Ears, *, one_process: bool = F
         return OneProcessDriver(model, options, ears)
     from nnsight_lab_server.vllm.async_driver import AsyncDriver
 
-    return AsyncDriver(model, options, ears)
+    return AsyncDriver(model, options, ears, halt)

@@ -20,7 +20,7 @@ import torch
 
 from nnsight_lab.contract import TokenRows
 from nnsight_lab.executors.listen import Listener
-from nnsight_lab.ir import STEP, TOKENS, Address, Skip
+from nnsight_lab.ir import RESULT_MOMENT, STEP, TOKENS, Address, Skip
 from nnsight_lab.passes import last_positions
 from nnsight_lab.passes.schedule import Moment, Schedule
 from nnsight_lab.passes.skips import skip_moments
@@ -108,7 +108,7 @@ class Moments:
         """The moments of this part, in order, but for what comes when a pass is over."""
         begin, end = self.begins * STEP, (self.stages.at(self.begins).last + 1) * STEP
         own = (moment for moment in sorted(plan.moments) if begin <= moment < end)
-        return [moment for moment in own if moment % STEP < STEP - 2]
+        return [moment for moment in own if moment % STEP < RESULT_MOMENT]
 
     def _lay_out(self) -> None:
         """Note which moments come at which point of this worker's model, by forward pass."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from nnsight_lab.errors import BadInput
-from nnsight_lab.ir import RESULT, STEP, TOKENS, Address
+from nnsight_lab.ir import RESULT, STEP, TOKENS, TOKENS_MOMENT, Address
 from nnsight_lab.runtime.interleaver import Place
 from nnsight_lab_server.vllm.moments import Moments
 from nnsight_lab_server.vllm.rows import Piece, Segment, pieces_of
@@ -23,7 +23,6 @@ from nnsight_lab_server.vllm.texts import Texts
 __all__ = ["LOGITS", "PartRun", "TellTokens"]
 
 LOGITS = Address("", "logits")
-_TOKENS_MOMENT = STEP - 3
 
 TellTokens = Callable[[int, tuple[int, ...]], None]
 """Told of each step whose tokens are known: its number in the run, and an id for each row."""
@@ -86,7 +85,7 @@ class PartRun(Moments):
     def _go_on(self, row: int, step: int, logits: torch.Tensor) -> None:
         """Choose a row's token, unless it is known, and make it the likeliest by far."""
         ids = self.texts.ids[row]
-        moment = (self.begins + step) * STEP + _TOKENS_MOMENT
+        moment = (self.begins + step) * STEP + TOKENS_MOMENT
         if step == len(ids) and (row, step) not in self._chosen:
             own = self._edited_logits(row, step)
             chosen = self.texts.choose(row, logits if own is None else own)
@@ -169,7 +168,7 @@ class PartRun(Moments):
 
     def _names_tokens(self, step: int) -> bool:
         """Whether a step's tokens are asked for: then they are told, be they the last thing."""
-        return (self.begins + step) * STEP + _TOKENS_MOMENT in self.plan.moments
+        return (self.begins + step) * STEP + TOKENS_MOMENT in self.plan.moments
 
     def end(self) -> tuple[int, bool]:
         """Give what is known at its end; how many forward passes it took, and whether it ended.

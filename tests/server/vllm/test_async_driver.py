@@ -9,6 +9,8 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -106,3 +108,43 @@ def test_closing_twice_is_closing_once(driver: AsyncDriver) -> None:
     begun = time.monotonic()
     driver.close()
     assert time.monotonic() - begun < 1.0
+
+
+def test_sockets_that_vllm_leaves_to_a_stopped_loop_keep_nobody_waiting(
+    driver: AsyncDriver,
+) -> None:
+    """As when its processes die while it is closed: its own thread leaves the sockets to the loop.
+
+    A zmq context ends when all its sockets are closed. If they stay open, a collection of garbage
+    on any thread waits for them without an end.
+    """
+    zmq: Any = import_module("zmq")
+    zmq_asyncio: Any = import_module("zmq.asyncio")
+    core_client: Any = import_module("vllm.v1.engine.core_client")
+    context = zmq.Context(io_threads=2)
+    above = zmq_asyncio.Context(context)
+    resources = core_client.BackgroundResources(ctx=context)
+
+    async def opened() -> None:
+        resources.output_socket = above.socket(zmq.PULL)
+        resources.output_socket.bind("inproc://test")
+
+    driver._call(opened()).result(5.0)
+    driver._engine.engine_core = SimpleNamespace(resources=resources)
+    loop = driver._loop
+    driver.close()
+
+    assert loop.is_closed()
+    assert resources.output_socket.closed
+    ending = threading.Thread(target=context.term, daemon=True)
+    ending.start()
+    ending.join(10.0)
+    assert not ending.is_alive()
+
+
+def test_what_is_said_to_a_driver_that_was_closed_is_no_matter(driver: AsyncDriver) -> None:
+    driver.close()
+
+    driver.abort(["r/0/0/0"])
+    driver.tell("lab_forget", "r")
+    assert not driver.alive

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -181,3 +182,17 @@ def test_what_a_dead_server_left_is_removed_by_the_next(tmp_path: Path) -> None:
     assert was_there
     assert gone
     assert mode == 0o700
+
+
+def test_a_folder_in_use_stays_whatever_its_name_says() -> None:
+    """Its number may be of no process here: the server runs in a container that shares memory."""
+    first = Receiver(print)
+    moved = first.folder.with_name(first.folder.name.replace(f"{os.getpid()}-", "4194999-"))
+    first.folder = first.folder.rename(moved)
+    second = Receiver(print)
+    kept = moved.is_dir()
+    second.close()
+    first.close()
+
+    assert kept
+    assert not moved.exists()

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from nnsight_lab.errors import NotSupported
+from nnsight_lab.settings import Settings
+from nnsight_lab_server.engines.offered import served_model
 from nnsight_lab_server.vllm import driver
 from nnsight_lab_server.vllm.options import VllmOptions
 
@@ -91,3 +93,16 @@ def test_an_engine_is_started_with_its_own_limits_and_an_operators(
     monkeypatch.setenv(limit, "7")
     driver.prepare(VllmOptions(step_s=99), processes=True)
     assert os.environ[limit] == "7"
+
+
+def test_an_argument_that_vllm_does_not_have_is_refused_before_anything_is_loaded(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "vllm.toml"
+    file.write_text("[engine]\nmax_num_seq = 3\n")
+
+    with pytest.raises(NotSupported, match="no argument max_num_seq,") as caught:
+        served_model("no-such-model", "no-such-model", Settings(), engine="vllm", file=file)
+    assert "max_num_seqs" in caught.value.hint
+    file.write_text("[engine]\nmax_num_seqs = 3\n")
+    served_model("no-such-model", "no-such-model", Settings(), engine="vllm", file=file)

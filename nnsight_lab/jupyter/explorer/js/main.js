@@ -7,11 +7,17 @@
 import { connect } from "../../channel.js";
 import { h, Tip, unpacked } from "./dom.js";
 import { attentionTab } from "./tab_attention.js";
+import { featuresTab } from "./tab_features.js";
 import { lensTab } from "./tab_lens.js";
 import { normsTab } from "./tab_norms.js";
+import { patchingTab } from "./tab_patching.js";
+import { steeringTab } from "./tab_steering.js";
 import { tokensTab } from "./tab_tokens.js";
 
-const TABS = { tokens: tokensTab, lens: lensTab, attention: attentionTab, norms: normsTab };
+const TABS = {
+  tokens: tokensTab, lens: lensTab, attention: attentionTab, patching: patchingTab, steering: steeringTab,
+  norms: normsTab, features: featuresTab,
+};
 const PINS = Symbol.for("nnsight_lab.pins");
 globalThis[PINS] ||= [];
 

@@ -1,0 +1,57 @@
+"""A lab's server and its models, and experiments. A lab says where it is and asks it nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nnsight_lab.jupyter.reprs.html import COPY, FAINT, Markup, code, page, table, tag
+from nnsight_lab.jupyter.reprs.trees import size_in_words
+from nnsight_lab.models.experiment import Experiment
+from nnsight_lab.models.lab import Lab, LabModel
+
+__all__ = ["experiment_html", "lab_html", "models_html"]
+
+
+def lab_html(lab: Lab, name: str) -> Markup:
+    """Where a lab is, and what to do with it. name: the variable that holds it."""
+    asked = _copied(f"{name}.models()")
+    loaded = _copied(f'{name}.model("…")')
+    head = tag("div", tag("b", "Lab"), " at ", code(lab.url))
+    said = tag("div", asked, " what it serves · ", loaded, " a model to trace with", style=FAINT)
+    return page("lab", head, said, onclick=COPY)
+
+
+def _copied(text: str) -> Markup:
+    return tag(
+        "span", code(text), data_copy=text, title=f"{text} (click to copy)", style="cursor: copy"
+    )
+
+
+def models_html(models: Sequence[LabModel], name: str) -> Markup:
+    """The models of a lab; a click on a name copies what makes it a model here."""
+    if not models:
+        return page("models", tag("div", "The lab serves no models."))
+    checked = any(model.certificate for model in models)
+    names = ("model", "architecture", "layers", "parameters", "dtype", "engine", "device")
+    rows = [_row(model, name, checked=checked) for model in models]
+    return page("models", table((*names, "compared") if checked else names, rows), onclick=COPY)
+
+
+def _row(model: LabModel, name: str, *, checked: bool) -> list[str]:
+    made = f"lm = {name}.model({model.name!r})"
+    cell = tag(
+        "span", code(model.name, "font-weight: 600"), data_copy=made,
+        title=f"{made} (click to copy)", style="cursor: copy",
+    )  # fmt: skip
+    size = size_in_words(model.parameters)
+    cells = [cell, model.architecture, str(model.layers), size]
+    cells += [model.dtype, model.engine, model.device]
+    return [*cells, str(model.certificate or "")] if checked else cells
+
+
+def experiment_html(experiment: Experiment) -> Markup:
+    """An experiment: the lines of its plain text as a table."""
+    head, *lines = repr(experiment).splitlines()
+    rows = [line.strip().partition(": ")[::2] for line in lines]
+    made = [(tag("b", name), value) for name, value in rows]
+    return page("experiment", tag("div", tag("b", head.strip("<>"))), table((), made))

@@ -1,0 +1,39 @@
+"""A lab in a notebook: what it serves, without asking it more than one asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nnsight_lab as nl
+from nnsight_lab.jupyter.reprs import html_of
+from tests.server.lab_server import TOKEN, serving, tiny_engine
+from tests.support.html_tree import parsed
+
+
+def test_a_lab_and_its_models_give_code_that_works(notebook: Any) -> None:
+    with serving(("tiny", tiny_engine)) as lab, nl.connect(lab.url, TOKEN) as connected:
+        notebook.names["mine"] = connected
+        models = connected.models()
+        table = parsed(html_of(models, notebook.shell) or "")
+        one = parsed(html_of(models[0], notebook.shell) or "")
+        served = connected.model("tiny")
+        tree = parsed(html_of(served, notebook.shell) or "")
+        run = notebook.ran(
+            'far = mine.model("tiny")\nwith far.trace("a b") as t:\n    x = far.logits.save()'
+        )
+        told = parsed(html_of(notebook.names["t"].run, notebook.shell) or "")
+
+    head, row = table.rows()
+    assert dict(zip(head, row, strict=True))["architecture"] == "LlamaForCausalLM"
+    (name,) = (each for each in table.within() if "data-copy" in each.attributes)
+    assert name.attributes["data-copy"] == "lm = mine.model('tiny')"
+    assert one.rows() == table.rows()
+    assert "[0] … [5]" in tree.text
+    assert run.error is None
+    assert "bytes sent" in told.text
+
+
+def test_a_closed_lab_is_still_shown(notebook: Any) -> None:
+    with serving(("tiny", tiny_engine)) as lab, nl.connect(lab.url, TOKEN) as connected:
+        pass
+    assert lab.url in parsed(html_of(connected, notebook.shell) or "").text
