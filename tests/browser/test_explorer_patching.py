@@ -82,26 +82,32 @@ def go_to(heat: Locator, layer: int, position: int) -> None:
         heat.press("ArrowRight")
 
 
+_TIPS = (
+    "() => [...document.querySelectorAll('.nnl-tip:not([hidden])')].map(it => it.innerText).join()"
+)
+
+
 def middle(panel: Locator, number: int, layer: int, position: int) -> tuple[float, float]:
     """Where a cell of the source (0) or target (1) is on the page; found by hovering."""
-    heat = panel.locator(".nnl-heat").nth(number)
-    heat.scroll_into_view_if_needed()
-    box = heat.bounding_box()
+    box = panel.locator(".nnl-heat").nth(number).bounding_box()
     assert box is not None
-    tip, page = panel.page.locator(".nnl-tip"), panel.page
-    for down in range(6, int(box["height"]) - 10, 9):
-        page.mouse.move(box["x"] + 90, box["y"] + down)
-        if f"layer {layer}," in tip.inner_text():
-            break
-    for across in range(70, int(box["width"]), 14):
-        page.mouse.move(box["x"] + across, box["y"] + down)
-        if f"layer {layer}, position {position} " in tip.inner_text():
-            return box["x"] + across, box["y"] + down
-    raise AssertionError(f"no cell {layer}, {position}")
+    page = panel.page
+
+    def over(x: float, y: float) -> str:
+        page.mouse.move(x, y)
+        said: str = page.evaluate(_TIPS)
+        return said
+
+    heights = (box["y"] + 5 + step for step in range(0, int(box["height"]) - 10, 8))
+    down = next(y for y in heights if f"layer {layer}," in over(box["x"] + 90, y))
+    widths = (box["x"] + 70 + step for step in range(0, int(box["width"]) - 70, 14))
+    across = next(x for x in widths if f"layer {layer}, position {position} " in over(x, down))
+    return across + 4, down + 3
 
 
 def drag(panel: Locator, taken: tuple[int, int], put: tuple[int, int]) -> None:
     """Drag a cell of the source onto one of the target, with the mouse."""
+    panel.locator(".nnl-heat").nth(1).scroll_into_view_if_needed()
     begun, end = middle(panel, 0, *taken), middle(panel, 1, *put)
     mouse = panel.page.mouse
     mouse.move(*begun)
@@ -181,7 +187,7 @@ def test_the_keyboard_patches_prompts_of_two_lengths(
     assert shared.python("len(runs)") == before + 1
 
 
-LONG = "The capital of France is Paris. " * 60
+LONG = "The capital of France is Paris. " * 14
 """Long enough that a map of it takes a while."""
 
 
@@ -192,7 +198,7 @@ def test_a_map_fills_live_and_stops_while_a_cell_is_busy(shared: NotebookPage) -
     panel = patching(slow, LONG.replace("France", "Spain"))
     panel.get_by_label("answer token", exact=True).fill(" Paris")
     panel.get_by_label("other token").fill(" Madrid")
-    busy = shared.add("import time\ntime.sleep(25)")
+    busy = shared.add("import time\ntime.sleep(15)")
     shared.start(busy)
     wait_until(lambda: shared.busy(busy), 5, "the cell")
     panel.get_by_role("button", name="Map", exact=True).click()
