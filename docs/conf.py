@@ -35,6 +35,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(Tensor|Any|Path|TypeAlias)"),
     # Rooms of ours that are no part of the public surface; a signature may still show them.
     (r"py:.*", r"nnsight_lab\.(executors|tracing|kernels|runtime|wire|ir\.(codec|literals))\..*"),
+    (r"py:.*", r"nnsight_lab\.ir\.nodes\.SliderRange"),
     (r"py:.*", r"(SourceLine|Site|Spec|Arg|Inputs|NodeId|Emit|RunEvent|Reads|Writes|Modules)"),
 ]
 autodoc_typehints = "signature"

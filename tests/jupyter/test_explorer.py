@@ -234,3 +234,16 @@ def test_the_script_is_small_and_its_names_are_one_files() -> None:
 def test_every_tab_has_its_file_and_its_view(tiny: nl.LanguageModel) -> None:
     assert set(Explorer(Subject(tiny, PROMPT)).views) == set(TABS)
     assert len(set(PARTS)) == len(PARTS)
+
+
+def test_code_of_a_run_calls_it_by_its_name(notebook: Notebook) -> None:
+    notebook.ran(
+        f'%%trace lm "{PROMPT}" --as halved -q\nlm.layers[2].output[:, -1] *= 0.5\nlogits = lm.logits'
+    )
+    explorer = nl.explore(notebook.names["halved"])
+    shown = asked(explorer.views["lens"]).arrays["probabilities"]
+    notebook.ran(explorer.code("lens"))
+    found = notebook.names["probabilities"]
+
+    assert explorer.code("lens").startswith("%%trace lm --then halved\n")
+    torch.testing.assert_close(found, torch.from_numpy(shown))

@@ -209,6 +209,47 @@ def test_two_people_get_what_each_gets_alone(executed: Any) -> None:
     assert "layers that had arrived: [0, 1]" in text
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("executed", ["08_generation_live"], indirect=True)
+def test_a_moved_slider_turns_the_review_and_a_cancelled_run_says_so(executed: Any) -> None:
+    text = printed(outputs_of(executed))
+    down, up = (
+        re.findall(rf"^{re.escape(at)} (.+)$", text, re.MULTILINE)[0] for at in ("-0.3", "+0.3")
+    )
+
+    assert re.search("dull|dreadful|awful", down)
+    assert re.search("fantastic|enjoyed|great", up)
+    assert not re.search("dull|dreadful|awful", up)
+    assert re.search(r"^,  +0\.70 #{7}$", text, re.MULTILINE)
+    assert "it is done: True" in text
+    assert "Cancelled after" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executed", ["08_generation_live"], indirect=True)
+def test_a_live_view_leaves_its_text(executed: Any) -> None:
+    shown = [
+        out.data["text/plain"] for out in outputs_of(executed) if "text/html" in out.get("data", {})
+    ]
+    (live,) = [text for text in shown if "length of the stream:" in text]
+
+    assert ", a quiet boy named Daniel lived near the sea. The cat sat on the" in live
+    assert "entropy:" in live
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executed", ["10_writing_your_own_view"], indirect=True)
+def test_a_view_of_ones_own_gives_code_of_the_same_numbers(executed: Any) -> None:
+    text = printed(outputs_of(executed))
+    chances = [float(found) for found in re.findall(r"p\( Mary\) = (\S+),", text)]
+
+    assert "the same numbers: True" in text
+    assert re.search(r"most along at '·and' \(\+0\.9\d\)", text)
+    assert re.search(r"most against at '·to' \(-0\.\d\d\)", text)
+    assert len(chances) == 3
+    assert chances[0] < 0.1 < 0.9 < chances[2]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_is_kept_without_outputs(name: str) -> None:
     """Outputs are made by running; what is kept is the text and the code."""
