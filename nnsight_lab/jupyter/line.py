@@ -32,6 +32,7 @@ PROMPT   "text", or {expression}; several make a padded batch
 --then RUN       the prompt of an earlier run, after its edits; in place of a prompt
 --on NAME        where to run: local, or the variable of a connected lab
 --bg             go on at once; the run fills in behind: run.wait(), await run, %nnl cancel
+--live           show tokens and saved values while the model runs; sliders move it again
 --timeout S      cancel what has not ended after S seconds
 --scan           shapes only: nothing runs
 --explain        what would run, where, and what it costs: nothing runs
@@ -48,7 +49,7 @@ _VALUED = {
 }  # fmt: skip
 _FLAGS = {
     "--graph": "graph", "--no-peek": "no_peek", "-q": "quiet", "--quiet": "quiet",
-    "--bg": "background", "--scan": "scan", "--explain": "explain",
+    "--bg": "background", "--live": "live", "--scan": "scan", "--explain": "explain",
 }  # fmt: skip
 """Options without a value, and the field of `TraceLine` that each sets."""
 
@@ -89,6 +90,7 @@ class TraceLine:
     no_peek: bool = False
     quiet: bool = False
     background: bool = False
+    live: bool = False
     scan: bool = False
     explain: bool = False
     timeout: float | None = None
@@ -178,7 +180,7 @@ _LONGEST_S = 1e7
 def _check_together(said: TraceLine) -> None:
     """Raise `MagicUsage` for options that ask for a run and for none."""
     without = [name for name in ("--scan", "--explain") if getattr(said, _FLAGS[name])]
-    given = {"--bg": said.background, "--diff": said.diff, "--show": said.show}
+    given = {"--bg": said.background, "--live": said.live, "--diff": said.diff, "--show": said.show}
     given["--timeout"] = said.timeout
     asked = [name for name, value in given.items() if value]
     if len(without) > 1 or (without and asked):

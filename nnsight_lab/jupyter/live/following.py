@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
 
 from nnsight_lab.contract import Done, Failed, Queued, RunEvent, Saved, Token
 from nnsight_lab.errors import Cancelled
+from nnsight_lab.jupyter.line import TraceLine
 from nnsight_lab.jupyter.live.view import LiveView
 from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.models.under_way import RunUnderWay, watching
 from nnsight_lab.tracing.show import is_plotted, is_shown, label_of
 
-__all__ = ["draw_plots", "following"]
+__all__ = ["draw_plots", "followed_by_line", "following"]
 
 
 class _Follower:
@@ -93,6 +94,11 @@ def following(model: TracedModel) -> Iterator[LiveView]:
             yield follower.view
     finally:
         _followed.remove(follower)
+
+
+def followed_by_line(model: TracedModel, said: TraceLine) -> AbstractContextManager[LiveView]:
+    """What `--live` opens around the run of a cell."""
+    return following(model)
 
 
 _followed: list[_Follower] = []
