@@ -21,7 +21,9 @@ NAMES = [
     "05_attribution_patching",
     "06_probes",
     "07_attention_and_induction_heads",
+    "08_generation_live",
     "09_sharing_a_lab_server",
+    "10_writing_your_own_view",
 ]
 _done: dict[str, Any] = {}
 

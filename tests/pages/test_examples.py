@@ -28,6 +28,7 @@ RUNNABLE = (
     "README.md",
     "docs/index.md",
     "docs/explanation/what-a-graph-cannot-say.md",
+    "docs/how-to/explore.md",
     "docs/how-to/read-and-edit.md",
     "docs/how-to/read-what-is-shown.md",
     "docs/how-to/save-and-rerun-a-graph.md",

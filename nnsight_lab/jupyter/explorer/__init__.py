@@ -73,7 +73,8 @@ def explore(
         NotSupported: the model has no standard names.
     """
     found = None if sae is None else _autoencoder(source, sae, layer)
-    return Explorer(Subject(source, prompt, row=row, name=_name_of(source), sae=found))
+    name, run_name = _name_of(source), _named(source) or "run"
+    return Explorer(Subject(source, prompt, row=row, name=name, sae=found, run_name=run_name))
 
 
 def explorer_of(run: Run) -> Callable[[], Explorer]:

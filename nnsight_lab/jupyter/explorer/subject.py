@@ -27,7 +27,8 @@ class Subject:
     """One row of a prompt, and how to run graphs on it.
 
     source: the model or the run. given: the token rows; `row` is the one looked at.
-    tokens, ids: that row. name: how the model is called in the notebook, for code.
+    tokens, ids: that row. name, run_name: how the model and the run are called in the notebook,
+    for code.
     sae: a sparse autoencoder and the layer whose output it reads, where one is given.
     """
 
@@ -39,6 +40,7 @@ class Subject:
         row: int = 0,
         name: str = "lm",
         sae: Autoencoder | None = None,
+        run_name: str = "run",
     ) -> None:
         self.source = source
         self.model = model_of(source)
@@ -49,6 +51,7 @@ class Subject:
         self.tokens = tokens_of(self.model, self.given, self.row)
         self.name = name
         self.sae = sae
+        self.run_name = run_name
 
     @property
     def layers(self) -> int:
@@ -78,9 +81,9 @@ class Subject:
         """Python that makes an explorer of this once more."""
         if isinstance(self.source, Run):
             return (
-                f"nl.explore(run, sae={self.sae.name}, layer={self.sae.layer})"
+                f"nl.explore({self.run_name}, sae={self.sae.name}, layer={self.sae.layer})"
                 if self.sae
-                else "run.explore()"
+                else f"{self.run_name}.explore()"
             )
         prompt = self.said.removeprefix("{").removesuffix("}")
         sae = f", sae={self.sae.name}, layer={self.sae.layer}" if self.sae else ""

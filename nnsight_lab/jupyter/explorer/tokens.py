@@ -67,7 +67,7 @@ class TokensView(View):
         """The surprisal, or the saved value by its name."""
         by = str(wanted.get("by", "surprisal"))
         if by in self._saved():
-            return f"run[{by!r}]"
+            return f"{self.subject.run_name}[{by!r}]"
         subject = self.subject
         first = subject.given.pos - len(subject.ids)
         body = _SURPRISAL.format(ids=subject.ids, row=subject.row, first=first)

@@ -2,7 +2,8 @@
 
 A view is pure: what the browser wants goes in as plain data, numbers go out as arrays. It holds no
 widget, so a test calls it without one. To write your own, subclass `View` and hand it to
-`Explorer(…, views=[…])`; a JavaScript file of the same name draws it.
+`Explorer(subject, views=[*VIEWS, Own])`: it has `explorer.figure` and `explorer.code`. Only views of
+the package have a tab in the browser, drawn by the JavaScript file of the same name.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ Tell: TypeAlias = Callable[[Sheet], None]
 
 
 class View(ABC):
-    """One tab. `name` is also the name of the JavaScript file that draws it."""
+    """One tab. `name` is also that of the JavaScript file that draws it, where there is one."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -85,7 +86,7 @@ class View(ABC):
     def _cell(self, body: str, *options: str) -> str:
         """A `%%trace` cell on the subject's prompt."""
         subject = self.subject
-        prompt = ["--then", "run"] if subject.edited else [subject.said]
+        prompt = ["--then", subject.run_name] if subject.edited else [subject.said]
         line = " ".join(["%%trace", subject.name, *prompt, *options])
         return f"{line}\n{body}"
 

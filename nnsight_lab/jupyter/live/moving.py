@@ -37,6 +37,9 @@ class Moving:
         draw(self.view, run, picture)
         self.view.state("ready", "")
 
+    def __repr__(self) -> str:
+        return f"<live: {', '.join(map(str, self.run.sliders.values()))}>"
+
     def show(self) -> None:
         """Display it in the cell that runs now."""
         self.view.show()

@@ -72,7 +72,9 @@ class Explorer {
       this.tool("Copy as code", "C", () => this.askCode()), this.tool("Figure", "", () => this.menu()),
       this.tool("Pin", "", () => this.pin()));
     this.root.append(this.el);
-    this.open(about.first || about.views.find(({ name, missing }) => TABS[name] && !missing).name);
+    const first = about.first || about.views.find(({ name, missing }) => TABS[name] && !missing)?.name;
+    if (first) this.open(first);
+    else this.note.textContent = "none of its views has a tab: see explorer.figure and explorer.code";
   }
 
   tool(text, key, onclick) {

@@ -40,7 +40,7 @@ export function featuresTab(host) {
 
   // A row of a list with a bar as long as its number.
   function bar(name, value, most, more = {}) {
-    return h("button", { class: "nnl-bar", ...more }, h("span", {}, name),
+    return h("button", { class: "nnl-longbar", ...more }, h("span", {}, name),
       h("span", { class: "nnl-long", style: `--long:${Math.max(value / most, 0) * 100}%` }), h("span", { class: "nnl-number" }, decimal(value)));
   }
 
