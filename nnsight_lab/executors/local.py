@@ -278,10 +278,9 @@ class LocalExecutor:
             measured[0].tree.module_of,
             cancelled=lambda: request.id in self._cancelled,
         )
-        run = Interleaver(
-            # Of the request's graph: its sliders may stand elsewhere than when it was planned.
-            plan, host, lambda name, value: emit(Saved(name, value)), request.functions, request.graph,
-        )  # fmt: skip
+        saved: Callable[[str, Any], None] = lambda name, value: emit(Saved(name, value))  # noqa: E731
+        # Its graph, whose sliders may stand elsewhere than in the one that was planned.
+        run = Interleaver(plan, host, saved, request.functions, request.graph)
         listener = Listener(run, plan, stages, lambda: request.id in self._cancelled)
         begins, made, ended = 0, 0, False
         followed = followed_parts(request.graph, stages) if plan.gradients else frozenset()

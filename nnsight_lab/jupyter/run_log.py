@@ -165,8 +165,9 @@ def _take(logged: LoggedRun, event: RunEvent) -> None:
             row["state"] = "cancelled" if isinstance(error, Cancelled) else "failed"
             row["error"] = "" if isinstance(error, Cancelled) else _in_a_line(error.message, 200)
             _end(logged, time.perf_counter() - logged.under_way.began if logged.under_way else 0)
-        case Done(seconds=seconds):
+        case Done(seconds=seconds, steps=steps):
             row["state"] = "done"
+            row["steps"] = steps if tokens else row["steps"]
             _end(logged, sum(seconds.values()))
 
 

@@ -245,7 +245,7 @@ def register_sidebar(shell: Any) -> None:
     import comm
 
     _sidebar = Sidebar(shell)
-    manager = comm.get_comm_manager()
+    manager: Any = comm.get_comm_manager()
     manager.register_target(TARGET, _sidebar.opened)
     # A page that opened a comm nobody knows would be an error in the log, and a kernel that opens
     # one on a page without the extension is one there. So a page looks whether this is listed.

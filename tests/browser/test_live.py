@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
+
+import pytest
+
 from tests.support.jupyter_lab import NotebookPage
 
 _PROBE = '''
@@ -82,3 +86,117 @@ def test_what_stands_in_for_a_view_is_seen_only_without_it(notebook: NotebookPag
     # JupyterLab says that it has no such widget any more, which is so.
     assert all("widget model not found" in said for said in notebook.heard.errors)
     notebook.heard.errors.clear()
+
+
+_SLIDER = """
+torch.manual_seed(0)
+direction = torch.randn(128)
+with lm.trace("The capital of France is") as tracer:
+    strength = nl.slider("strength", 0, 8)
+    lm.layers[2].output[:, -1] += strength * direction
+    logits = lm.logits[:, -1].save()
+moving = tracer.run.live()
+"""
+_MOVE = """([value]) => {
+    const input = document.querySelector('.nnl-live input');
+    input.value = value;
+    input.dispatchEvent(new Event('input'));
+    return document.querySelector('.nnl-live').dataset.moves;
+}"""
+_PAINTED = "move => document.querySelector('.nnl-live').dataset.painted === move"
+_LAG = "() => Number(document.querySelector('.nnl-live').dataset.lag)"
+_FORWARD = """
+import statistics, time
+def forward():
+    began = time.perf_counter()
+    with torch.no_grad():
+        lm.module(torch.tensor(tracer.run.inputs.rows), use_cache=False)
+    return time.perf_counter() - began
+forward()
+passes = [forward() for _ in range(30)]
+"""
+_BY_HAND = """
+def by_hand(at):
+    def hook(module, args, output):
+        hidden = output[0] if isinstance(output, tuple) else output
+        hidden[:, -1] += at * direction
+    handle = lm.module.model.layers[2].register_forward_hook(hook)
+    with torch.no_grad():
+        found = lm.module(torch.tensor(tracer.run.inputs.rows), use_cache=False).logits[:, -1]
+    handle.remove()
+    return found[0].softmax(-1).topk(8)
+"""
+
+
+def test_a_slider_repaints_what_hooks_give(notebook: NotebookPage) -> None:
+    output = notebook.cell(_SLIDER)
+    notebook.cell(_BY_HAND)
+    page = notebook.page
+    page.locator(".nnl-live[data-channel=live]").wait_for()
+    before = output.locator(".nnl-live-bars").inner_text()
+    move = page.evaluate(_MOVE, [6])
+    page.wait_for_function(_PAINTED, arg=move)
+
+    numbers = output.locator(".nnl-live-number").all_inner_texts()
+    expected = notebook.python("by_hand(torch.tensor(6.0)).values.tolist()")
+    assert [float(text) for text in numbers] == pytest.approx(expected, rel=2e-3)
+    assert output.locator(".nnl-live-bars").inner_text() != before
+    slider = output.locator("input[type=range]")
+    assert slider.get_attribute("aria-label") == "strength, 0 to 8"
+    slider.press("ArrowRight")
+    page.wait_for_function(_PAINTED, arg=str(int(move) + 1))
+    assert notebook.python("moving.run.sliders['strength'].value") == pytest.approx(6.04)
+
+
+def test_the_picture_follows_the_hand(notebook: NotebookPage) -> None:
+    notebook.cell(_SLIDER)
+    notebook.cell(
+        "from nnsight_lab.models.under_way import runs_under_way, watching\n"
+        "from contextlib import ExitStack\n"
+        "most, stack = [0], ExitStack()\n"
+        "def count(run, event):\n"
+        "    most[0] = max(most[0], len(runs_under_way()))\n"
+        "_ = stack.enter_context(watching(count))"
+    )
+    page = notebook.page
+    page.locator(".nnl-live[data-channel=live]").wait_for()
+    lags = []
+    for number in range(30):
+        move = page.evaluate(_MOVE, [number / 5])
+        page.wait_for_function(_PAINTED, arg=move, polling=10)
+        lags.append(page.evaluate(_LAG))
+    for number in range(60):  # faster than it can run
+        move = page.evaluate(_MOVE, [8 - number / 10])
+    page.wait_for_function(_PAINTED, arg=move)
+    assert notebook.python("moving.run.sliders['strength'].value") == pytest.approx(2.1, abs=0.05)
+    assert notebook.python("most") == [1]
+
+    notebook.cell(_FORWARD)
+    forward = 1e3 * notebook.python("statistics.median(passes)")
+    median = statistics.median(lags)
+    assert median <= 1.5 * forward + 60, f"{median:.0f} ms, a pass takes {forward:.0f} ms"
+
+
+def test_tokens_and_curves_grow_while_the_cell_runs_and_cancel_is_heard(
+    notebook: NotebookPage,
+) -> None:
+    index = notebook.add(
+        'with lm.generate("The", max_new_tokens=400, eos_token_id=[]) as tracer:\n'
+        "    for step in tracer.iter[:]:\n"
+        '        nl.live_plot(lm.layers[2].output[:, -1].norm(), "norm")\n'
+    )
+    notebook.start(index)
+    page = notebook.page
+    view = page.locator(".nnl-live[data-state=running][data-channel=live]")
+    view.wait_for(timeout=60_000)
+    lengths: set[str | None] = set()
+    while len(lengths) < 3:
+        lengths.add(view.get_attribute("data-tokens"))
+        assert notebook.busy(index)
+    page.locator(".nnl-live-cancel").click()
+    page.locator(".nnl-live[data-state=failed]").wait_for(timeout=5_000)
+    notebook.wait(index)
+    (error,) = (out for out in notebook.outputs(index) if out["output_type"] == "error")
+    assert error["ename"] == "Cancelled"
+    points = page.locator(".nnl-live-chart").get_attribute("data-points")
+    assert 3 <= int(points or 0) < 400

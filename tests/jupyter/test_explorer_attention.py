@@ -159,6 +159,19 @@ def test_code_gives_the_same_numbers(notebook: Notebook, tiny: nl.LanguageModel)
     assert "patterns" not in notebook.names["run"]
 
 
+def test_code_of_an_edited_run_keeps_its_edits(notebook: Notebook) -> None:
+    notebook.ran("import torch")
+    notebook.ran(f'%%trace lm "{PROMPT}"\nlm.layers[0].output[:, 3] = 0')
+    view = AttentionView(Subject(notebook.names["run"]))
+    sheets = told(view, layer=2, head=1)
+    notebook.ran(view.code({"layer": 2, "head": 1}))
+
+    pattern = torch.from_numpy(head_of(sheets).arrays["pattern"])
+    assert torch.equal(notebook.names["pattern"], pattern)
+    entropy = torch.from_numpy(layers_of(sheets)[1]["scores"][0])
+    assert torch.equal(notebook.names["entropy"][1], entropy)
+
+
 def test_code_of_a_long_prompt_has_the_steps_that_are_shown(
     notebook: Notebook, gpt2: nl.LanguageModel
 ) -> None:

@@ -132,6 +132,18 @@ def test_code_gives_the_same_numbers(notebook: Notebook, tiny: nl.LanguageModel,
         assert torch.equal(notebook.names[name], torch.from_numpy(sheet.arrays[name])), name
 
 
+def test_code_of_an_edited_run_keeps_its_edits(notebook: Notebook) -> None:
+    notebook.ran("import torch")
+    notebook.ran(f'%%trace lm "{PROMPT}"\nlm.layers[3].output[:, 5] *= 4')
+    view = NormsView(Subject(notebook.names["run"]))
+    (sheet,) = told(view, at="4", skip=1, **DIFFERENCE)
+    notebook.ran(view.code({"at": "4", "skip": 1, **DIFFERENCE}))
+
+    for name in ("norms", "cosines", "points", "explained"):
+        assert torch.equal(notebook.names[name], torch.from_numpy(sheet.arrays[name])), name
+    assert sheet.arrays["norms"][4, 5] > 2 * sheet.arrays["norms"][3, 5]
+
+
 def test_figures_show_the_same_numbers(tiny: nl.LanguageModel) -> None:
     explorer = nl.explore(tiny, PROMPT)
     wanted = {**DIFFERENCE, "at": "4", "skip": 1}
@@ -150,7 +162,7 @@ def test_what_is_no_direction_is_refused_with_a_hint(tiny: nl.LanguageModel) -> 
     view = NormsView(Subject(tiny, PROMPT))
     with pytest.raises(BadInput, match="is not one token") as refused:
         told(view, direction="token", of="Paris, France")
-    assert "' Paris, France'" in str(refused.value.hint)
+    assert '" Paris, France"' in str(refused.value.hint)
     with pytest.raises(BadInput, match="no layer '17'"):
         told(view, at="17")
 

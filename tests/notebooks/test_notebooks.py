@@ -167,7 +167,11 @@ def test_probes_find_what_is_there_and_controls_do_not(executed: Any) -> None:
     assert [float(held) for _, _, held in rows][1:] == [1.0] * 6
     assert float(rows[0][2]) < 0.5
     assert all(float(share) < 0.5 for share in re.findall(r"[\d.]+", control))
-    assert re.search(r"layer 1: held out 1\.00.*\n +pushed down( .*), up\1$", text, re.MULTILINE)
+    pushed = re.findall(r"pushed down (.*), up (.*)$", text, re.MULTILINE)
+    praise = "perfect|excellent|fantastic|great"
+    assert all(re.search(praise, down) and re.search(praise, up) for down, up in pushed[:2])
+    assert not re.search(praise, pushed[2][0])
+    assert re.search(praise, pushed[2][1])
     assert re.search(r"^ +0: logit lens .*tuned lens (?!.*Tokyo)", text, re.MULTILINE)
     assert re.search(r"^ +3: logit lens +·Tokyo .*, tuned lens +·Tokyo", text, re.MULTILINE)
 

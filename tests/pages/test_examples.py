@@ -54,6 +54,7 @@ RUNNABLE = (
     "docs/reference/scan.md",
     "docs/reference/sessions.md",
     "docs/reference/show-save-stop.md",
+    "docs/reference/sliders.md",
     "docs/reference/skip.md",
     "docs/reference/stored-edits.md",
     "docs/reference/tracing.md",

@@ -103,7 +103,7 @@ class AttentionView(View):
         return Sheet(plain, {"pattern": pattern}, topic="head")
 
     def _graph(self, layers: list[int], full: Wanted | None) -> Graph:
-        queries, keys = repeats(self.subject.ids)
+        queries, keys = _repeats(self.subject.ids)
         with self.subject.model.trace(self.subject.given, execute=False) as tracer:
             for layer in layers:
                 pattern = self._pattern(layer)
@@ -174,7 +174,7 @@ class AttentionView(View):
         return pattern_figure(values, tokens, title, at + start)
 
 
-def repeats(ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def _repeats(ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions whose token was there before, and where what followed it the last time stands."""
     last: dict[int, int] = {}
     pairs = []

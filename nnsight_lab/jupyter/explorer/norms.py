@@ -9,12 +9,13 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from nnsight_lab.errors import BadInput, ShapeMismatch
 from nnsight_lab.ir import Graph
+from nnsight_lab.jupyter.explorer.space import as_vector, notebook_variables, vectors_of_width
 from nnsight_lab.jupyter.explorer.view import Sheet, Tell, View, Wanted, floats
+from nnsight_lab.recipes.prompt import token_id
 
 if TYPE_CHECKING:
     from nnsight_lab.jupyter.figures import LabFigure
@@ -111,28 +112,18 @@ class NormsView(View):
         names = {"token": ["of"], "difference": ["of", "minus"]}.get(str(kind), [])
         if not names or not wanted.get("of"):
             return []
-        return [self._token(str(wanted.get(name, ""))) for name in names]
-
-    def _token(self, text: str) -> int:
-        tokenizer = self.subject.model.tokenizer
-        ids = tokenizer.encode(text, add_special_tokens=False) if text else []
-        if len(ids) != 1:
-            parts = ", ".join(repr(self.subject.word(id)) for id in ids) or "nothing"
-            raise BadInput(
-                f"{text!r} is not one token but {parts}.",
-                hint=f"With a space in front, {' ' + text.strip()!r}, it may be one.",
-            )
-        return int(ids[0])
+        model = self.subject.model
+        return [token_id(model, str(wanted.get(name, ""))) for name in names]
 
     def _variable(self, wanted: Wanted) -> torch.Tensor | None:
         """The vector of the notebook that is wanted, if one is."""
-        name, space = str(wanted.get("of", "")), _notebook()
+        name, space = str(wanted.get("of", "")), notebook_variables()
         if wanted.get("direction") != "variable" or not name:
             return None
         if name not in space:
             known = ", ".join(self._choices()) or "none yet: v = torch.randn(d_model)"
             raise BadInput(f"The notebook has no {name!r}.", hint=f"Vectors in it: {known}.")
-        found, width = _vector(space[name]), self._width
+        found, width = as_vector(space[name]), self._width
         if found is None or found.shape != (width,):
             shape = list(getattr(space[name], "shape", ())) or type(space[name]).__name__
             raise ShapeMismatch(
@@ -150,12 +141,7 @@ class NormsView(View):
 
     def _choices(self) -> list[str]:
         """Variables of the notebook that can be a direction."""
-        width, found = self._width, []
-        for name, value in list(_notebook().items()):
-            vector = _vector(value) if not name.startswith("_") else None
-            if vector is not None and vector.shape == (width,):
-                found.append(name)
-        return found
+        return list(vectors_of_width(self._width))
 
     def _said(self, wanted: Wanted) -> str:
         """The direction in words; empty where there is none."""
@@ -216,20 +202,3 @@ def _plane(rest: Any) -> tuple[Any, Any]:
     points = left[:, :2] * sizes[:2]
     signs = points.gather(0, points.abs().argmax(0, keepdim=True)).sign()
     return points * signs, sizes[:2].square() / sizes.square().sum()
-
-
-def _notebook() -> dict[str, Any]:
-    """The notebook's variables; nothing outside of one."""
-    from IPython.core.getipython import get_ipython
-
-    shell: Any = get_ipython()
-    return shell.user_ns if shell is not None else {}
-
-
-def _vector(value: Any) -> torch.Tensor | None:
-    """A vector of floats, or None."""
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-        value = torch.from_numpy(value)
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.ndim != 1:
-        return None
-    return value.detach().float().cpu()

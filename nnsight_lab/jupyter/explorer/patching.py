@@ -261,7 +261,7 @@ class PatchingView(View):
             "source": asked.text,
             "source_tokens": [word(model, id) for id in asked.source],
             "pairs": asked.pairs,
-            "part": asked.part,
+            "what": asked.part,
             "places": asked.places,
             "metric": asked.metric,
             "typed": [asked.answer, asked.other],

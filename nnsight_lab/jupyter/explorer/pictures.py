@@ -51,7 +51,7 @@ def patched_figure(sheet: Sheet, tokens: Sequence[str]) -> LabFigure:
     title = "The target's lens"
     if plain["places"] is not None:
         (layer, pos), (to_layer, to_pos) = plain["places"]
-        title = f"{plain['part']} of the source's {_named(layer)}, position {pos}, "
+        title = f"{plain['what']} of the source's {_named(layer)}, position {pos}, "
         title += f"in {_named(to_layer)}, position {to_pos}"
     colour = "probability moved" if "change" in arrays else "probability"
     return heatmap_figure(

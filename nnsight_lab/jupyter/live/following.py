@@ -110,10 +110,14 @@ def draw_plots() -> None:
             _forever.enter_context(watching(_watch_plots))
 
 
+def _has_plots(run: RunUnderWay) -> bool:
+    """Whether a run of a cell, not of a hand on a slider, has values to draw."""
+    cell = run.thread == threading.main_thread().ident
+    return cell and any(is_plotted(output.name) for output in run.graph.outputs)
+
+
 def _watch_plots(run: RunUnderWay, event: RunEvent | None) -> None:
-    ours = event is None and not _followed and run.thread == threading.main_thread().ident
-    plotted = ours and any(is_plotted(output.name) for output in run.graph.outputs)
-    if plotted and not _is_peek(run):
+    if event is None and not _followed and _has_plots(run):
         follower = _plots[run.id] = _Follower(str(run.model.name), values=False)
         follower.view.begin()
         follower.view.show()

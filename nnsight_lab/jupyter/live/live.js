@@ -102,6 +102,7 @@ export default {
   async render({ model, el }) {
     const root = make("div", "nnl-live");
     root.dataset.lmSuppressShortcuts = "true"; // arrow keys are the slider's, not the notebook's
+    root.addEventListener("keydown", (event) => event.stopPropagation());
     const head = make("div", "nnl-live-head");
     const title = make("strong"), status = make("span", "nnl-live-state");
     status.setAttribute("role", "status");

@@ -27,6 +27,7 @@ class Moving:
         self._first = run
         self._lock = threading.Lock()
         self._at = {name: slider.value for name, slider in run.sliders.items()}
+        self._whole = {name for name, value in self._at.items() if type(value) is int}
         self.latest: Latest[tuple[dict[str, float], int], Run] = Latest(
             lambda wanted: self._first.at(**wanted[0]), self._found, self._failed
         )
@@ -44,8 +45,7 @@ class Moving:
         with self._lock:
             if name not in self._at:
                 return
-            whole = type(self._at[name]) is int
-            self._at[name] = round(value) if whole else value
+            self._at[name] = round(value) if name in self._whole else float(value)
             wanted = dict(self._at)
             # Under the lock: what was moved last is wanted last.
             self.latest.want((wanted, move))

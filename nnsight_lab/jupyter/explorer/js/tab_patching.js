@@ -29,7 +29,8 @@ export function patchingTab(host) {
   const button = (name, title, onclick) => h("button", { class: "nnl-button", title, onclick }, name);
   const controls = h("div", { class: "nnl-controls" },
     field("Source", text), field("Patch", part), button("Patch", "Patch the selected cells (P)", () => patch()),
-    field("Map of", metric), answer, other, button("Map", "Patch every layer and position, one by one", () => ask({ map: true })));
+    h("span", { class: "nnl-together" }, field("Map of", metric), answer, other,
+      button("Map", "Patch every layer and position, one by one", () => ask({ map: true }))));
   const side = (name, map) => h("div", { class: "nnl-main" }, over[name], map.el);
   const sides = h("div", { class: "nnl-sides nnl-drags" }, side("source", source), side("target", target));
   sides.addEventListener("mousedown", pressed);
@@ -156,6 +157,7 @@ export function patchingTab(host) {
     const found = moved && plain.places && plain.places[1];
     map.show({
       rows: plain.layers, columns: plain.pairs.map((pair) => (pair[at] < 0 ? "–" : visible(names[pair[at]]))), rowsUp: true,
+      height: moved ? undefined : Math.min(Math.max(Math.floor(190 / plain.layers.length), 13), 20),
       value: (row, column) => { const it = best(name, row, column); return it ? (moved ? it.change : it.chances[0]) : NaN; },
       low: 0, high: moved ? Math.max(...arrays.change.data, 0.05) : 1,
       text: (row, column) => visible(best(name, row, column).words[0]),
@@ -174,7 +176,7 @@ export function patchingTab(host) {
     const most = Math.max(...state.map_rows.map((number) => Math.abs(number - state.ends.corrupt) || 0), Math.abs(state.ends.clean - state.ends.corrupt) || 0, 1e-6);
     result.show({
       rows: plain.layers.slice(1, -1), columns: plain.pairs.map(([, to]) => (to < 0 ? "–" : visible(tokens[to]))), rowsUp: true,
-      value, low: -most, high: most, diverging: true, text: (row, column) => decimal(value(row, column), 2),
+      value, low: -most, high: most, diverging: true, text: (row, column) => value(row, column).toFixed(2).replace(/^-(0\.00)$/, "$1"),
       describe: (row, column) => `layer ${row}, position ${plain.pairs[column][1]}: ${decimal(value(row, column))}`,
     });
   }
@@ -203,7 +205,7 @@ export function patchingTab(host) {
     if (!state.sheet) return;
     const { plain } = state.sheet;
     over.source.parentElement.hidden = !plain.source;
-    sides.classList.toggle("nnl-stacked", plain.pairs.length > 16);
+    sides.classList.toggle("nnl-stacked", plain.pairs.length > 9);
     if (plain.source) show(source, "source");
     show(target, "target");
     marks();
@@ -220,7 +222,7 @@ export function patchingTab(host) {
       state.map_rows.set(arrays.row.data, plain.layer * arrays.row.data.length);
     } else {
       state.sheet = sheet;
-      Object.assign(state, { source: plain.source, part: plain.part, metric: plain.metric, map: plain.mode === "map" });
+      Object.assign(state, { source: plain.source, part: plain.what, metric: plain.metric, map: plain.mode === "map" });
       [state.answer, state.other] = plain.typed;
       if (plain.places) [state.from, state.to] = plain.places;
       if (arrays.map) state.map_rows = arrays.map.data.slice();
