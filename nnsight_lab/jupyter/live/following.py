@@ -17,6 +17,7 @@ import torch
 
 from nnsight_lab.contract import Done, Failed, Queued, RunEvent, Saved, Token
 from nnsight_lab.errors import Cancelled
+from nnsight_lab.jupyter.line import TraceLine
 from nnsight_lab.jupyter.live.view import LiveView
 from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.models.under_way import RunUnderWay, watching
@@ -77,8 +78,8 @@ def _described(value: Any) -> str:
 
 
 @contextmanager
-def following(model: TracedModel) -> Iterator[LiveView]:
-    """Show a view that follows every run of a model while the block lasts."""
+def following(model: TracedModel, said: TraceLine | None = None) -> Iterator[LiveView]:
+    """Show a view that follows every run of a model while the block lasts; said: the line that asks."""
     follower = _Follower(str(model.name), values=True)
     follower.view.begin()
     follower.view.show()
