@@ -18,14 +18,6 @@ VALUES = """with lm.trace("The <b>capital</b> of {} is $5") as tracer:
     h[:, -1] += 4
     resid = h.save()
 """
-LIVE = """with lm.trace("The capital of France is"):
-    push = nl.slider("push", 0, 8)
-    h = lm.layers[2].output
-    h[:, -1] += push
-    chances = lm.logits[0, -1].softmax(-1)[:40].save()
-    logits = lm.logits.save()
-run = chances.run if hasattr(chances, "run") else None
-"""
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +65,7 @@ def test_every_text_can_be_read(shared: NotebookPage, explorer: Locator, dark: b
     assert {tab: found for tab, found in faint.items() if found} == {}
 
 
-RAMPS = """async ([code, dark]) => {
+RAMPS = """async (code) => {
     const { ramps, LINES } = await import("data:text/javascript," + encodeURIComponent(code));
     const rgb = (text) => {
         const pen = document.createElement("canvas").getContext("2d");
@@ -89,16 +81,16 @@ RAMPS = """async ([code, dark]) => {
         return (high + 0.05) / (low + 0.05);
     };
     const found = ramps(document.querySelector(".nnl-explorer"));
-    const texts = [];
+    const texts = [], dimmed = [], paper = rgb(found.paper);
     for (const ramp of [found.sequential, found.diverging]) {
         for (let at = 0; at <= 200; at++) {
             const cell = ramp(at / 200);
             texts.push(contrast(rgb(cell.ink), cell.rgb));
+            dimmed.push(contrast(rgb(found.ink), cell.rgb.map((part, i) => 0.25 * part + 0.75 * paper[i])));
         }
     }
-    const paper = rgb(found.paper);
     return {
-        dark: found.dark, texts: Math.min(...texts),
+        dark: found.dark, texts: Math.min(...texts), dimmed: Math.min(...dimmed),
         labels: Math.min(contrast(rgb(found.ink), paper), contrast(rgb(found.faint), paper)),
         lines: Math.min(...LINES.map((line) => contrast(rgb(line), paper)), contrast(rgb(found.mark), paper)),
     };
@@ -112,9 +104,10 @@ def test_what_is_written_on_a_heatmap_can_be_read(
     shared.theme(dark=dark)
     shared.page.wait_for_timeout(700)
     code = Path(ROOT, "nnsight_lab/jupyter/explorer/js/colours.js").read_text("utf-8")
-    found = shared.page.evaluate(RAMPS, [code, dark])
+    found = shared.page.evaluate(RAMPS, code)
     assert found["dark"] is dark
     assert found["texts"] >= 4.5
+    assert found["dimmed"] >= 4.5
     assert found["labels"] >= 4.5
     assert found["lines"] >= 3
 
