@@ -55,7 +55,7 @@ def test_every_control_has_a_name(shared: NotebookPage, explorer: Locator, tab: 
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_every_text_can_be_read(shared: NotebookPage, explorer: Locator, dark: bool) -> None:  # noqa: FBT001
+def test_every_text_can_be_read(shared: NotebookPage, explorer: Locator, dark: bool) -> None:
     shared.theme(dark=dark)
     faint = {}
     for tab in TABS:
@@ -99,7 +99,9 @@ RAMPS = """async (code) => {
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_what_is_written_on_a_heatmap_can_be_read(
-    shared: NotebookPage, explorer: Locator, dark: bool  # noqa: FBT001
+    shared: NotebookPage,
+    explorer: Locator,
+    dark: bool,
 ) -> None:
     shared.theme(dark=dark)
     shared.page.wait_for_timeout(700)
@@ -113,7 +115,7 @@ def test_what_is_written_on_a_heatmap_can_be_read(
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_values_live_views_and_the_sidebar_can_be_read(shared: NotebookPage, dark: bool) -> None:  # noqa: FBT001
+def test_values_live_views_and_the_sidebar_can_be_read(shared: NotebookPage, dark: bool) -> None:
     shared.theme(dark=dark)
     shared.cell(VALUES)
     faint = {}

@@ -8,11 +8,11 @@ from playwright.sync_api import expect
 from tests.support.jupyter_lab import NotebookPage
 
 HARD = (
-    'a {x} {} $y$ and $HOME \\(z\\) <script>window.hacked = 1</script>'
+    "a {x} {} $y$ and $HOME \\(z\\) <script>window.hacked = 1</script>"
     '<img src=x onerror="window.hacked = 1"> 🙂 &amp; "quoted" ends '
 )
 VISIBLE = {" ": "·", "\n": "↵"}
-WRITTEN = f"""%%trace lm "Once" --live -g {{count}} --as written
+WRITTEN = """%%trace lm "Once" --live -g {count} --as written
 for step, id in zip(tracer.iter[:], ids):
     lm.tokens[:] = id
     nl.live_plot(lm.logits[:, -1].max(), "<img src=x onerror=\\"window.hacked = 1\\"> $y$")

@@ -126,9 +126,7 @@ def check_cancelled(page: NotebookPage, engine: SlowEngine, index: int, asked: f
     assert error["ename"] in {"Cancelled", "KeyboardInterrupt"}
 
 
-def test_cancel_in_the_sidebar_ends_it_on_the_server(
-    ann: NotebookPage, engine: SlowEngine
-) -> None:
+def test_cancel_in_the_sidebar_ends_it_on_the_server(ann: NotebookPage, engine: SlowEngine) -> None:
     engine.tokens, engine.ended = 0, []
     index = started(ann, "Once upon a time")
     asked = time.monotonic()

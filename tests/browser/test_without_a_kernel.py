@@ -11,12 +11,15 @@ from playwright.sync_api import Browser, Page
 from tests.browser.conftest import READY
 from tests.support.jupyter_lab import JupyterServer, NotebookPage, wait_until
 
+SLIDER = """with lm.trace("The capital") as tracer:
+    push = nl.slider("push", 0, 8)
+    lm.layers[2].output[:, -1] += push
+    chances = lm.logits[0, -1].softmax(-1).save()
+moving = tracer.run.live()"""
 CELLS = (
     'nl.explore(lm, "The capital of France is")',
     '%%trace lm "Once upon a time" --live -g 6 --as written\nx = lm.logits',
-    'with lm.trace("The capital") as tracer:\n    push = nl.slider("push", 0, 8)\n'
-    "    lm.layers[2].output[:, -1] += push\n    chances = lm.logits[0, -1].softmax(-1).save()\n"
-    "moving = tracer.run.live()",
+    SLIDER,
 )
 READ = ("·capital", "·boy", "chances")
 """What must be readable of each cell: a token of the prompt, one that was sampled, a name."""
@@ -68,7 +71,7 @@ def opened_alone(written: NotebookPage, name: str) -> Page:
 
 
 @pytest.mark.parametrize("trusted", [True, False], ids=["trusted", "not-trusted"])
-def test_without_a_kernel_the_numbers_are_read(written: NotebookPage, trusted: bool) -> None:  # noqa: FBT001
+def test_without_a_kernel_the_numbers_are_read(written: NotebookPage, trusted: bool) -> None:
     name = "written"
     if not trusted:
         saved = json.loads(written.path.read_text())

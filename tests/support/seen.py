@@ -151,9 +151,9 @@ def unnamed(page: Page, selector: str) -> list[str]:
     wire = page.context.new_cdp_session(page)
     wire.send("DOM.enable")
     wire.send("Accessibility.enable")
-    found = wire.send(
-        "Runtime.evaluate", {"expression": f"document.querySelector({selector!r})"}
-    )["result"]["objectId"]
+    found = wire.send("Runtime.evaluate", {"expression": f"document.querySelector({selector!r})"})[
+        "result"
+    ]["objectId"]
     nodes = wire.send("Accessibility.queryAXTree", {"objectId": found})["nodes"]
     kept = [node for node in nodes if not node.get("ignored")]
     roles = {node["role"]["value"] for node in kept}
