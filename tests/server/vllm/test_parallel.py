@@ -172,17 +172,6 @@ def test_each_worker_has_a_part_and_the_forms_say_so(tensor: VllmEngine) -> None
     assert not forms[Address("layers.1", "output")].parted
 
 
-def test_workers_that_find_different_things_do_not_wait_for_each_other_for_ever() -> None:
-    """Which modules can be called is found out by calling them, which needs all workers."""
-    engine = started(tensor=2, extension="tests.server.vllm.disagreeing.Disagreeing")
-    try:
-        assert engine._driver is not None
-        assert engine._callables.routes == {}
-        assert [stats["runs"] for stats in engine._driver.rpc("lab_stats")] == [0, 0]
-    finally:
-        engine.close()
-
-
 def test_an_earlier_stage_cannot_have_a_later_ones_value(
     pipeline: VllmEngine, lm: nl.LanguageModel
 ) -> None:
