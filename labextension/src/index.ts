@@ -13,6 +13,7 @@ import { ISettingRegistry } from '@jupyterlab/settingregistry';
 import { IStatusBar } from '@jupyterlab/statusbar';
 import { Badges } from './badges';
 import { CommandIDs, addCommands } from './commands';
+import { followInsertions } from './insertions';
 import { KernelLink } from './link';
 import { Links } from './links';
 import { PLUGIN, Settings } from './settings';
@@ -53,6 +54,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
     if (bar !== null) {
       addStatus(bar, links, () => void app.commands.execute(CommandIDs.show));
     }
+    followInsertions(tracker);
     tracker.activeCellChanged.connect(() => app.commands.notifyCommandChanged(CommandIDs.toggle));
     void settings.follow(registry, () => (badges.shown = settings.badges));
     links.told.connect((_, { link }) => connectOnce(link, settings));

@@ -25,7 +25,7 @@ class Around(Protocol):
         ...
 
 
-AROUND: dict[str, str] = {"live": "nnsight_lab.jupyter.live.following:following"}
+AROUND: dict[str, str] = {"live": "nnsight_lab.jupyter.live.following:followed_by_line"}
 """Fields of `TraceLine` to what is around the run where they are set: `module:function`, loaded
 when it is first needed."""
 

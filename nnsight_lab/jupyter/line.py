@@ -31,8 +31,8 @@ PROMPT   "text", or {expression}; several make a padded batch
 -s, --save a,b   bring back only these names (default: every assigned name with a recorded value)
 --then RUN       the prompt of an earlier run, after its edits; in place of a prompt
 --on NAME        where to run: local, or the variable of a connected lab
---live           draw tokens, saved values and plots while the model runs
 --bg             go on at once; the run fills in behind: run.wait(), await run, %nnl cancel
+--live           show tokens and saved values while the model runs; sliders move it again
 --timeout S      cancel what has not ended after S seconds
 --scan           shapes only: nothing runs
 --explain        what would run, where, and what it costs: nothing runs
@@ -49,7 +49,7 @@ _VALUED = {
 }  # fmt: skip
 _FLAGS = {
     "--graph": "graph", "--no-peek": "no_peek", "-q": "quiet", "--quiet": "quiet",
-    "--bg": "background", "--scan": "scan", "--explain": "explain", "--live": "live",
+    "--bg": "background", "--live": "live", "--scan": "scan", "--explain": "explain",
 }  # fmt: skip
 """Options without a value, and the field of `TraceLine` that each sets."""
 
@@ -180,8 +180,8 @@ _LONGEST_S = 1e7
 def _check_together(said: TraceLine) -> None:
     """Raise `MagicUsage` for options that ask for a run and for none."""
     without = [name for name in ("--scan", "--explain") if getattr(said, _FLAGS[name])]
-    given = {"--bg": said.background, "--diff": said.diff, "--show": said.show}
-    given |= {"--timeout": said.timeout, "--live": said.live}
+    given = {"--bg": said.background, "--live": said.live, "--diff": said.diff, "--show": said.show}
+    given["--timeout"] = said.timeout
     asked = [name for name, value in given.items() if value]
     if len(without) > 1 or (without and asked):
         raise MagicUsage(

@@ -100,6 +100,9 @@ class Recording:
             for name in assigned if said.save is None else said.save:
                 _save(space, name, asked=said.save is not None)
             _save(space, LAST, asked=False)
+            if said.live and said.generation:
+                # Else the last token is not sampled: nobody would have asked for it.
+                tracer.save(tokens=tracer.result)
         finally:
             tracer.end()
         names = (*assigned, *(said.save or ()), LAST)

@@ -60,6 +60,8 @@ def show_run(run: Run, said: TraceLine, other: Run | None) -> None:
     """The views, the comparison, and the cost of a run that has ended."""
     for view in said.show:
         display(_view(run, view))
+    if said.live and run.sliders:
+        run.live()
     if other is not None:
         display(run.diff(other))
     if not said.quiet:

@@ -15,18 +15,18 @@ PROMPT = "The capital of France is Paris. The capital of Italy is"
 BY_HAND = f"""
 import torch
 module = lm.executor.module
-ids = torch.tensor(lm.tokenize({PROMPT!r}).rows)
+hand_ids = torch.tensor(lm.tokenize({PROMPT!r}).rows)
 stream = []
 hooks = [module.model.layers[0].register_forward_pre_hook(
     lambda _, args, kwargs: stream.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True)]
 hooks += [block.register_forward_hook(
     lambda _, args, out: stream.append(out[0] if isinstance(out, tuple) else out)) for block in module.model.layers]
 with torch.no_grad():
-    logits = module(ids).logits
+    hand_logits = module(hand_ids).logits
 for hook in hooks:
     hook.remove()
 with torch.no_grad():
-    spread = torch.stack([*(module.lm_head(module.model.norm(h))[0] for h in stream), logits[0]]).softmax(-1)
+    hand = torch.stack([*(module.lm_head(module.model.norm(h))[0] for h in stream), hand_logits[0]]).softmax(-1)
 """
 
 
@@ -56,7 +56,7 @@ def tip_of(explorer: Locator) -> str:
 def test_tokens_and_their_surprisal(shared: NotebookPage, explorer: Locator) -> None:
     panel = open_tab(explorer, "tokens")
     chips = panel.locator(".nnl-token")
-    tokens = shared.python("[lm.token_string(id) for id in ids[0].tolist()]")
+    tokens = shared.python("[lm.token_string(id) for id in hand_ids[0].tolist()]")
     assert chips.all_inner_texts() == [token.replace(" ", "·") for token in tokens]
 
     tip = explorer.locator(".nnl-tip")
@@ -68,7 +68,7 @@ def test_tokens_and_their_surprisal(shared: NotebookPage, explorer: Locator) -> 
 
     wait_until(told, 10, "the surprisal")
     seen = float(re.findall(r"surprisal ([\d.e-]+)", tip_of(explorer))[0])
-    by_hand = shared.python("float(-spread[-1, 4, ids[0, 5]].log())")
+    by_hand = shared.python("float(-hand[-1, 4, hand_ids[0, 5]].log())")
     assert seen == pytest.approx(by_hand, abs=1e-3)
     chips.nth(5).click()
     wait_until(lambda: shared.python("explorer.selection['token']") == 5, 10, "the selection")
@@ -94,7 +94,7 @@ def test_the_lens_in_the_page_is_what_hooks_give(
 
     rows = [line.split(maxsplit=1) for line in tip_of(explorer).splitlines()[1:6]]
     best = shared.python(
-        f"[(float(v), lm.token_string(int(i))) for v, i in zip(*spread[{layer}, {position}].topk(5))]"
+        f"[(float(v), lm.token_string(int(i))) for v, i in zip(*hand[{layer}, {position}].topk(5))]"
     )
     for (shown, word), (chance, token) in zip(rows, best, strict=True):
         if "e" not in shown:
@@ -116,7 +116,7 @@ def test_a_click_follows_a_token_through_the_layers(
     titles = panel.locator(".nnl-chart").first.locator("circle title").all_text_contents()
     rome = shared.python('lm.tokenizer.encode(" Rome", add_special_tokens=False)[0]')
     token = shared.python("explorer.selection['token']")
-    by_hand = shared.python(f"spread[:, {token}, {rome}].tolist()")
+    by_hand = shared.python(f"hand[:, {token}, {rome}].tolist()")
 
     shown = [float(title.rsplit(": ", 1)[1]) for title in titles]
     assert shown == pytest.approx(by_hand, abs=1e-4)
@@ -132,7 +132,7 @@ def test_copy_as_code_gives_the_same_numbers(shared: NotebookPage, explorer: Loc
     shared.cell(text)
 
     assert (
-        shared.python("float((run['probabilities'][:, :, 0] - spread.max(-1).values).abs().max())")
+        shared.python("float((run['probabilities'][:, :, 0] - hand.max(-1).values).abs().max())")
         < 1e-5
     )
     assert shared.page.evaluate("() => navigator.clipboard.readText()") == text
@@ -146,7 +146,7 @@ def test_a_figure_comes_as_code(shared: NotebookPage, explorer: Locator) -> None
     code.wait_for()
     shared.cell(f"figure = {code.inner_text()}")
 
-    assert shared.python("len(figure.data[0].y)") == shared.python("ids.shape[1]")
+    assert shared.python("len(figure.data[0].y)") == shared.python("hand_ids.shape[1]")
 
 
 def test_a_pinned_view_stands_beside_another_run(shared: NotebookPage, explorer: Locator) -> None:
@@ -265,3 +265,16 @@ def test_the_first_paint_is_quick(shared: NotebookPage) -> None:
     shared.output(index).locator(".nnl-token").first.wait_for()
 
     assert time.monotonic() - begun < 1.5
+
+
+def test_copied_code_becomes_a_cell_below(shared: NotebookPage, explorer: Locator) -> None:
+    open_tab(explorer, "tokens")
+    before = shared.count
+    explorer.get_by_role("button", name="Copy as code").click()
+    wait_until(lambda: shared.count == before + 1, 10, "the new cell")
+
+    code = explorer.locator(".nnl-code pre").inner_text()
+    assert shared.source(2) == code  # the explorer is in cell 1
+    shared.run(2)
+    by_hand = "-hand[-1, :-1].gather(-1, hand_ids[0, 1:, None])[:, 0].log()"
+    assert shared.python(f"float((surprisal - {by_hand}).abs().max())") < 1e-4

@@ -43,6 +43,9 @@ CANCEL = """async () => {
 }"""
 """Click, and how many milliseconds it takes until the run has ended."""
 
+COUNTS = """() => window.jupyterapp.shell.currentWidget.content.widgets
+    .map(cell => cell.model.executionCount ?? null)"""
+
 DEBUGGER = "Could not restore the debugger state"
 """JupyterLab's own complaint when a kernel is restarted."""
 
@@ -317,6 +320,11 @@ def test_a_lab_that_goes_and_comes_back_is_seen(page: NotebookPage) -> None:
         expect(runs(page).first).to_have_attribute("data-state", "done")
         expect(page.page.locator(".nnl-Model[data-model='far']")).to_have_count(1)
     expect(server).to_have_attribute("data-state", "lost", timeout=5_000)
+    expect(server).to_contain_text("disconnected")
+    counts = page.page.evaluate(COUNTS)
     with served(port):
         expect(server).to_have_attribute("data-state", "open", timeout=10_000)
         expect(page.page.locator(".nnl-Model[data-model='tiny']")).to_have_count(1)
+        assert page.page.evaluate(COUNTS) == counts  # it needs no cell to be run again
+        page.cell("with far.trace('a'):\n    again = far.logits.save()")
+        assert page.python("float((again - x).abs().max())") < 1e-5

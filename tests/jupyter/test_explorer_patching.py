@@ -234,8 +234,8 @@ def metric_by_hooks(lm: nl.LanguageModel, metric: str, layer: int, position: int
     """The metric of the target's last token, with the source's residual at one place."""
     module: Any = lm.executor.module  # type: ignore[attr-defined]
     source, target = (torch.tensor(lm.tokenize(prompt).rows) for prompt in (SOURCE, TARGET))
-    block, seen = module.model.layers[layer], []
-    madrid, rome = (
+    block, seen = module.model.layers[layer], list[torch.Tensor]()
+    tokyo, rome = (
         lm.tokenizer.encode(word, add_special_tokens=False)[0] for word in (" Tokyo", " Rome")
     )
 
@@ -254,8 +254,8 @@ def metric_by_hooks(lm: nl.LanguageModel, metric: str, layer: int, position: int
         logits = module(target).logits[0, -1]
         handle.remove()
     if metric == "probability":
-        return float(logits.softmax(-1)[madrid])
-    return float(logits[madrid] - logits[rome])
+        return float(logits.softmax(-1)[tokyo])
+    return float(logits[tokyo] - logits[rome])
 
 
 @pytest.mark.parametrize("metric", ["difference", "probability"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ def head_scores(pattern: torch.Tensor, ids: list[int]) -> list[list[float]]:
         repeated = 0
         for query in range(count):
             row = [float(weight) for weight in head[query]]
-            sums[0] -= sum(p * float(torch.tensor(p).log()) for p in row if p > 0)
+            sums[0] -= sum(p * math.log(p) for p in row if p > 0)
             if query:
                 sums[1] += row[query - 1]
                 sums[3] += row[0]

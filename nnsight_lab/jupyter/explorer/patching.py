@@ -162,42 +162,36 @@ class PatchingView(View):
     def _tell_map(self, asked: Asked, tell: Tell) -> None:
         base = self._grids_of(asked)
         answer, other = self._answers(asked, base)
-        layers = self.subject.layers
-        rows = np.full((layers, len(asked.pairs)), np.nan, np.float32)
-        columns = [place for place, pair in enumerate(asked.pairs) if min(pair) >= 0]
         said = {"answer": self.subject.word(answer), "other": self.subject.word(other)}
-        tell(self._sheet(asked, base | {"map": rows.copy()}, part=True, done=0, **said))
-        key, effects, ends = _map_key(asked, answer, other), [], (0.0, 0.0)
+        columns = [place for place, pair in enumerate(asked.pairs) if min(pair) >= 0]
+        rows = np.full((self.subject.layers, len(asked.pairs)), np.nan, np.float32)
+        key = _map_key(asked, answer, other)
         if self._map is None or self._map[0] != key:
-            for row in patching_rows(
-                *self._patched(asked), self._metric(asked, answer, other), **_options(asked)
-            ):
-                rows[row.layer, columns] = floats(row.patched)
-                ends = (row.clean, row.corrupt)
-                effects.append(row.patched - row.corrupt)
-                more = {"done": row.layer + 1, "clean": row.clean, "corrupt": row.corrupt}
-                tell(
-                    Sheet(
-                        {"layer": row.layer, "mode": "map", **more},
-                        {"row": rows[row.layer].copy()},
-                        part=True,
-                    )
-                )
-            names = [self.subject.tokens[asked.pairs[place][1]] for place in columns]
-            metric = _metric_name(asked, **said)
-            self._map = (
-                key,
-                Patching(
-                    asked.part, metric, list(range(layers)), names, torch.stack(effects), *ends
-                ),
-            )
+            tell(self._sheet(asked, base | {"map": rows.copy()}, {**said, "done": 0}, part=True))
+            self._map = key, self._filled(asked, (answer, other), columns, tell)
         found = self._map[1]
         rows[:, columns] = floats(found.patched)
-        ends = {"done": layers, "clean": found.clean, "corrupt": found.corrupt}
-        tell(self._sheet(asked, base | {"map": rows}, **ends, **said))
+        ends = {"done": len(rows), "clean": found.clean, "corrupt": found.corrupt}
+        tell(self._sheet(asked, base | {"map": rows}, {**said, **ends}))
 
-    def _patched(self, asked: Asked) -> tuple[Any, list[list[int]], list[list[int]]]:
-        return self.subject.model, [asked.source], [self.subject.ids]
+    def _filled(
+        self, asked: Asked, answers: tuple[int, int], columns: list[int], tell: Tell
+    ) -> Patching:
+        """The map, each row told as soon as it is there."""
+        subject, effects, ends = self.subject, [], (0.0, 0.0)
+        metric, name = self._metric(asked, *answers)
+        prompts = [asked.source], [subject.ids]
+        for row in patching_rows(subject.model, *prompts, metric, **_options(asked)):
+            shown = np.full(len(asked.pairs), np.nan, np.float32)
+            shown[columns] = floats(row.patched)
+            plain = {"mode": "map", "layer": row.layer, "done": row.layer + 1}
+            plain |= {"clean": row.clean, "corrupt": row.corrupt}
+            tell(Sheet(plain, {"row": shown}, part=True))
+            effects.append(row.patched - row.corrupt)
+            ends = (row.clean, row.corrupt)
+        names = [subject.tokens[asked.pairs[place][1]] for place in columns]
+        layers = list(range(subject.layers))
+        return Patching(asked.part, name, layers, names, torch.stack(effects), *ends)
 
     def _grids_of(self, asked: Asked) -> dict[str, np.ndarray[Any, Any]]:
         if self._grids is None or self._grids[0] != _base_key(asked):
@@ -221,14 +215,16 @@ class PatchingView(View):
             )
         return answer, other
 
-    def _metric(self, asked: Asked, answer: int, other: int) -> Metric:
+    def _metric(self, asked: Asked, answer: int, other: int) -> tuple[Metric, str]:
+        """What is measured, and its name in words."""
+        named = [self.subject.word(id) for id in (answer, other)]
         if asked.metric == "difference":
-            return answer, other
+            return (answer, other), f"logit of {named[0]!r} minus {named[1]!r}"
 
         def probability(logits: Any) -> Any:
             return logits[:, -1].float().softmax(-1)[:, answer]
 
-        return probability
+        return probability, f"probability of {named[0]!r}"
 
     # Plain data
 
@@ -236,9 +232,9 @@ class PatchingView(View):
         self,
         asked: Asked,
         arrays: Mapping[str, np.ndarray[Any, Any]],
+        more: Mapping[str, Any] | None = None,
         *,
         part: bool = False,
-        **more: Any,
     ) -> Sheet:
         model = self.subject.model
         known = sorted(
@@ -266,7 +262,7 @@ class PatchingView(View):
             "metric": asked.metric,
             "typed": [asked.answer, asked.other],
         }
-        return Sheet({**plain, **more}, numbered, part)
+        return Sheet({**plain, **(more or {})}, numbered, part)
 
     def _asked(self, wanted: Wanted) -> Asked:
         subject = self.subject
@@ -333,12 +329,6 @@ def _base_key(asked: Asked) -> tuple[Any, ...]:
 
 def _map_key(asked: Asked, answer: int, other: int) -> tuple[Any, ...]:
     return tuple(asked.source), asked.part, asked.metric, answer, other
-
-
-def _metric_name(asked: Asked, answer: str, other: str) -> str:
-    if asked.metric == "difference":
-        return f"logit of {answer!r} minus {other!r}"
-    return f"probability of {answer!r}"
 
 
 def _options(asked: Asked) -> dict[str, Any]:

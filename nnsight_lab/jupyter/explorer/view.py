@@ -47,7 +47,7 @@ class Sheet:
             {"name": name, "kind": str(array.dtype), "shape": list(array.shape)}
             for name, array in self.arrays.items()
         ]
-        content = {**self.plain, "arrays": listed, "part": self.part, "topic": self.topic}
+        content = {**self.plain, "arrays": listed, "more": self.part, "topic": self.topic}
         return content, [np.ascontiguousarray(array).tobytes() for array in self.arrays.values()]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.models.under_way import RunUnderWay, watching
 from nnsight_lab.tracing.show import is_plotted, is_shown, label_of
 
-__all__ = ["draw_plots", "following"]
+__all__ = ["draw_plots", "followed_by_line", "following"]
 
 
 class _Follower:
@@ -78,8 +78,8 @@ def _described(value: Any) -> str:
 
 
 @contextmanager
-def following(model: TracedModel, said: TraceLine | None = None) -> Iterator[LiveView]:
-    """Show a view that follows every run of a model while the block lasts; said: the line that asks."""
+def following(model: TracedModel) -> Iterator[LiveView]:
+    """Show a view that follows every run of a model while the block lasts."""
     follower = _Follower(str(model.name), values=True)
     follower.view.begin()
     follower.view.show()
@@ -94,6 +94,11 @@ def following(model: TracedModel, said: TraceLine | None = None) -> Iterator[Liv
             yield follower.view
     finally:
         _followed.remove(follower)
+
+
+def followed_by_line(model: TracedModel, said: TraceLine) -> AbstractContextManager[LiveView]:
+    """What `--live` opens around the run of a cell."""
+    return following(model)
 
 
 _followed: list[_Follower] = []

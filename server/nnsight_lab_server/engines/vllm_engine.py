@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
@@ -40,7 +41,7 @@ from nnsight_lab_server.vllm.calling import Callables, check_calls
 from nnsight_lab_server.vllm.certificate import Certificate, CertificateStore, certificate_key
 from nnsight_lab_server.vllm.certify import surveyed_pass
 from nnsight_lab_server.vllm.driver import Driver, Ears, on_gpu, start
-from nnsight_lab_server.vllm.halting import Halt
+from nnsight_lab_server.vllm.halting import Halt, once_more
 from nnsight_lab_server.vllm.knowing import (
     Described,
     Learned,
@@ -88,16 +89,23 @@ def load_vllm(
     """
     where, _ = resolve_name(source, settings)
     options = options or VllmOptions()
-    engine = VllmEngine(name, where, options, say=say, halt=halt, one_process=one_process)
     store = CertificateStore(certificates) if certificates is not None else None
     big = None if executor is not None else too_big_to_hold(name, source, settings, options)
+    begin: Callable[[VllmEngine], None]
     if big is not None:
         say(f"{name}: too big to hold twice; a small model of its class is compared instead")
-        engine.begin_by_twin(big, store)
+        begin = partial(VllmEngine.begin_by_twin, big=big, store=store)
     else:
         say(f"{name}: loading the Hugging Face model, to compare with")
-        engine.begin(executor() if executor is not None else load_local(source, settings), store)
-    return engine
+        held = executor() if executor is not None else load_local(source, settings)
+        begin = partial(VllmEngine.begin, executor=held, store=store)
+
+    def started() -> VllmEngine:
+        engine = VllmEngine(name, where, options, say=say, halt=halt, one_process=one_process)
+        begin(engine)
+        return engine
+
+    return once_more(started, lambda: say(f"{name}: it does not answer; starting once more"))
 
 
 class VllmEngine:

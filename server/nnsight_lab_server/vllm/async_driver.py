@@ -21,14 +21,15 @@ from typing import Any
 from nnsight_lab.errors import EngineFailed
 from nnsight_lab_server.vllm.channel import Receiver
 from nnsight_lab_server.vllm.driver import Ears, Request, on_gpu, prepare, prompt, sampling
-from nnsight_lab_server.vllm.halting import Halt, end_others, processes_here
+from nnsight_lab_server.vllm.halting import Halt, Stalled, end_others, processes_here
 from nnsight_lab_server.vllm.options import VllmOptions
 
 __all__ = ["AsyncDriver"]
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 0.5
-_CALL_S = 600.0
+_LEAST_CALL_S = 60.0
+_MARGIN_S = 10.0
 _STOP_S = 5.0
 
 
@@ -40,6 +41,8 @@ class AsyncDriver:
     ) -> None:
         self._ears = ears
         self._halt = halt or Halt()
+        # Between two steps nothing takes longer than a step may, unless that is a very short one.
+        self._call_s = max(float(options.step_s), _LEAST_CALL_S)
         self._receiver = Receiver(ears.message)
         self._engine: Any = None
         self._dead: BaseException | None = None
@@ -104,10 +107,14 @@ class AsyncDriver:
         self._soon(lambda: asyncio.create_task(call()))
 
     def rpc(self, name: str, *args: Any) -> list[Any]:
-        """Call a method of every worker between two steps, and wait for it."""
+        """Call a method of every worker between two steps, and wait for it.
+
+        Raises:
+            Stalled: not all of them answer.
+        """
         if self._closing:
             raise EngineFailed("The engine was closed.", hint="Ask once more when it is started.")
-        answer = self._call(self._engine.collective_rpc(name, timeout=_CALL_S, args=args))
+        answer = self._call(self._answer(name, args))
         self._asked.add(answer)
         try:
             found: list[Any] = self._halt.wait(answer, self._end)
@@ -170,6 +177,23 @@ class AsyncDriver:
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self._processes = _on_this_machine(await self._engine.collective_rpc("lab_process"))
         self._looking = asyncio.create_task(self._look())
+
+    async def _answer(self, name: str, args: tuple[Any, ...]) -> Any:
+        """What all workers return; they are waited for by the one that schedules, and that here."""
+        call = self._engine.collective_rpc(name, timeout=self._call_s, args=args)
+        try:
+            return await asyncio.wait_for(call, self._call_s + _MARGIN_S)
+        except Exception as exc:
+            # vLLM hands an error of another process on as a text.
+            if not isinstance(exc, TimeoutError) and f"RPC call to {name} timed out" not in str(
+                exc
+            ):
+                raise
+            raise Stalled(
+                f"vLLM's workers have not answered {name} within {self._call_s:.0f} s.",
+                hint="They may wait for each other, or the machine is too busy: start it again, or"
+                " give a larger step_s.",
+            ) from exc
 
     async def _look(self) -> None:
         while self._dead is None:

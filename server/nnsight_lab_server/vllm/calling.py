@@ -59,7 +59,9 @@ def samples_to_bytes(samples: Mapping[str, Sample]) -> bytes:
 def samples_from_bytes(data: bytes) -> dict[str, Sample]:
     """The same in the worker."""
     tensors: dict[str, torch.Tensor] = load(data)
-    paths = [name[2:] for name in tensors if name.startswith("0:")]
+    # What safetensors gives has another order in every process. Workers that share a model compare
+    # together, so each has to take the same module next.
+    paths = sorted(name[2:] for name in tensors if name.startswith("0:"))
     return {path: (tensors[f"0:{path}"], tensors[f"1:{path}"]) for path in paths}
 
 

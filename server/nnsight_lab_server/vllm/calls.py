@@ -130,7 +130,8 @@ class VllmCalls:
 
     def _tried(self, route: Route, given: torch.Tensor) -> torch.Tensor | None:
         """What a module makes of a value; None where it cannot take it."""
-        if self._why_not(route) or self._unfit(route, given):
+        refused = self._why_not(route) or self._unfit(route, given)
+        if largest([float(bool(refused))]) != [0.0]:
             return None
         try:
             output = self._through(route, given)

@@ -2,10 +2,13 @@
 
 Whoever starts something asks now and then whether it is still wanted. vLLM itself cannot be asked
 to stop while it starts: its processes are ended, and it says that they have.
+
+A start whose workers stop answering is given up after a while, and made once more (`once_more`).
 """
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import threading
 from collections.abc import Callable, Collection
@@ -16,11 +19,16 @@ from typing import Any, TypeVar
 
 from nnsight_lab.errors import EngineFailed
 
-__all__ = ["Halt", "end_others", "processes_here"]
+__all__ = ["Halt", "Stalled", "end_others", "once_more", "processes_here"]
 
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _LOOK_S = 0.1
 _TRIES = 80
+
+
+class Stalled(EngineFailed):
+    """The workers of an engine do not answer, as when they wait for each other."""
 
 
 class Halt:
@@ -65,6 +73,21 @@ class Halt:
             tries -= 1
         self.check()
         return answer.result()
+
+
+def once_more(start: Callable[[], _T], again: Callable[[], None]) -> _T:
+    """What a start gives; one that stalls is made a second time. again: called before that.
+
+    Raises:
+        Stalled: the second has stalled too.
+        BaseException: what a start raises.
+    """
+    try:
+        return start()
+    except Stalled as exc:
+        _log.warning("%s It is started once more.", exc.message)
+        again()
+    return start()
 
 
 def processes_here() -> frozenset[int]:

@@ -19,6 +19,7 @@ from tests.support.vllm_models import D_MODEL, TESTED_NAMES, VOCAB, vllm_model
 
 pytest.importorskip("vllm")
 
+from nnsight_lab_server.vllm.calling import samples_from_bytes, samples_to_bytes
 from nnsight_lab_server.vllm.calls import Sample, VllmCalls, samples_of
 from nnsight_lab_server.vllm.checkpoint import Checkpoint
 from tests.support.vllm_llm import RunningModel, vllm_running
@@ -46,6 +47,13 @@ def paths_of(hf: Any) -> list[str]:
     """Every module outside the layers, and those of one layer."""
     names = [name for name, _ in hf.named_modules() if name]
     return [name for name in names if not {"0", "2"} & set(name.split("."))]
+
+
+def test_samples_come_in_the_same_order_in_every_process() -> None:
+    """Workers that share a model compare module after module, together."""
+    paths = [f"layers.{number}" for number in range(12)]
+    sent = samples_to_bytes({path: (torch.ones(2), torch.ones(3)) for path in paths})
+    assert [*samples_from_bytes(sent)] == sorted(paths)
 
 
 @pytest.fixture(scope="module", params=TESTED_NAMES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,8 +24,10 @@ from nnsight_lab.passes import Part, Stages
 from nnsight_lab.settings import Settings
 from nnsight_lab_server.engines import vllm_run
 from nnsight_lab_server.engines.vllm_engine import VllmEngine, load_vllm
+from nnsight_lab_server.vllm import async_driver
 from nnsight_lab_server.vllm.options import VllmOptions
 from nnsight_lab_server.vllm.plan import Plan
+from tests.server.vllm.disagreeing import ABSENT_ONCE
 from tests.support.vllm_models import D_MODEL, vllm_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -172,6 +175,21 @@ def test_each_worker_has_a_part_and_the_forms_say_so(tensor: VllmEngine) -> None
     assert not forms[Address("layers.1", "output")].parted
 
 
+def test_modules_and_weights_are_used_whole(engine: VllmEngine, lm: nl.LanguageModel) -> None:
+    """Calls that need both workers: of parts of a matrix, of a sum over them, of the vocabulary."""
+    with lm.trace(OTHER) as tracer:
+        hidden = lm.layers[1].output
+        lm.lm_head(lm.norm(hidden)).save()
+        lm.layers[2].mlp.down_proj(lm.layers[2].mlp.neurons).save()
+    assert_same(engine, tracer, rows(OTHER))
+
+
+def test_workers_find_the_modules_that_can_be_called(tensor: VllmEngine) -> None:
+    """They compare together, which goes wrong unless all have the same order."""
+    layer = [f"model.layers.1.{name}" for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp")]
+    assert {"lm_head", "model.norm", *layer} <= tensor._callables.routes.keys()
+
+
 def test_workers_that_find_different_things_do_not_wait_for_each_other_for_ever() -> None:
     """Which modules can be called is found out by calling them, which needs all workers."""
     engine = started(tensor=2, extension="tests.server.vllm.disagreeing.Disagreeing")
@@ -179,6 +197,23 @@ def test_workers_that_find_different_things_do_not_wait_for_each_other_for_ever(
         assert engine._driver is not None
         assert engine._callables.routes == {}
         assert [stats["runs"] for stats in engine._driver.rpc("lab_stats")] == [0, 0]
+    finally:
+        engine.close()
+
+
+def test_a_start_whose_workers_wait_for_each_other_is_made_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    absent = tmp_path / "absent"
+    absent.touch()
+    monkeypatch.setenv(ABSENT_ONCE, str(absent))
+    monkeypatch.setattr(async_driver, "_LEAST_CALL_S", 0.0)
+    options = {"tensor": 2, "step_s": 30}
+    engine = started(extension="tests.server.vllm.disagreeing.AbsentOnce", **options)
+    try:
+        assert not absent.exists()
+        assert "have not answered lab_check within 30 s" in caplog.text
+        assert "lm_head" in engine._callables.routes
     finally:
         engine.close()
 

@@ -18,6 +18,12 @@ function luminance(red, green, blue) {
   return 0.299 * red + 0.587 * green + 0.114 * blue;
 }
 
+// Black or white, whichever has more contrast (at least 4.58 on any colour, as WCAG counts it).
+export function inkOn(rgb) {
+  const [red, green, blue] = rgb.map((part) => (part <= 10 ? part / 3294.6 : ((part / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.179 ? "#ffffff" : "#000000";
+}
+
 function scale(stops) {
   return (fraction) => {
     const at = Math.min(Math.max(fraction, 0), 1) * (stops.length - 1);
@@ -26,7 +32,7 @@ function scale(stops) {
     const [red, green, blue] = stops[low].map((value, index) =>
       Math.round(value + (stops[low + 1][index] - value) * part),
     );
-    const ink = luminance(red, green, blue) < 140 ? "#ffffff" : "#1a1a1a";
+    const ink = inkOn([red, green, blue]);
     return { fill: `rgb(${red},${green},${blue})`, ink, rgb: [red, green, blue] };
   };
 }

@@ -11,6 +11,7 @@ import { h, short } from "./dom.js";
 
 const FONT = "11px var(--jp-code-font-family, monospace)";
 const TALLEST = 460;
+const DIMMED = 0.25;
 
 export class Heatmap {
   constructor(label, { hover = () => [], pick = () => {}, tip, drag } = {}) {
@@ -131,15 +132,16 @@ export class Heatmap {
     }
     const ramp = spec.diverging ? colours.diverging : colours.sequential;
     const { fill, ink } = ramp((value - spec.low) / (spec.high - spec.low || 1));
-    pen.globalAlpha = spec.shade?.(row, column) ? 0.25 : 1;
+    const dimmed = spec.shade?.(row, column);
+    pen.globalAlpha = dimmed ? DIMMED : 1;
     pen.fillStyle = fill;
     pen.fillRect(x, y, wide - gap, high - gap);
+    pen.globalAlpha = 1;
     const text = wide > 30 && high > 11 ? spec.text?.(row, column) : "";
     if (text) {
-      pen.fillStyle = ink;
+      pen.fillStyle = dimmed ? colours.ink : ink; // the colour is dimmed; the text is still to be read
       pen.fillText(short(text, Math.floor((wide - 4) / 6.7)), x + wide / 2, y + high / 2);
     }
-    pen.globalAlpha = 1;
   }
 
   outline(pen, colours, x0, y0) {

@@ -86,7 +86,7 @@ class Explorer {
     if (!held || content.job < held.job) return;
     const sheet = { plain: content, arrays: unpacked(content.arrays, buffers) };
     if (content.topic) held.sheets = held.sheets.filter(({ plain }) => plain.topic !== content.topic);
-    else if (content.job !== held.job || !held.sheets.at(-1)?.plain.part) held.sheets = [];
+    else if (content.job !== held.job || !held.sheets.at(-1)?.plain.more) held.sheets = [];
     held.job = content.job;
     held.sheets.push(sheet);
     this.job = Math.max(this.job, content.job);

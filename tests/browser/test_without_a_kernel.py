@@ -1,0 +1,95 @@
+"""A notebook that is opened again: what can be read where no kernel knows its widgets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.browser.conftest import READY
+from tests.support.jupyter_lab import JupyterServer, NotebookPage, wait_until
+
+SLIDER = """with lm.trace("The capital") as tracer:
+    push = nl.slider("push", 0, 8)
+    lm.layers[2].output[:, -1] += push
+    chances = lm.logits[0, -1].softmax(-1).save()
+moving = tracer.run.live()"""
+CELLS = (
+    'nl.explore(lm, "The capital of France is")',
+    '%%trace lm "Once upon a time" --live -g 6 --as written\nx = lm.logits',
+    SLIDER,
+)
+READ = ("·capital", "·boy", "chances")
+"""What must be readable of each cell: a token of the prompt, one that was sampled, a name."""
+
+ALONE = """async path => {
+    const app = window.jupyterapp;
+    const kernelPreference = { shouldStart: false, canStart: false, autoStartDefault: false };
+    await app.commands.execute("docmanager:open", { path, factory: "Notebook", kernelPreference });
+    return app.shell.currentWidget.sessionContext.session?.kernel?.id ?? null;
+}"""
+RESTART = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
+
+
+@pytest.fixture(scope="module")
+def written(browser: Browser, jupyter: JupyterServer) -> Iterator[NotebookPage]:
+    """A saved notebook with an explorer, a live strip and a slider."""
+    page = NotebookPage.open(browser, jupyter, "written", [READY])
+    page.run(0)
+    for cell in CELLS:
+        page.cell(cell)
+    page.page.locator(".nnl-explorer .nnl-token").first.wait_for()
+    page.page.locator(".nnl-live[data-state=done]").wait_for()
+    page.save()
+    wait_until(lambda: "nl.explore" in page.path.read_text(), 10, "the saved notebook")
+    yield page
+    page.close()
+    page.check()
+
+
+def check_readable(page: Page) -> None:
+    """Each cell says what it showed, and none that something went wrong."""
+    outputs = page.locator(".jp-Notebook:visible .jp-OutputArea")
+    outputs.first.wait_for()
+    page.wait_for_timeout(3000)  # widgets are given up after a while
+    texts = [text for text in outputs.all_inner_texts() if text.strip()]
+    for wanted, text in zip(READ, texts, strict=True):
+        assert wanted in text
+    for said in ("Error", "Loading widget", "Traceback", "not found"):
+        assert said not in "\n".join(texts)
+
+
+def opened_alone(written: NotebookPage, name: str) -> Page:
+    """A notebook in a page where no kernel is started."""
+    page: Page = written.page.context.new_page()
+    page.goto(written.page.url.split("/workspaces/")[0] + f"/workspaces/{name}?reset")
+    page.wait_for_selector(".jp-Launcher", timeout=60_000)
+    assert page.evaluate(ALONE, f"{name}.ipynb") is None
+    return page
+
+
+@pytest.mark.parametrize("trusted", [True, False], ids=["trusted", "not-trusted"])
+def test_without_a_kernel_the_numbers_are_read(written: NotebookPage, trusted: bool) -> None:
+    name = "written"
+    if not trusted:
+        saved = json.loads(written.path.read_text())
+        saved["cells"][0]["source"] = "1 / 0"
+        for cell in saved["cells"]:
+            cell["metadata"].pop("trusted", None)
+        name = "of-somebody-else"
+        written.path.with_name(f"{name}.ipynb").write_text(json.dumps(saved))
+    page = opened_alone(written, name)
+    check_readable(page)
+    page.close()
+
+
+def test_after_a_restart_the_numbers_are_read(written: NotebookPage) -> None:
+    written.page.evaluate(RESTART)
+    written.page.reload()
+    written.ready()
+    check_readable(written.page)
+    # JupyterLab says to the console that the new kernel has no such widget, which is so.
+    assert all("widget model not found" in said for said in written.heard.errors)
+    written.heard.errors.clear()
