@@ -237,6 +237,7 @@ def test_every_tab_has_its_file_and_its_view(tiny: nl.LanguageModel) -> None:
 
 
 def test_code_of_a_run_calls_it_by_its_name(notebook: Notebook) -> None:
+    notebook.ran("import torch")
     notebook.ran(
         f'%%trace lm "{PROMPT}" --as halved -q\nlm.layers[2].output[:, -1] *= 0.5\nlogits = lm.logits'
     )

@@ -1,4 +1,7 @@
-"""`run.trace()`: a block on an earlier run's prompt, after its edits."""
+"""`run.trace()`: a block on an earlier run's prompt, after its edits.
+
+The page: `docs/reference/magic.md`.
+"""
 
 from __future__ import annotations
 
