@@ -132,7 +132,6 @@ def test_code_of_the_tokens_gives_the_same_numbers(
     notebook: Notebook, tiny: nl.LanguageModel, prompt: str
 ) -> None:
     view = TokensView(Subject(tiny, prompt))
-    notebook.ran("import torch")
     notebook.ran(view.code({}))
 
     found = notebook.names["surprisal"]
@@ -145,7 +144,6 @@ def test_code_of_the_lens_gives_the_same_numbers(
     view = LensView(Subject(tiny, PROMPT))
     wanted = {"top": 4, "targets": [" Rome", 7]}
     sheet = asked(view, **wanted)
-    notebook.ran("import torch")
     notebook.ran(view.code(wanted))
     names = notebook.names
 
@@ -159,7 +157,6 @@ def test_code_of_the_lens_gives_the_same_numbers(
 
 
 def test_code_of_an_edited_run_keeps_its_edits(notebook: Notebook) -> None:
-    notebook.ran("import torch")
     notebook.ran(f'%%trace lm "{PROMPT}"\nlm.layers[3].output[:, -1] = 0')
     view = LensView(Subject(notebook.names["run"]))
     sheet = asked(view, top=2)
@@ -237,7 +234,6 @@ def test_every_tab_has_its_file_and_its_view(tiny: nl.LanguageModel) -> None:
 
 
 def test_code_of_a_run_calls_it_by_its_name(notebook: Notebook) -> None:
-    notebook.ran("import torch")
     notebook.ran(
         f'%%trace lm "{PROMPT}" --as halved -q\nlm.layers[2].output[:, -1] *= 0.5\nlogits = lm.logits'
     )

@@ -146,7 +146,6 @@ def test_code_gives_the_same_numbers(notebook: Notebook, tiny: nl.LanguageModel)
     view = AttentionView(Subject(tiny, PROMPT))
     wanted = {"layer": 3, "head": 1, "start": 0, "end": 13}
     sheets = told(view, **wanted)
-    notebook.ran("import torch")
     notebook.ran(view.code(wanted))
 
     by_layer = layers_of(sheets)
@@ -160,7 +159,6 @@ def test_code_gives_the_same_numbers(notebook: Notebook, tiny: nl.LanguageModel)
 
 
 def test_code_of_an_edited_run_keeps_its_edits(notebook: Notebook) -> None:
-    notebook.ran("import torch")
     notebook.ran(f'%%trace lm "{PROMPT}"\nlm.layers[0].output[:, 3] = 0')
     view = AttentionView(Subject(notebook.names["run"]))
     sheets = told(view, layer=2, head=1)
@@ -178,7 +176,6 @@ def test_code_of_a_long_prompt_has_the_steps_that_are_shown(
     view = AttentionView(Subject(gpt2, [LONG], name="other"))
     sheet = head_of(told(view, layer=2, head=0, tiles=[]))
     notebook.names["other"] = gpt2
-    notebook.ran("import torch")
     notebook.ran(view.code({"layer": 2, "head": 0}))
 
     shown = (torch.from_numpy(sheet.arrays["pattern"]) / 255).square()

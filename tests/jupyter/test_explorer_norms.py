@@ -133,7 +133,6 @@ def test_code_gives_the_same_numbers(notebook: Notebook, tiny: nl.LanguageModel,
 
 
 def test_code_of_an_edited_run_keeps_its_edits(notebook: Notebook) -> None:
-    notebook.ran("import torch")
     notebook.ran(f'%%trace lm "{PROMPT}"\nlm.layers[3].output[:, 5] *= 4')
     view = NormsView(Subject(notebook.names["run"]))
     (sheet,) = told(view, at="4", skip=1, **DIFFERENCE)

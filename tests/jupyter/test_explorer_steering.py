@@ -104,7 +104,6 @@ def test_a_moved_strength_records_nothing(tiny: nl.LanguageModel) -> None:
 def test_code_gives_the_same_text(notebook: Notebook, tiny: nl.LanguageModel) -> None:
     view = SteeringView(Subject(tiny, PROMPT))
     last = told(view)[-1]
-    notebook.ran("import nnsight_lab as nl")
     for cell in view.code(WANTED).split("\n# %%\n"):
         notebook.ran(cell)
     start = len(tiny.tokenize(PROMPT).rows[0])

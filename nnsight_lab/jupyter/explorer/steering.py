@@ -27,6 +27,7 @@ __all__ = ["SteeringView"]
 _FAR = 1000.0
 """Limits of the strength; what is useful lies far within."""
 _MEAN = """\
+import nnsight_lab as nl
 vector = nl.recipes.steering_vector({name}, {toward!r}, {away!r}, {layer}).direction
 # %%
 """

@@ -88,7 +88,8 @@ class View(ABC):
         subject = self.subject
         prompt = ["--then", subject.run_name] if subject.edited else [subject.said]
         line = " ".join(["%%trace", subject.name, *prompt, *options])
-        return f"{line}\n{body}"
+        needs = "import torch\n" if "torch." in body else ""
+        return f"{line}\n{needs}{body}"
 
 
 def floats(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
