@@ -21,7 +21,7 @@ CELLS = (
     '%%trace lm "Once upon a time" --live -g 6 --as written\nx = lm.logits',
     SLIDER,
 )
-READ = ("·capital", "·boy", "chances")
+READ = ("·capital", " boy", "chances")
 """What must be readable of each cell: a token of the prompt, one that was sampled, a name."""
 
 ALONE = """async path => {
