@@ -127,11 +127,11 @@ def test_values_live_views_and_the_sidebar_can_be_read(shared: NotebookPage, dar
     shared.cell(VALUES)
     faint = {}
     for value in ("lm", "tracer.graph", "tracer.run", "resid"):
-        faint[value] = faint_texts(shared.cell(value))
+        faint[value] = faint_texts(shared.cell(value).locator(".jp-OutputArea-output"))
     live = shared.cell(LIVE)
     live.locator("input[type=range]").wait_for()
     shared.page.wait_for_timeout(700)
-    faint["live"] = faint_texts(live)
+    faint["live"] = faint_texts(live.locator(".nnl-live"))
     shared.page.evaluate("() => window.jupyterapp.commands.execute('nnsight-lab:show-sidebar')")
     sidebar = shared.page.locator(".nnl-Sidebar")
     wait_until(lambda: sidebar.locator(".nnl-Run").count() > 0, 10, "the runs")

@@ -12,7 +12,7 @@ HARD = (
     '<img src=x onerror="window.hacked = 1"> 🙂 &amp; "quoted" ends '
 )
 WRITTEN = """%%trace lm "Once" --live -g {count} --as written
-for step, id in zip(tracer.iter[:], ids):
+for step, id in zip(tracer.iter[:], hard_ids):
     lm.tokens[:] = id
     nl.live_plot(lm.logits[:, -1].max(), "<img src=x onerror=\\"window.hacked = 1\\"> $y$")
 """
@@ -28,8 +28,8 @@ def check_nothing_ran(page: NotebookPage) -> None:
 @pytest.fixture(scope="module")
 def tokens(shared: NotebookPage) -> list[str]:
     """The prompt's tokens, as the tokenizer itself gives them."""
-    shared.cell(f"hard = {HARD!r}\nids = lm.tokenizer(hard)['input_ids']")
-    found: list[str] = shared.python("[lm.token_string(id) for id in ids]")
+    shared.cell(f"hard = {HARD!r}\nhard_ids = lm.tokenizer(hard)['input_ids']")
+    found: list[str] = shared.python("[lm.token_string(id) for id in hard_ids]")
     assert len(found) > 40
     return found
 
@@ -39,7 +39,7 @@ def test_a_cell_traces_the_tokens_of_the_tokenizer(
     shared: NotebookPage, tokens: list[str], prompt: str
 ) -> None:
     shared.cell(f"%%trace lm {prompt} --as traced\nh = lm.layers[1].output")
-    assert shared.python("list(traced.inputs.rows[0]) == list(ids)")
+    assert shared.python("list(traced.inputs.rows[0]) == list(hard_ids)")
     assert shared.python("h.shape[1]") == len(tokens)
 
     text = shared.cell("traced").locator("[data-nnl=run]").inner_text()
@@ -67,7 +67,7 @@ def test_the_explorer_shows_every_token(shared: NotebookPage, tokens: list[str])
     code = found.locator(".nnl-code pre")
     code.wait_for()
     shared.cell(code.inner_text())
-    assert shared.python("list(run.inputs.rows[0]) == list(ids)")
+    assert shared.python("list(run.inputs.rows[0]) == list(hard_ids)")
     check_nothing_ran(shared)
 
 

@@ -51,8 +51,8 @@ def written(browser: Browser, jupyter: JupyterServer) -> Iterator[NotebookPage]:
 
 def check_readable(page: Page) -> None:
     """Each cell says what it showed, and none that something went wrong."""
+    page.locator("text=Run the cell again to explore").wait_for()
     outputs = page.locator(".jp-Notebook:visible .jp-OutputArea")
-    outputs.first.wait_for()
     page.wait_for_timeout(3000)  # widgets are given up after a while
     texts = [text for text in outputs.all_inner_texts() if text.strip()]
     for wanted, text in zip(READ, texts, strict=True):
