@@ -131,7 +131,8 @@ def test_values_live_views_and_the_sidebar_can_be_read(shared: NotebookPage, dar
     live = shared.cell(LIVE)
     live.locator("input[type=range]").wait_for()
     shared.page.wait_for_timeout(700)
-    faint["live"] = faint_texts(live.locator(".nnl-live"))
+    for at, view in enumerate(live.locator(".nnl-live").all()):
+        faint[f"live {at}"] = faint_texts(view)
     shared.page.evaluate("() => window.jupyterapp.commands.execute('nnsight-lab:show-sidebar')")
     sidebar = shared.page.locator(".nnl-Sidebar")
     wait_until(lambda: sidebar.locator(".nnl-Run").count() > 0, 10, "the runs")
