@@ -34,10 +34,11 @@ _HERE = Path(__file__).parent
 _IMPORT = re.compile(r"^import [^;]* from \"\.[^\"]*channel\.js\";\n", re.MULTILINE)
 
 _NO_ERROR = (
-    ".jp-OutputArea-child:has(.{0}) + .jp-OutputArea-child > .jupyter-widgets:not(:has(*))"
+    ".jp-OutputArea-child:has(.{0}) + .jp-OutputArea-child > .jp-OutputArea-output:not(:has(*))"
     " {{display: none}}"
 )
-"""Where the widget that follows cannot be made, JupyterLab says so in a line of text."""
+"""Where the widget that follows cannot be made, JupyterLab says in a line of text that it could
+not, or that it still tries; a widget is never a bare text."""
 
 
 def module_of(*files: str) -> str:

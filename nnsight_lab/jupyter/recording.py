@@ -101,8 +101,9 @@ class Recording:
                 _save(space, name, asked=said.save is not None)
             _save(space, LAST, asked=False)
             if said.live and said.generation:
-                # Else the last token is not sampled: nobody would have asked for it.
-                tracer.save(tokens=tracer.result)
+                # Else the last token is not sampled: nobody would have asked for it. No variable
+                # has this name.
+                tracer.save(**{"all tokens": tracer.result})
         finally:
             tracer.end()
         names = (*assigned, *(said.save or ()), LAST)

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from nnsight_lab.contract import Inputs, RunEvent
-from nnsight_lab.errors import LabError
+from nnsight_lab.contract import Done, Failed, Inputs, RunEvent
+from nnsight_lab.errors import Cancelled, LabError
 from nnsight_lab.ir import Graph
 from nnsight_lab.models.following import on_a_terminal
 from nnsight_lab.models.progress import Progress
@@ -116,6 +116,10 @@ def under_way(run: RunUnderWay) -> Iterator[Callable[[RunEvent], None]]:
     try:
         run.tell(None)
         yield run.tell
+    except KeyboardInterrupt:
+        if not isinstance(run.last, Done | Failed):  # nobody is there any more to hear of its end
+            run.tell(Failed(Cancelled("The run was interrupted.")))
+        raise
     finally:
         run.over = True
         with _lock:

@@ -20,6 +20,13 @@ VALUES = """with lm.trace("The <b>capital</b> of {} is $5") as tracer:
 """
 
 
+LIVE = """%%trace "The <b>capital</b> of {} is $5" --live --as seen
+lm.layers[3].output[:] *= nl.slider("scale", 0, 2, value=1)
+nl.live_plot(lm.layers[4].output[0].norm(dim=-1), "norms")
+top = lm.logits[0, -1].softmax(-1).max()
+"""
+
+
 @pytest.fixture(scope="module")
 def explorer(shared: NotebookPage) -> Locator:
     """An explorer with a second prompt to patch from, so that no control is missing."""
@@ -120,11 +127,12 @@ def test_values_live_views_and_the_sidebar_can_be_read(shared: NotebookPage, dar
     shared.cell(VALUES)
     faint = {}
     for value in ("lm", "tracer.graph", "tracer.run", "resid"):
-        faint[value] = faint_texts(shared.cell(value))
-    live = shared.cell('%%trace "The <b>capital</b>" --live --as seen\nh = lm.layers[1].output')
-    live.locator(".nnl-live[data-state=done]").wait_for()
+        faint[value] = faint_texts(shared.cell(value).locator(".jp-OutputArea-output"))
+    live = shared.cell(LIVE)
+    live.locator("input[type=range]").wait_for()
     shared.page.wait_for_timeout(700)
-    faint["live"] = faint_texts(live)
+    for at, view in enumerate(live.locator(".nnl-live").all()):
+        faint[f"live {at}"] = faint_texts(view)
     shared.page.evaluate("() => window.jupyterapp.commands.execute('nnsight-lab:show-sidebar')")
     sidebar = shared.page.locator(".nnl-Sidebar")
     wait_until(lambda: sidebar.locator(".nnl-Run").count() > 0, 10, "the runs")

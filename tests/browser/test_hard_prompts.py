@@ -11,17 +11,11 @@ HARD = (
     "a {x} {} $y$ and $HOME \\(z\\) <script>window.hacked = 1</script>"
     '<img src=x onerror="window.hacked = 1"> 🙂 &amp; "quoted" ends '
 )
-VISIBLE = {" ": "·", "\n": "↵"}
 WRITTEN = """%%trace lm "Once" --live -g {count} --as written
-for step, id in zip(tracer.iter[:], ids):
+for step, id in zip(tracer.iter[:], hard_ids):
     lm.tokens[:] = id
     nl.live_plot(lm.logits[:, -1].max(), "<img src=x onerror=\\"window.hacked = 1\\"> $y$")
 """
-
-
-def seen(token: str) -> str:
-    """A token with its whitespace visible."""
-    return "".join(VISIBLE.get(letter, letter) for letter in token)
 
 
 def check_nothing_ran(page: NotebookPage) -> None:
@@ -34,8 +28,8 @@ def check_nothing_ran(page: NotebookPage) -> None:
 @pytest.fixture(scope="module")
 def tokens(shared: NotebookPage) -> list[str]:
     """The prompt's tokens, as the tokenizer itself gives them."""
-    shared.cell(f"hard = {HARD!r}\nids = lm.tokenizer(hard)['input_ids']")
-    found: list[str] = shared.python("[lm.token_string(id) for id in ids]")
+    shared.cell(f"hard = {HARD!r}\nhard_ids = lm.tokenizer(hard)['input_ids']")
+    found: list[str] = shared.python("[lm.token_string(id) for id in hard_ids]")
     assert len(found) > 40
     return found
 
@@ -45,7 +39,7 @@ def test_a_cell_traces_the_tokens_of_the_tokenizer(
     shared: NotebookPage, tokens: list[str], prompt: str
 ) -> None:
     shared.cell(f"%%trace lm {prompt} --as traced\nh = lm.layers[1].output")
-    assert shared.python("list(traced.inputs.rows[0]) == list(ids)")
+    assert shared.python("list(traced.inputs.rows[0]) == list(hard_ids)")
     assert shared.python("h.shape[1]") == len(tokens)
 
     text = shared.cell("traced").locator("[data-nnl=run]").inner_text()
@@ -60,15 +54,20 @@ def test_the_explorer_shows_every_token(shared: NotebookPage, tokens: list[str])
     found = shared.cell("nl.explore(lm, hard)").locator(".nnl-explorer")
     chips = found.locator(".nnl-panel:visible .nnl-token")
     chips.first.wait_for()
-    assert chips.all_inner_texts() == [seen(token) for token in tokens]
-    assert tokens[-1].endswith(" ")
+    shown = chips.all_inner_texts()
+    whole = [at for at, token in enumerate(tokens) if "\ufffd" not in token]
+    parts = [text for at, text in enumerate(shown) if at not in whole]
+    assert len(shown) == len(tokens)
+    assert [shown[at] for at in whole] == [tokens[at] for at in whole]
+    assert " ".join(parts) == "🙂".encode().hex(" ").upper()  # parts of a letter, as bytes
+    assert tokens[-1].endswith("·")
 
     found.locator("[data-view=lens]").click()
     found.get_by_role("button", name="Copy as code").click()
     code = found.locator(".nnl-code pre")
     code.wait_for()
     shared.cell(code.inner_text())
-    assert shared.python("list(run.inputs.rows[0]) == list(ids)")
+    assert shared.python("list(run.inputs.rows[0]) == list(hard_ids)")
     check_nothing_ran(shared)
 
 
@@ -76,6 +75,6 @@ def test_the_live_strip_shows_what_is_sampled(shared: NotebookPage, tokens: list
     output = shared.cell(WRITTEN.format(count=len(tokens)), 120)
     output.locator(".nnl-live[data-state=done]").wait_for()
     shown = output.locator(".nnl-live-token").all_inner_texts()
-    assert shown == [seen(token) for token in tokens]
+    assert shown == tokens
     expect(output.locator(".nnl-live-chart figcaption")).to_contain_text("<img src=x onerror=")
     check_nothing_ran(shared)

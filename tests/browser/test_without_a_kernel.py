@@ -21,7 +21,7 @@ CELLS = (
     '%%trace lm "Once upon a time" --live -g 6 --as written\nx = lm.logits',
     SLIDER,
 )
-READ = ("·capital", "·boy", "chances")
+READ = ("·capital", " boy", "chances")
 """What must be readable of each cell: a token of the prompt, one that was sampled, a name."""
 
 ALONE = """async path => {
@@ -51,8 +51,8 @@ def written(browser: Browser, jupyter: JupyterServer) -> Iterator[NotebookPage]:
 
 def check_readable(page: Page) -> None:
     """Each cell says what it showed, and none that something went wrong."""
+    page.locator("text=Run the cell again to explore").wait_for()
     outputs = page.locator(".jp-Notebook:visible .jp-OutputArea")
-    outputs.first.wait_for()
     page.wait_for_timeout(3000)  # widgets are given up after a while
     texts = [text for text in outputs.all_inner_texts() if text.strip()]
     for wanted, text in zip(READ, texts, strict=True):
@@ -72,14 +72,15 @@ def opened_alone(written: NotebookPage, name: str) -> Page:
 
 @pytest.mark.parametrize("trusted", [True, False], ids=["trusted", "not-trusted"])
 def test_without_a_kernel_the_numbers_are_read(written: NotebookPage, trusted: bool) -> None:
-    name = "written"
+    # What was run here is trusted, under any name; a notebook with another text is not.
+    name, text = "trusted", written.path.read_text()
     if not trusted:
-        saved = json.loads(written.path.read_text())
+        saved = json.loads(text)
         saved["cells"][0]["source"] = "1 / 0"
         for cell in saved["cells"]:
             cell["metadata"].pop("trusted", None)
-        name = "of-somebody-else"
-        written.path.with_name(f"{name}.ipynb").write_text(json.dumps(saved))
+        name, text = "not-trusted", json.dumps(saved)
+    written.path.with_name(f"{name}.ipynb").write_text(text)
     page = opened_alone(written, name)
     check_readable(page)
     page.close()
