@@ -77,6 +77,19 @@ def test_reads_and_edits_are_those_of_the_model_at_home(there: Any, here: Any) -
     assert (found["there"][2] - found["there"][3]).abs().max() > 0.1
 
 
+def test_prompts_of_unequal_length_are_edited_as_at_home(there: Any, here: Any) -> None:
+    def edited(lm: Any, factor: float) -> Any:
+        with lm.trace([[5, 7, 9], list(range(20, 40))]):
+            lm.layers[0].output[:] *= factor
+            lm.layers[1].output[:, :, 3] = lm.layers[1].output[:, :, 3] * 2 + 1
+            lm.layers[2].output[1:] *= factor
+            logits = lm.logits[:, -1].save()
+        return logits
+
+    assert same(edited(there, 0.5), edited(here, 0.5))
+    assert not same(edited(here, 0.5), edited(here, 1.0))
+
+
 def test_an_edit_in_one_request_is_gone_from_the_next(there: Any) -> None:
     def plain() -> torch.Tensor:
         with there.trace(PROMPT):
