@@ -6,7 +6,6 @@ from typing import Any
 
 from nnsight_lab.errors import GraphError
 from nnsight_lab.tracing.places import Places
-from nnsight_lab.tracing.source import user_line
 
 __all__ = ["check_invoke"]
 
@@ -19,23 +18,22 @@ def check_invoke(places: Places, takes_prompts: bool, prompt: Any, all_rows: boo
     Raises:
         GraphError: it may not.
     """
-    where = user_line()
     if not takes_prompts:
         raise GraphError(
             "This trace has its prompt already.", hint="Use model.trace() without a prompt."
-        ).at(where)
+        )
     if prompt is not None and all_rows:
         raise GraphError(
             "A prompt cannot follow tracer.invoke() without one.",
             hint="Give all prompts first.",
-        ).at(where)
+        )
     if places.steps.now:
         raise GraphError(
             "A prompt cannot be given in a loop over steps.",
             hint="Open the invoke first, and loop inside it.",
-        ).at(where)
+        )
     if places.batch:
         raise GraphError(
             "An invoke cannot be inside another.",
             hint="Write them one after another; values go from one to the other.",
-        ).at(where)
+        )

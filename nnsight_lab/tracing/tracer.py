@@ -186,6 +186,7 @@ class Tracer(Generic[RunT]):
             add_prompt=self._add_prompt,
         )
 
+    @one_frame
     def invoke(self, prompt: Any = None) -> AbstractContextManager[None]:
         """One prompt of the batch: what is read and edited in this block are its rows alone.
 
@@ -196,14 +197,10 @@ class Tracer(Generic[RunT]):
             GraphError: the trace already has a prompt of its own, or the order is wrong.
             BadInput: the prompt is empty or not a prompt.
         """
-        where = user_line()
-        check_invoke(self._recorder.places, self._add_prompt is not None, prompt, self._all_rows)
+        add = self._add_prompt
+        check_invoke(self._recorder.places, add is not None, prompt, self._all_rows)
         self._all_rows = prompt is None
-        try:
-            add = self._add_prompt
-            return self._rows(None if prompt is None or add is None else add(prompt))
-        except LabError as exc:
-            raise exc.at(where)
+        return self._rows(None if prompt is None or add is None else add(prompt))
 
     @property
     def iter(self) -> Iteration:
