@@ -10,6 +10,9 @@
 const HELLO_EVERY_MS = 400;
 const HELLOS = 12;
 const PATIENCE_MS = 300;
+// The notebook's server keeps small messages back until the last one is acknowledged, which a browser
+// with nothing to say puts off for 40 ms. So it says something until the answer has come through.
+const NUDGES_MS = [8, 14, 20, 28];
 
 export async function connect(model, el, { told, reset, state = () => {} }) {
   const view = Math.random().toString(36).slice(2);
@@ -47,8 +50,12 @@ export async function connect(model, el, { told, reset, state = () => {} }) {
   };
   model.on("msg:custom", onPublished);
 
+  let nudges = [];
+  const stopNudging = () => nudges.splice(0).forEach(clearTimeout);
   const flush = () => {
     for (const [message, buffers] of wire.pending.splice(0)) control.send(message, undefined, buffers);
+    stopNudging();
+    if (wire.beside) nudges = NUDGES_MS.map((ms) => setTimeout(() => control.send({ kind: "nudge" }), ms));
   };
   const greeted = (message, buffers) => {
     if (message.kind !== "hello" || message.view !== view || (wire.greeted && !message.beside)) return;
@@ -101,6 +108,7 @@ export async function connect(model, el, { told, reset, state = () => {} }) {
       wire.closed = true;
       clearTimeout(timer);
       clearTimeout(patience);
+      stopNudging();
       model.off("msg:custom", onPublished);
       if (control) control.off("msg:custom", greeted);
       hidden.remove();

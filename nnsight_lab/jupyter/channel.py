@@ -137,7 +137,7 @@ class Channel:
         kind = message.get("kind")
         if kind == "hello":
             self._greet(message)
-        elif isinstance(kind, str):
+        elif isinstance(kind, str) and kind != "nudge":
             content = message.get("content")
             plain = content if isinstance(content, dict) else {}
             self._heard(kind, plain, [bytes(buffer) for buffer in buffers or ()])

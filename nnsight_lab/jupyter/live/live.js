@@ -192,8 +192,8 @@ export default {
         named.get(name).replaceChildren(make("span", "nnl-live-name", name), " ", make("span", "", text));
         values.hidden = false;
       },
-      painted({ move }) { painted(move); },
-      state({ word, text }) {
+      state({ word, text, move }) {
+        painted(move);
         root.dataset.state = word;
         status.textContent = text;
         cancel.hidden = word !== "running";

@@ -56,8 +56,8 @@ class Moving:
     def _found(self, wanted: tuple[dict[str, float], int], run: Run) -> None:
         self.run = run
         draw(self.view, run, self._picture)
-        self.view.state("ready", f"{sum(run.seconds.values()) * 1e3:.0f} ms")
-        self.view.painted(wanted[1])
+        took_ms = sum(run.seconds.values()) * 1e3
+        self.view.state("ready", f"{took_ms:.0f} ms", move=wanted[1])
         with self._lock:
             settled = wanted[0] == self._at
         if settled:

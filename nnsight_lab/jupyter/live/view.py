@@ -106,14 +106,14 @@ class LiveView:
         self._lines[name] = f"{name}: {text}"
         self.channel.publish("value", {"name": name, "text": text}, keep=f"value {name}")
 
-    def painted(self, move: int) -> None:
-        """All that follows from a move of a slider has been told."""
-        self.channel.publish("painted", {"move": move}, keep=None)
+    def state(self, word: str, text: str, move: int = 0) -> None:
+        """How the run is: `running` (it can be cancelled), `done`, `failed`, `ready`.
 
-    def state(self, word: str, text: str) -> None:
-        """How the run is: `running` (it can be cancelled), `done`, `failed`, `ready`."""
+        move: of a slider; all that follows from it has been told.
+        """
         self._state = text
-        self.channel.publish("state", {"word": word, "text": text}, keep="state")
+        content = {"word": word, "text": text, "move": move}
+        self.channel.publish("state", content, keep="state")
 
     def settle(self) -> None:
         """Write what is seen now into the notebook, for readers without a kernel."""
