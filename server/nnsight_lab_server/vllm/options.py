@@ -139,6 +139,8 @@ class VllmOptions:
             "VLLM_LOGGING_LEVEL": "ERROR",
             "VLLM_LOGGING_STREAM": "ext://sys.stderr",
             "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+            # Python frees the shared memory of a process that was ended, and need not say so.
+            "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning",
         }
         if not on_gpu and self.ranks > 1:
             # One machine has one NUMA node, often: `auto` would want one for each rank.
