@@ -9,9 +9,10 @@ from nnsight_lab.errors import BadInput, GraphError
 from nnsight_lab.tracing.envoy import Envoy
 from nnsight_lab.tracing.openings import open_recordings
 from nnsight_lab.tracing.proxy import Proxy
+from nnsight_lab.tracing.show import is_shown
 from nnsight_lab.tracing.source import one_frame, user_line
 
-__all__ = ["holds_recorded", "save"]
+__all__ = ["check_saved_as", "holds_recorded", "save"]
 
 ValueT = TypeVar("ValueT")
 
@@ -70,3 +71,21 @@ def _save_all(container: Any) -> dict[str, Any]:
             seen.add(id(item))
             stack.extend(item.values() if isinstance(item, dict) else item)
     return {}
+
+
+def check_saved_as(name: str, value: Any, before: Any) -> None:
+    """Check what is to be saved under a name. before: what is saved so already, if anything is.
+
+    Raises:
+        BadInput: it is not a recorded value, or what was saved before would be lost.
+    """
+    if is_shown(name) or not isinstance(value, Proxy):
+        raise BadInput(
+            f"{name!r} cannot be saved: a {type(value).__name__} under that name.",
+            hint="Give recorded values: tracer.save(logits=lm.logits).",
+        )
+    if before is not None and before is not value:
+        raise BadInput(
+            f"A value is saved as {name!r} already, and would be lost.",
+            hint=f"Collect several in a list: kept.append({name}.save()).",
+        )

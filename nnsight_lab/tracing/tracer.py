@@ -17,7 +17,7 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 import torch
 
-from nnsight_lab.errors import BadInput, GraphError, LabError, SourceLine
+from nnsight_lab.errors import GraphError, LabError, SourceLine
 from nnsight_lab.ir import RESULT, Address, Graph, NodeId
 from nnsight_lab.passes.live import drop_dead_nodes
 from nnsight_lab.tracing.awaited import awaited, check_goes_on, given
@@ -34,9 +34,8 @@ from nnsight_lab.tracing.names import (
 )
 from nnsight_lab.tracing.openings import close_for, open_for
 from nnsight_lab.tracing.peeks import Peeks
-from nnsight_lab.tracing.proxy import Proxy
 from nnsight_lab.tracing.recorder import Recorder
-from nnsight_lab.tracing.show import is_shown
+from nnsight_lab.tracing.saving import check_saved_as
 from nnsight_lab.tracing.source import for_the_user, one_frame, shorten_traceback, user_line
 from nnsight_lab.tracing.steps import Iteration, Loop
 
@@ -128,14 +127,10 @@ class Tracer(Generic[RunT]):
         """Save values under names of your own: `tracer.save(logits=lm.logits)`.
 
         Raises:
-            BadInput: what was given is not a recorded value.
+            BadInput: what was given is not a recorded value, or the name is taken: in a loop, say.
         """
         for name, value in values.items():
-            if is_shown(name) or not isinstance(value, Proxy):
-                raise BadInput(
-                    f"{name!r} cannot be saved: a {type(value).__name__} under that name.",
-                    hint="Give recorded values: tracer.save(logits=lm.logits).",
-                )
+            check_saved_as(name, value, self._named.get(name))
             self._named[name] = value.save()
 
     @one_frame

@@ -235,6 +235,11 @@ def test_a_save_of_something_unsavable(lm: nl.LanguageModel) -> None:
     with pytest.raises(errors.BadInput) as caught, lm.trace(IDS) as tracer:
         tracer.save(size=lm.logits.shape[0])  # by name
     assert_told(caught, "by name")
+    with pytest.raises(errors.BadInput, match="would be lost") as twice:
+        with lm.generate(IDS, max_new_tokens=2) as tracer:
+            for _ in tracer.iter[:2]:
+                tracer.save(last=lm.logits[:, -1])  # each step
+    assert_told(twice, "each step")
     with pytest.raises(errors.GraphError, match="outside") as outside:
         nl.save([])  # no block
     assert_told(outside, "no block")
