@@ -53,6 +53,7 @@ export async function connect(model, el, { told, reset, state = () => {} }) {
   let nudges = [];
   const stopNudging = () => nudges.splice(0).forEach(clearTimeout);
   const flush = () => {
+    if (!wire.pending.length) return;
     for (const [message, buffers] of wire.pending.splice(0)) control.send(message, undefined, buffers);
     stopNudging();
     if (wire.beside) nudges = NUDGES_MS.map((ms) => setTimeout(() => control.send({ kind: "nudge" }), ms));
