@@ -43,8 +43,9 @@ def wait_until(true: Any, seconds: float = 120.0) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("everybody", [False, True], ids=["kill", "ctrl-c"])
-@pytest.mark.parametrize("begun", [1, 2], ids=["scheduler", "worker"])
+@pytest.mark.parametrize(
+    ("begun", "everybody"), [(1, True), (2, False)], ids=["scheduler-ctrl-c", "worker-kill"]
+)
 def test_a_server_that_is_stopped_while_vllm_starts_is_gone_soon(
     begun: int, everybody: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -208,11 +208,11 @@ def test_a_start_whose_workers_wait_for_each_other_is_made_once_more(
     absent.touch()
     monkeypatch.setenv(ABSENT_ONCE, str(absent))
     monkeypatch.setattr(async_driver, "_LEAST_CALL_S", 0.0)
-    options = {"tensor": 2, "step_s": 30}
+    options = {"tensor": 2, "step_s": 20}
     engine = started(extension="tests.server.vllm.disagreeing.AbsentOnce", **options)
     try:
         assert not absent.exists()
-        assert "have not answered lab_check within 30 s" in caplog.text
+        assert "have not answered lab_check within 20 s" in caplog.text
         assert "lm_head" in engine._callables.routes
     finally:
         engine.close()
