@@ -19,7 +19,7 @@ WORDS = "rgb(121, 121, 122)"
 _CLEAR = "rgba(0, 0, 0, 0)"
 _LINES = "rgba(128, 128, 128, 0.3)"
 _AXIS = {
-    "gridcolor": _LINES, "zerolinecolor": _LINES, "linecolor": _LINES, "automargin": True,
+    "gridcolor": _LINES, "zerolinecolor": _LINES, "linecolor": _LINES, "automargin": True, "ticks": "",
     "title": {"standoff": 15},
 }  # fmt: skip
 _BAR = {"outlinewidth": 0, "ticks": ""}

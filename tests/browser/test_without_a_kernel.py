@@ -68,7 +68,7 @@ def test_the_numbers_in_the_file_are_those_of_hooks(written: NotebookPage) -> No
                if "text/html" in out["data"])  # fmt: skip
     after = html.partition("Likeliest next: ")[2].partition("<")[0]
 
-    assert [float(found) for found in re.findall(r"<sub>(.*?)</sub>", html)] == pytest.approx(
+    assert [float(found) for found in re.findall(r"<small>(.*?)</small>", html)] == pytest.approx(
         surprisal, abs=6e-4
     )
     assert [each.split(" ")[0] for each in after.split(", ")] == words
@@ -83,7 +83,7 @@ def check_readable(page: Page) -> None:
     outputs = page.locator(".jp-Notebook:visible .jp-OutputArea")
     page.wait_for_timeout(3000)  # widgets are given up after a while
     texts = [text for text in outputs.all_inner_texts() if text.strip()]
-    number = page.locator("sub").first  # hidden where the widget is
+    number = page.locator(".jp-Notebook:visible small").first  # hidden where the widget is
     assert re.fullmatch(r"\d+\.\d{3}", number.inner_text())
     assert faint_texts(number.locator("xpath=../..")) == []
     for wanted, text in zip(READ, texts, strict=True):

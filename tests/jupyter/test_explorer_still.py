@@ -47,7 +47,7 @@ def test_the_numbers_are_those_of_the_plain_model(tiny: nl.LanguageModel, prompt
     html, text = still_of(tiny, prompt).drawn()
     surprisal, chances = by_hand(tiny, prompt)
     page = parsed(html)
-    shown = [float(each.text) for each in page.every("sub")]
+    shown = [float(each.text) for each in page.every("small")]
     next_words = re.findall(r"(\S+) (\d\.\d{4})", page.text.partition("Likeliest next: ")[2])
     values, ids = chances.topk(5)
 
@@ -91,7 +91,7 @@ def test_a_saved_value_is_shown_until_the_surprisal_is_known(tiny: nl.LanguageMo
     html, _ = still.drawn()
     sheet = asked(TokensView(Subject(tracer.run)))
 
-    assert f"<sub>{norm[0, 4].item():.3f}</sub>" in html
+    assert f"<small>{norm[0, 4].item():.3f}</small>" in html
     assert still.learn("tokens", {}, sheet)
     assert "surprisal in nats" in still.drawn()[0]
     assert not still.learn("tokens", {"by": "norm"}, sheet)
@@ -102,7 +102,7 @@ def test_a_long_prompt_stays_small_and_says_how_much_is_left(
     tiny: nl.LanguageModel, prompt: str
 ) -> None:
     html, text = still_of(tiny, prompt).drawn()
-    shown = len(parsed(html).every("sub")) + 1
+    shown = len(parsed(html).every("small")) + 1
 
     assert len(html.encode()) + len(text.encode()) < 30_000
     assert f"and {len(Subject(tiny, prompt).tokens) - shown} more" in html

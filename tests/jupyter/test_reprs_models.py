@@ -75,7 +75,7 @@ def test_buffers_are_no_parameters(notebook: Any, tiny: Any) -> None:
 
     assert re.search(r"BatchNorm1d[^B]* · 10 parameters", text)
     assert "Sequential · 30 parameters" in text
-    line = shown(tiny, notebook).text.partition("rotary_emb")[2].partition("norm")[0]
+    line = shown(tiny, notebook).text.partition("rotary_emb")[2].partition("lm_head")[0]
     assert "parameters" not in line
 
 

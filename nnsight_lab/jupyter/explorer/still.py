@@ -64,16 +64,16 @@ class Still:
         return f'<div style="font-family:monospace;line-height:1.9">{html}</div>', text
 
     def _chip(self, place: int, token: str) -> str:
-        """A token, its number below it; colour: how large that is."""
+        """A token and its number; colour: how large that is."""
         number = self._number(place)
-        tip, look, below = f"position {place}, id {self._subject.ids[place]}", _CHIP, ""
+        tip, look, small = f"position {place}, id {self._subject.ids[place]}", _CHIP, ""
         if number:
             tip += f": {number} {self._unit}"
-            below = f"<sub>{number}</sub>"
+            small = f" <small>{number}</small>"
             low, high = self._range
             fill, ink = colour((self._numbers[place] - low) / (high - low))
             look = f"{_CHIP};background:{fill};color:{ink}"
-        return f'<span style="{look}" title="{escape(tip)}">{escape(token)}{below}</span> '
+        return f'<span style="{look}" title="{escape(tip)}">{escape(token)}{small}</span> '
 
     def _number(self, place: int) -> str:
         known = place < len(self._numbers) and isfinite(self._numbers[place])
