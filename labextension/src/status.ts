@@ -7,7 +7,9 @@ import { Links } from './links';
 import { summary } from './words';
 
 export function addStatus(bar: IStatusBar, links: Links, clicked: () => void): void {
-  const item = new Widget();
+  const node = document.createElement('button');
+  node.type = 'button';
+  const item = new Widget({ node });
   item.addClass('nnl-Status');
   item.node.title = 'nnsight_lab: open the sidebar';
   item.node.addEventListener('click', clicked);

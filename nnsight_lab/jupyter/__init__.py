@@ -14,14 +14,15 @@
     flow.py       what a lowered cell asks while it runs
     variables.py  its variables around a branch; carried.py, those that a loop carries
     figures.py    run.fig: Plotly figures; figures_recipes.py, those of recipes;
-                  figures_plots.py, lines and points; figures_views.py, what --show draws else
+                  figures_plots.py, lines and points; figures_views.py, what --show draws else;
+                  figures_theme.py, how they look on a light and on a dark page
     axes.py       how large they are, and which labels fit
     reprs/        models, graphs, runs, tensors and errors, as a notebook shows them
     channel.py    a view's wire to Python, which works while a cell runs; channel.js, its other end
     live/         sliders, tokens and curves while the model runs
     sidebar.py    the kernel's end of the labextension: run_log.py, model_rows.py, server_watch.py
     static.py     the same pictures without JavaScript, for saved notebooks; static_plots.py,
-                  lines and points
+                  lines and points; static_frame.py, the sheet they are drawn on
 
 Notebook code draws and calls back; it holds no model and knows no server.
 """

@@ -90,7 +90,8 @@ def _check_waits_for_nothing(tree: ast.Module, filename: str) -> None:
             raise MagicUsage(
                 "A %%trace cell is recorded in one go, so it cannot await.",
                 where=SourceLine(filename, node.lineno),
-                hint="Await in a cell above, or trace in a plain cell: async with lm.trace(prompt):",
+                hint="Await in a cell above, or trace in a plain cell, which may await before and after: "
+                "with lm.trace(prompt): (async with lets others go on meanwhile).",
             )
         nodes += ast.iter_child_nodes(node)
 

@@ -22,9 +22,9 @@ from IPython.core.completer import (
     context_matcher,
 )
 
-from nnsight_lab.errors import LabError
+from nnsight_lab.errors import LabError, MagicUsage
 from nnsight_lab.jupyter.commands import WORDS
-from nnsight_lab.jupyter.line import OPTIONS, VIEWS
+from nnsight_lab.jupyter.line import OPTIONS, VALUED, VIEWS, pieces
 from nnsight_lab.models.lab import Lab
 from nnsight_lab.models.run import Run
 from nnsight_lab.models.traced import TracedModel
@@ -39,7 +39,6 @@ _IN_QUOTES = re.compile(rf"({_PATH})(?:\.get\(|\[)\s*[\"']([\w.]*)$")
 _LOOP = r"\bfor\s+{name}\s+in\s+({path})"
 _TRACE = re.compile(r"\s*%%?trace\b")
 _NNL = re.compile(r"\s*%nnl\b")
-_NUMBERS = ("-s", "--save", "--as", "--timeout", "-g", "--generate", "--seed")
 
 
 class Offer(NamedTuple):
@@ -75,8 +74,14 @@ def offered(line: str, cell: str, space: dict[str, Any], first: bool) -> Offer |
 
 
 def _on_trace_line(line: str, space: dict[str, Any]) -> Offer | None:
-    before, _, fragment = line.rpartition(" ")
-    words = before.split()
+    try:
+        said = [*pieces(_TRACE.sub("", line, count=1))]
+    except MagicUsage:
+        return None  # in a prompt: a quote or a brace is open
+    kind, fragment = said.pop() if said and not line[-1].isspace() else ("word", "")
+    if kind != "word":
+        return None
+    words = [text for _, text in said]
     option, equals, value = fragment.partition("=")
     if equals and option.startswith("--"):
         words, fragment = [*words, option], value
@@ -85,11 +90,9 @@ def _on_trace_line(line: str, space: dict[str, Any]) -> Offer | None:
         return _chosen((*VIEWS, "none"), fragment.rpartition(",")[2], "magic")
     if last == "--on":
         return _chosen(("local", *_holding(space, Lab)), fragment, "instance")
-    if last == "--diff":
+    if last in ("--diff", "--then"):
         return _chosen(_holding(space, Run), fragment, "instance")
-    if before.count('"') % 2 or before.count("'") % 2 or fragment.startswith(("'", '"', "{")):
-        return None  # in a prompt
-    if last in _NUMBERS:
+    if last in VALUED:
         return None
     if fragment.startswith("-"):
         return _chosen([each for each in OPTIONS if each not in words], fragment, "magic")

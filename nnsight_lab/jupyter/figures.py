@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from nnsight_lab.jupyter.axes import Labels, cell_width, numbered, panel_grid, token_axis
+from nnsight_lab.jupyter.figures_theme import THEME
 from nnsight_lab.jupyter.static import DIVERGING, RAMP, heatmap_svg, panels_svg
 from nnsight_lab.recipes import AttentionPattern, LogitLens, attention_pattern, logit_lens
 from nnsight_lab.tracing.source import one_frame
@@ -40,6 +41,7 @@ class LabFigure(go.Figure):  # type: ignore[misc]  # plotly ships no types
 
     def __init__(self, *args: Any, svg: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.update_layout(template=THEME)
         object.__setattr__(self, "_svg", svg)
 
     def _ipython_display_(self) -> None:
@@ -121,7 +123,7 @@ def lens_figure(lens: LogitLens) -> LabFigure:
         title=title, height=70 + labels.room + 32 * len(lens.layers),
         width=max(200 + wide * len(columns), _NARROWEST), xaxis=token_axis(columns, labels),
         yaxis={"title": "layer", "type": "category"},
-        margin={"l": 60, "r": 20, "t": 50, "b": 20 + labels.room}, template="plotly_white",
+        margin={"l": 60, "r": 20, "t": 50, "b": 20 + labels.room},
     )  # fmt: skip
     return figure
 
@@ -171,7 +173,7 @@ def attention_figure(found: AttentionPattern) -> LabFigure:
         coloraxis={"colorscale": _SCALE, "cmin": 0, "cmax": 1, "colorbar": {"thickness": 12}},
         margin={"l": rows.room + 12, "r": 90, "t": 90, "b": below.room + 12},
         width=max(inside[0] + rows.room + 102, _NARROWEST),
-        height=inside[1] + below.room + 102, template="plotly_white",
+        height=inside[1] + below.room + 102,
     )  # fmt: skip
     return figure
 
@@ -236,7 +238,7 @@ def heatmap_figure(
         title=title, xaxis=token_axis(places, labels), yaxis={"type": "category"},
         height=max(74 + labels.room + 30 * len(rows), 230),
         margin={"t": 50, "b": 24 + labels.room},
-        width=max(220 + wide * len(columns), _NARROWEST), template="plotly_white",
+        width=max(220 + wide * len(columns), _NARROWEST),
     )  # fmt: skip
     return figure
 

@@ -28,7 +28,7 @@ def plot_figure(
     svg = plot_svg(series, title=title, x_title=x_title, y_title=y_title, names=names)
     figure = LabFigure([_trace(one, place) for place, one in enumerate(series)], svg=svg)
     figure.update_layout(
-        title=title, width=720, height=430, template="plotly_white",
+        title=title, width=720, height=430,
         xaxis={"title": x_title, "zeroline": False}, yaxis={"title": y_title, "zeroline": False},
         margin={"l": 70, "r": 20, "t": 50, "b": 60}, showlegend=len(series) > 1,
         legend={"orientation": "h", "y": -0.2},

@@ -18,6 +18,7 @@ from nnsight_lab.errors import BadInput
 from nnsight_lab.jupyter.axes import text_width
 from nnsight_lab.jupyter.figures import LabFigure, attention_figure, heatmap_figure, lens_figure
 from nnsight_lab.jupyter.static import RAMP, colour, heatmap_svg
+from nnsight_lab.jupyter.static_frame import framed
 from nnsight_lab.recipes import attention_pattern, logit_lens
 from nnsight_lab.recipes.prompt import model_of, prompt_of, tokens_of, word
 
@@ -66,7 +67,7 @@ def next_tokens_figure(run: Run, *, top: int = 10, row: int = 0) -> LabFigure:
         svg=_bars_svg(words, values, title),
     )  # fmt: skip
     figure.update_layout(
-        title=escape(title), height=100 + 26 * top, width=720, template="plotly_white",
+        title=escape(title), height=100 + 26 * top, width=720,
         xaxis={"title": "probability", "range": [0, max(values) * 1.15]},
         yaxis={
             "autorange": "reversed", "type": "category", "tickvals": places,
@@ -96,13 +97,7 @@ def _bars_svg(words: list[str], values: list[float], title: str) -> str:
             f'<rect x="{left:.0f}" y="{y + 2}" {box}/>',
             f'<text x="{left + long + 5:.0f}" y="{y + 14}">{_short(value)}</text>',
         ]
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}"'
-        f' viewBox="0 0 {width:.0f} {height}" font-family="sans-serif" font-size="12"'
-        f' role="img" aria-label="{escape(title, quote=True)}">'
-        f'<rect width="100%" height="100%" fill="#ffffff"/><g fill="#1a1a1a">'
-        f"{''.join(parts)}</g></svg>"
-    )
+    return framed(parts, width, height, title)
 
 
 def norms_figure(run: Run, *, row: int = 0) -> LabFigure:

@@ -18,7 +18,7 @@ from typing import Any
 
 from nnsight_lab.errors import MagicUsage
 
-__all__ = ["OPTIONS", "USAGE", "VIEWS", "TraceLine", "parse_trace_line"]
+__all__ = ["OPTIONS", "USAGE", "VALUED", "VIEWS", "TraceLine", "parse_trace_line", "pieces"]
 
 USAGE = """%%trace [MODEL] [PROMPT …] [options]
 
@@ -69,6 +69,9 @@ _GENERATING: dict[str, tuple[str, type[int | float]]] = {
 OPTIONS = (*_FLAGS, *_VALUED, *_GENERATING)
 """Every option of the line, as it is written."""
 
+VALUED = (*_VALUED, *_GENERATING)
+"""Those that the word after them belongs to."""
+
 
 @dataclass(frozen=True)
 class TraceLine:
@@ -109,16 +112,16 @@ def parse_trace_line(line: str) -> TraceLine:
     prompts: list[str] = []
     options: dict[str, str | bool] = {}
     numbers: dict[str, int | float] = {}
-    pieces = _pieces(line)
-    for kind, text in pieces:
+    rest = pieces(line)
+    for kind, text in rest:
         if kind == "string":
             prompts.append(text)
         elif kind == "braces":
             prompts.append(text[1:-1].strip())
         elif text.partition("=")[0] in _GENERATING:
-            _read_number(text, pieces, numbers)
+            _read_number(text, rest, numbers)
         elif text.startswith("-") and len(text) > 1:
-            _read_option(text, pieces, options)
+            _read_option(text, rest, options)
         else:
             words.append(text)
     if len(words) > 1:
@@ -195,12 +198,12 @@ def _names(value: str) -> tuple[str, ...]:
 
 
 def _read_number(
-    text: str, pieces: Iterator[tuple[str, str]], numbers: dict[str, int | float]
+    text: str, rest: Iterator[tuple[str, str]], numbers: dict[str, int | float]
 ) -> None:
     option, equals, value = text.partition("=")
     name, kind = _GENERATING[option]
     if not equals:
-        value = next(pieces, ("word", ""))[1]
+        value = next(rest, ("word", ""))[1]
     try:
         numbers[name] = kind(_unquoted(value))
     except ValueError:
@@ -210,14 +213,14 @@ def _read_number(
 
 
 def _read_option(
-    text: str, pieces: Iterator[tuple[str, str]], options: dict[str, str | bool]
+    text: str, rest: Iterator[tuple[str, str]], options: dict[str, str | bool]
 ) -> None:
     option, equals, value = text.partition("=")
     if option in _FLAGS and not equals:
         options[_FLAGS[option]] = True
     elif option in _VALUED:
         if not equals:
-            value = next(pieces, ("word", ""))[1]
+            value = next(rest, ("word", ""))[1]
         value = _unquoted(value)
         if not value:
             raise MagicUsage(f"{option} needs a value.", hint="%%trace? lists the options.")
@@ -234,8 +237,12 @@ def _unquoted(value: str) -> str:
     return value[1:-1].strip() if quoted else value
 
 
-def _pieces(line: str) -> Iterator[tuple[str, str]]:
-    """The line cut into `("string", …)`, `("braces", …)` and `("word", …)`."""
+def pieces(line: str) -> Iterator[tuple[str, str]]:
+    """The line cut into `("string", …)`, `("braces", …)` and `("word", …)`.
+
+    Raises:
+        MagicUsage: at a quote or brace that is not closed.
+    """
     place = 0
     while place < len(line):
         if line[place].isspace():

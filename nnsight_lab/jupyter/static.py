@@ -8,6 +8,7 @@ from itertools import groupby
 from math import isfinite
 
 from nnsight_lab.jupyter.axes import LETTER, Labels, panel_grid, text_width
+from nnsight_lab.jupyter.static_frame import framed
 
 __all__ = ["DIVERGING", "RAMP", "colour", "heatmap_svg", "panels_svg"]
 
@@ -30,8 +31,21 @@ def colour(fraction: float, ramp: tuple[tuple[int, int, int], ...] = RAMP) -> tu
     red, green, blue = (
         round(a + (b - a) * part) for a, b in zip(ramp[low], ramp[low + 1], strict=True)
     )
-    dark = 0.299 * red + 0.587 * green + 0.114 * blue < 140
-    return f"rgb({red},{green},{blue})", "#ffffff" if dark else "#1a1a1a"
+    light = sum(
+        share * _linear(part) for share, part in zip(_SEEN, (red, green, blue), strict=True)
+    )
+    return f"rgb({red},{green},{blue})", "#ffffff" if light < _WHITE_BELOW else "#000000"
+
+
+_SEEN = (0.2126, 0.7152, 0.0722)
+_WHITE_BELOW = 0.179
+"""On what is lighter, black is read better than white; the better one has always a contrast of 4.5."""
+
+
+def _linear(part: int) -> float:
+    """The light of a part of a colour, as WCAG counts it."""
+    share = part / 255
+    return share / 12.92 if share <= 0.04045 else float(((share + 0.055) / 1.055) ** 2.4)
 
 
 def heatmap_svg(
@@ -143,14 +157,7 @@ def _below(labels: Labels, left: float, bottom: float, wide: float) -> Iterator[
 
 
 def _svg(parts: list[str], title: str, left: float, width: float, height: float) -> str:
-    size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
-    font = 'font-family="system-ui, sans-serif" font-size="12"'
-    head = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} {font}>',
-        f'<rect width="{width:.0f}" height="{height:.0f}" fill="#ffffff"/>',
-        _text(left, 20, title, anchor="start", size=14),
-    ]
-    return "".join([*head, *parts, "</svg>"])
+    return framed([_text(left, 20, title, anchor="start", size=14), *parts], width, height)
 
 
 def _short(text: str, wide: int) -> str:
@@ -167,11 +174,12 @@ def _text(
     text: str,
     *,
     anchor: str = "middle",
-    ink: str = "#1a1a1a",
+    ink: str = "",
     size: int = 12,
     more: str = "",
 ) -> str:
+    fill = f' fill="{ink}"' if ink else ""
     return (
-        f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" fill="{ink}" '
+        f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}"{fill} '
         f'font-size="{size}"{more}>{escape(text)}</text>'
     )

@@ -8,13 +8,14 @@ from html import escape
 from math import ceil, floor, isfinite, log10
 
 from nnsight_lab.jupyter.axes import LETTER, Labels, text_width
+from nnsight_lab.jupyter.static_frame import INK, framed
 
 __all__ = ["COLOURS", "Series", "labels_that_fit", "plot_svg", "ticks"]
 
-COLOURS = ("#2171b5", "#d95f02", "#1b7837", "#7b3294", "#666666", "#b2182b")
-"""Told apart on white without colour vision as far as six can be; dashes and names help."""
+COLOURS = ("#2171b5", "#d95f02", "#1b7837", "#9b59b6", "#777777", "#d0334a")
+"""Seen on white and on black; told apart without colour vision as far as six can be."""
 
-_LEFT, _TOP, _INK, _LINE = 64, 34, "#1a1a1a", "#e3e6ea"
+_LEFT, _TOP, _LINE = 64, 34, "#e3e6ea"
 _LABEL_HIGH = 11
 """Labels of points nearer than this, one above the other, would touch."""
 
@@ -65,12 +66,7 @@ def plot_svg(
         parts += _legend(series, bottom + 14)
         bottom += 32
     width = max(_LEFT + wide + 20, _LEFT + LETTER * 1.2 * len(title) + 12)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{bottom}" '
-        f'viewBox="0 0 {width:.0f} {bottom}" font-family="system-ui, sans-serif" font-size="12">'
-        f'<rect width="{width:.0f}" height="{bottom}" fill="#ffffff"/>'
-        f"{_text(_LEFT, 20, title, anchor='start', size=14)}{''.join(parts)}</svg>"
-    )
+    return framed([_text(_LEFT, 20, title, anchor="start", size=14), *parts], width, bottom)
 
 
 @dataclass(frozen=True)
@@ -129,7 +125,9 @@ def _grid(frame: _Frame, names: Sequence[str], x_title: str, y_title: str) -> li
     parts = []
     for value in ticks(frame.y_low, frame.y_high):
         y = frame.y(value)
-        parts.append(f'<path d="M{_LEFT} {y:.1f}H{right}" stroke="{_LINE}" fill="none"/>')
+        parts.append(
+            f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}" stroke="{_LINE}" fill="none"/>'
+        )
         parts.append(_text(_LEFT - 8, y + 4, f"{value:g}", anchor="end"))
     labels = Labels(list(names), frame.wide / max(len(names), 1))
     widest = max(map(text_width, labels.texts), default=1.0) + 8
@@ -137,7 +135,7 @@ def _grid(frame: _Frame, names: Sequence[str], x_title: str, y_title: str) -> li
     shown = [(float(place), name) for place, name in enumerate(labels.texts) if place % every == 0]
     for value, name in shown or [(v, f"{v:g}") for v in ticks(frame.x_low, frame.x_high, 6)]:
         parts.append(_text(frame.x(value), bottom + 18, name))
-    parts.append(f'<path d="M{_LEFT} {bottom}H{right}" stroke="{_INK}" fill="none"/>')
+    parts.append(f'<path class="axis" d="M{_LEFT} {bottom}H{right}" stroke="{INK}" fill="none"/>')
     parts.append(_text(_LEFT + frame.wide / 2, bottom + 38, x_title))
     middle = _TOP + frame.high / 2
     turned = f' transform="rotate(-90 16 {middle:.0f})"'
@@ -183,6 +181,6 @@ def _text(
     x: float, y: float, text: str, *, anchor: str = "middle", size: int = 12, more: str = ""
 ) -> str:
     return (
-        f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" fill="{_INK}" '
+        f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" '
         f'font-size="{size}"{more}>{escape(text)}</text>'
     )

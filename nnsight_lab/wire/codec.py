@@ -112,10 +112,13 @@ def _blobs(plain: Any) -> tuple[m.BlobHead, ...]:
 
 
 def _summary(plain: Any) -> m.ModelSummary:
-    said = isinstance(plain, dict) and "state" in plain  # only of one that is not ready
-    return m.ModelSummary(
-        **read_record(plain, {**_SUMMARY, "state": read_text} if said else _SUMMARY)
-    )
+    """One line of a list. What a newer server says beside it is left out, so that one model
+    of a new kind does not hide the others.
+    """
+    if not isinstance(plain, dict):
+        raise Malformed("a model is a record")
+    fields = {**_SUMMARY, "state": read_text} if "state" in plain else _SUMMARY
+    return m.ModelSummary(**read_record({k: v for k, v in plain.items() if k in fields}, fields))
 
 
 def _head(plain: Any) -> m.TensorHead:

@@ -59,8 +59,11 @@ class ModelSummary:
     """A served model in one line: enough to choose by, without its tree.
 
     certificate: how far it was compared with Hugging Face, in words; empty where it is that itself.
-    state: `ready`, `loading`, `restarting` or `failed`. Of one that still loads only the name is
-        known. It is left out on the wire where a model is ready, as by servers that know no states.
+    state: `ready`, `loading`, `restarting` or `failed`; a newer server may have others. Of one that
+        still loads only the name is known. It is left out on the wire where a model is ready, as by
+        servers that know no states.
+
+    On the wire there may be more than this: a reader leaves out what it does not know.
     """
 
     name: str

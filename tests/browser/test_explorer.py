@@ -251,6 +251,11 @@ def test_ten_explorers_are_light(open_notebook: Open) -> None:
         cell.locator(".nnl-token").first.wait_for()
     assert sum(size for _, size in page.heard.frames) - before < 2_000_000
 
+    wait_until(
+        lambda: all("Likeliest next" in str(page.outputs(at)) for at in range(1, 11)),
+        10,
+        "the numbers that are read without a kernel",
+    )
     page.save()
     wait_until(lambda: "explore" in page.path.read_text(), 10, "the saved notebook")
     saved = page.path.read_text()

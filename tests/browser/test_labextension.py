@@ -103,6 +103,20 @@ def test_panel_status_item_and_commands_are_there(page: NotebookPage) -> None:
     expect(palette.locator(".lm-CommandPalette-item")).to_have_count(7)
 
 
+@pytest.mark.parametrize("key", ["Enter", " "])
+def test_the_status_item_is_a_button(page: NotebookPage, key: str) -> None:
+    page.page.keyboard.press("Escape")  # the palette of the test before
+    item = page.page.get_by_role("button", name="nnl: idle")
+    expect(item).to_be_visible()
+    page.page.evaluate("() => window.jupyterapp.shell.collapseRight()")
+    expect(page.page.locator(".nnl-Sidebar")).to_be_hidden()
+    item.focus()
+    page.page.keyboard.press(key)
+
+    expect(page.page.locator(".nnl-Sidebar")).to_be_visible()
+    assert item.evaluate("each => each.tabIndex") == 0
+
+
 def test_a_run_has_a_row_and_its_cell_a_badge(page: NotebookPage) -> None:
     page.cell('%%trace lm "The <b>capital</b> of {} $is " \nh = lm.layers[2].output')
     size = page.python("h.numel() * h.element_size()")

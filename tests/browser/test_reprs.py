@@ -6,6 +6,7 @@ import json
 import re
 
 from tests.support.jupyter_lab import NotebookPage
+from tests.support.seen import unnamed, unreachable
 
 TRACE = """with lm.trace("The <script>alert(1)</script> costs $5 or $6") as tracer:
     h = lm.layers[2].output
@@ -29,6 +30,44 @@ def test_a_module_is_found_by_typing_and_its_path_copied_by_a_click(notebook: No
     assert notebook.page.evaluate("navigator.clipboard.readText()") == "lm.layers[0].attn.pattern"
     shown.locator("input").fill("")
     name.wait_for(state="hidden")
+
+
+def test_a_path_is_copied_by_keyboard_too(notebook: NotebookPage) -> None:
+    shown = notebook.cell("lm")
+    shown.locator("input").fill("layers[3].attn.pat")
+    name = shown.locator("[data-copy='lm.layers[0].attn.pattern']")
+    name.wait_for()
+    role = name.evaluate("each => [each.tagName, each.type, each.textContent]")
+    shown.locator("input").focus()
+    for _ in range(40):
+        notebook.page.keyboard.press("Tab")
+        if name.evaluate("each => each === document.activeElement"):
+            break
+    seen = name.evaluate("each => getComputedStyle(each).outlineStyle")
+    cells = notebook.count
+    for key in ("Enter", " "):
+        notebook.page.evaluate("navigator.clipboard.writeText('nothing')")
+        notebook.page.keyboard.press(key)
+        read = "navigator.clipboard.readText()"
+        assert notebook.page.evaluate(read) == "lm.layers[0].attn.pattern", key
+
+    assert role == ["BUTTON", "button", ".pattern"]
+    assert seen != "none"
+    assert notebook.count == cells
+    assert name.evaluate("each => each === document.activeElement"), "no cell is edited"
+    assert unnamed(notebook.page, "[data-nnl=model]") == []
+    assert unreachable(shown) == []
+
+
+def test_a_branch_is_opened_by_keyboard(notebook: NotebookPage) -> None:
+    shown = notebook.cell("lm")
+    branch = shown.locator("details").first
+    before = branch.evaluate("each => each.open")
+    branch.locator("summary").first.focus()
+    for key in ("Enter", " "):
+        notebook.page.keyboard.press(key)
+        assert branch.evaluate("each => each.open") is not before
+        before = not before
 
 
 def test_pointing_at_a_node_marks_its_line_and_nothing_else(notebook: NotebookPage) -> None:

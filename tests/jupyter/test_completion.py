@@ -9,8 +9,11 @@ import torch
 from IPython.core.completer import provisionalcompleter
 
 import nnsight_lab as nl
+from nnsight_lab.jupyter.completion import offered
+from nnsight_lab.jupyter.line import VALUED
 
 LINE = '%%trace lm "a prompt"'
+APOSTROPHE = """%%trace lm "it's" """.rstrip()
 
 
 def completed(notebook: Any, text: str) -> list[str]:
@@ -31,6 +34,10 @@ def completed(notebook: Any, text: str) -> list[str]:
         (f"{LINE} --show=p", [f"{LINE} --show=probs"]),
         (f"{LINE} --on l", [f"{LINE} --on local"]),
         (f"{LINE} --diff ", [f"{LINE} --diff clean"]),
+        ("%%trace lm --then ", ["%%trace lm --then clean"]),
+        ("%%trace lm --then=c", ["%%trace lm --then=clean"]),
+        (f'{APOSTROPHE} --sh', [f"{APOSTROPHE} --show"]),
+        (f"{APOSTROPHE} {{'a b'}} --on l", [f"{APOSTROPHE} {{'a b'}} --on local"]),
         (f"{LINE}\nlm.lay", ["lm.layers"]),
         (f"{LINE}\nh = lm.layers[0].at", ["h = lm.layers[0].attn"]),
         (f"{LINE}\nh = lm.layers[-1].attn.pa", ["h = lm.layers[-1].attn.pattern"]),
@@ -84,6 +91,19 @@ def test_elsewhere_tab_is_the_notebooks_own(notebook: Any, text: str) -> None:
 
     assert ("lm.layers" in str(found)) is False
     assert bool(found) is not text.startswith("%%")
+
+
+@pytest.mark.parametrize("option", VALUED)
+def test_only_what_an_option_takes_is_offered_after_it(tiny: nl.LanguageModel, option: str) -> None:
+    offer = offered(f"{LINE} {option} ", "", {"lm": tiny}, True)
+
+    assert offer is None or "lm" not in offer.words
+    assert offered(f"{LINE} -q ", "", {"lm": tiny}, True) == (("lm",), "", "instance", True)
+
+
+@pytest.mark.parametrize("text", ["\"it's ", "'l", '"a" "b\\" ', "{[lm, ", '"l'])
+def test_nothing_of_ours_is_offered_in_a_prompt(tiny: nl.LanguageModel, text: str) -> None:
+    assert offered(f"%%trace lm {text}", "", {"lm": tiny}, True) is None
 
 
 def test_loading_the_extension_again_offers_once(notebook: Any) -> None:

@@ -14,6 +14,9 @@ import torch
 
 import nnsight_lab as nl
 from nnsight_lab.jupyter.figures import heatmap_figure
+from nnsight_lab.jupyter.static_frame import DARK, DARK_INK, INK, PAPER
+from nnsight_lab.jupyter.static_plots import COLOURS
+from tests.support.contrast import contrast
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 
@@ -235,3 +238,23 @@ def test_a_still_picture_has_every_head_and_whole_labels(tiny: nl.LanguageModel)
     assert ends
     for x, label in ends:
         assert int(x) >= 7 * len(unescape(label)), f"{label} is cut off at the left edge"
+
+
+def test_words_and_lines_are_seen_on_white_and_on_black(tiny: nl.LanguageModel) -> None:
+    with tiny.trace(PROMPT) as tracer:
+        tiny.logits.save()
+    figure = tracer.run.fig.lens()
+    words = figure.layout.template.layout.font.color
+
+    assert figure.layout.template.layout.paper_bgcolor == "rgba(0, 0, 0, 0)"
+    assert figure.layout.template.layout.plot_bgcolor == "rgba(0, 0, 0, 0)"
+    # No grey has 4.5 on both; in JupyterLab a style sheet gives words the theme's colour.
+    assert min(contrast(words, "#ffffff"), contrast(words, "#111111")) > 4.3
+    for line in COLOURS:
+        assert min(contrast(line, "#ffffff"), contrast(line, "#111111")) >= 3
+
+
+def test_the_words_of_a_still_picture_are_read_on_its_sheet() -> None:
+    assert contrast(INK, PAPER) >= 4.5
+    assert contrast(DARK_INK, DARK) >= 4.5
+    assert len(set(COLOURS)) == len(COLOURS)

@@ -99,6 +99,20 @@ def test_await_run_works_in_a_cell(kernel: Kernel) -> None:
     assert "True (1, 10)" in text_of(found)
 
 
+def test_a_cell_that_awaits_may_trace(kernel: Kernel) -> None:
+    found = kernel.cell(
+        "import asyncio\n"
+        f"text = await asyncio.sleep(0, {PROMPT})\n"
+        "with lm.trace(text):\n    z = lm.logits.save()\n"
+        "late = await asyncio.sleep(0, z.argmax(-1))\n"
+        "ids = torch.tensor(lm.tokenize(text).rows)\n"
+        "with torch.no_grad():\n    plain = lm.module(ids).logits\n"
+        "print(bool(torch.equal(late, plain.argmax(-1))), float((z - plain).abs().max()) < 1e-5)"
+    )
+
+    assert "True True" in text_of(found)
+
+
 def test_async_with_works_in_a_cell(kernel: Kernel) -> None:
     found = kernel.cell(
         f"async with lm.trace({PROMPT}):\n    z = lm.logits.save()\nprint(type(z).__name__)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -63,6 +64,25 @@ def test_the_parameters_are_those_of_the_model(notebook: Any) -> None:
 
     assert "Linear · 3k parameters" in text
     assert "Linear · 217 parameters" in text
+
+
+def test_buffers_are_no_parameters(notebook: Any, tiny: Any) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.BatchNorm1d(5))
+    text = shown(nl.wrap(module), notebook).text
+    rotary = tiny.module.model.rotary_emb
+    assert sum(each.numel() for each in rotary.buffers()) > 0
+    assert not list(rotary.parameters())
+
+    assert re.search(r"BatchNorm1d[^B]* · 10 parameters", text)
+    assert "Sequential · 30 parameters" in text
+    line = shown(tiny, notebook).text.partition("rotary_emb")[2].partition("lm_head")[0]
+    assert "parameters" not in line
+
+
+def test_of_a_module_alone_both_are_counted_and_it_says_so(notebook: Any, tiny: Any) -> None:
+    text = shown(tiny.model, notebook).text
+
+    assert re.search(r"rotary_emb[^·]*(·[^·]*)*? · \d+ parameters and buffers", text)
 
 
 def test_a_module_shows_its_values_and_what_is_below(notebook: Any, tiny: Any) -> None:

@@ -303,7 +303,8 @@ def test_a_cell_that_awaits_is_refused_at_its_line(notebook: Any, body: str) -> 
     error = refused(notebook, f"{LINE}\nh = lm.logits\n{body}")
 
     assert (error.code, error.where and error.where.line) == ("magic-usage", 3)
-    assert "async with lm.trace" in error.hint
+    assert "Await in a cell above" in error.hint
+    assert "with lm.trace(prompt):" in error.hint
 
 
 def test_an_async_function_in_a_cell_is_the_users_own(notebook: Any) -> None:

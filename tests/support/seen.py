@@ -100,7 +100,7 @@ _CONTROLS = """root => {
   const group = (it) => it.closest("[role=tablist], [role=listbox], [role=grid], .nnl-heads");
   const lost = all.filter((it) => it.tabIndex < 0 && !group(it)?.querySelector("[tabindex='0']"));
   const mice = [...root.querySelectorAll("*")].filter((it) => shown(it)
-    && ["pointer", "crosshair", "grab"].includes(getComputedStyle(it).cursor)
+    && ["pointer", "crosshair", "grab", "copy"].includes(getComputedStyle(it).cursor)
     && !it.closest("button, input, select, textarea, summary, a[href], [tabindex], label"));
   return { order: all.filter((it) => it.tabIndex >= 0).map(name), lost: lost.map(name), mice: mice.map(name) };
 }"""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pytest
+
 from nnsight_lab.wire import messages as m
 from nnsight_lab.wire.codec import decode_message, encode_message
+from nnsight_lab.wire.faults import RemoteProtocolError
 from nnsight_lab.wire.limits import WireLimits
 from tests.wire.talk import SUMMARY
 
@@ -22,3 +25,27 @@ def test_a_model_that_still_loads_says_so() -> None:
     loading = m.Models(1, (SUMMARY, replace(SUMMARY, name="b", state="loading")))
 
     assert decode_message(encode_message(loading), WireLimits()) == loading
+
+
+def test_a_state_of_a_newer_server_is_handed_on() -> None:
+    parked = m.Models(1, (SUMMARY, replace(SUMMARY, name="b", state="parked")))
+
+    assert decode_message(encode_message(parked), WireLimits()) == parked
+
+
+def test_what_a_newer_server_says_beside_a_model_hides_nothing() -> None:
+    plain = json.loads(encode_message(m.Models(1, (SUMMARY, replace(SUMMARY, name="b")))))
+    plain["models"][1] |= {"adapters": ["x"], "since": 3.5}
+
+    found = decode_message(json.dumps(plain), WireLimits())
+
+    assert found == m.Models(1, (SUMMARY, replace(SUMMARY, name="b")))
+
+
+@pytest.mark.parametrize("missing", ["name", "layers", "certificate"])
+def test_what_must_be_said_of_a_model_must_be_there(missing: str) -> None:
+    plain = json.loads(encode_message(m.Models(1, (SUMMARY,))))
+    del plain["models"][0][missing]
+
+    with pytest.raises(RemoteProtocolError):
+        decode_message(json.dumps(plain), WireLimits())

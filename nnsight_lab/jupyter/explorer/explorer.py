@@ -21,7 +21,7 @@ from nnsight_lab.jupyter.explorer.lens import LensView
 from nnsight_lab.jupyter.explorer.norms import NormsView
 from nnsight_lab.jupyter.explorer.patching import PatchingView
 from nnsight_lab.jupyter.explorer.steering import SteeringView
-from nnsight_lab.jupyter.explorer.still import still
+from nnsight_lab.jupyter.explorer.still import Still
 from nnsight_lab.jupyter.explorer.subject import Subject
 from nnsight_lab.jupyter.explorer.tokens import TokensView
 from nnsight_lab.jupyter.explorer.view import Sheet, View, Wanted
@@ -60,6 +60,7 @@ class Explorer:
         self._work = {name: Work() for name in self.views}
         self._lock = threading.Lock()
         self._channel: Channel | None = None
+        self._still = Still(subject, repr(self))
 
     def __repr__(self) -> str:
         subject = self.subject
@@ -67,9 +68,7 @@ class Explorer:
         return f"<explorer of {after}{subject.model.name}: {len(subject.ids)} tokens>"
 
     def _ipython_display_(self) -> None:
-        channel = self._open()
-        html, text = still(self.subject, repr(self))
-        channel.show(html, text)
+        self._open().show(*self._still.drawn())
 
     def _open(self) -> Channel:
         with self._lock:
@@ -150,6 +149,8 @@ class Explorer:
             message = {"view": view.name, "job": job.number, **content}
             keep = f"{view.name} {sheet.topic}" if sheet.topic or not sheet.part else None
             self._publish("data", message, buffers, keep=keep)
+            if self._still.learn(view.name, wanted, sheet) and self._channel is not None:
+                self._channel.fall_back(*self._still.drawn())
 
         view.ask(wanted, tell)
 

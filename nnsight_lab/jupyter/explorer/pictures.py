@@ -34,7 +34,6 @@ def bars_figure(values: Sequence[float], tokens: Sequence[str], label: str) -> L
     figure.update_layout(
         title=title, yaxis={"title": label}, xaxis=token_axis(places, labels),
         height=260 + labels.room, width=max(200 + wide * len(places), 720),
-        template="plotly_white",
     )  # fmt: skip
     return figure
 

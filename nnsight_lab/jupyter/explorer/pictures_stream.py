@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from nnsight_lab.jupyter.axes import Labels, cell_width, numbered, token_axis
 from nnsight_lab.jupyter.figures import LabFigure, heatmap_figure
 from nnsight_lab.jupyter.static import RAMP, colour, heatmap_svg, panels_svg
+from nnsight_lab.jupyter.static_frame import framed
 
 __all__ = ["pattern_figure", "plane_figure", "stream_figure"]
 
@@ -47,7 +48,6 @@ def pattern_figure(values: Array, tokens: list[str], title: str, first: int = 0)
     figure.update_yaxes(**token_axis(names, rows), autorange="reversed", title="query")
     figure.update_layout(
         title=title, width=side + rows.room + 180, height=side + below.room + 120,
-        template="plotly_white",
     )  # fmt: skip
     return figure
 
@@ -80,7 +80,6 @@ def stream_figure(
     figure.update_layout(
         title=title, xaxis=token_axis(names, labels), yaxis={"type": "category", "title": "layer"},
         height=114 + labels.room + 30 * len(layers), width=max(220 + wide * len(names), 720),
-        template="plotly_white",
     )  # fmt: skip
     return figure
 
@@ -105,7 +104,6 @@ def plane_figure(
     )  # fmt: skip
     figure.update_layout(
         title=title, xaxis={"title": axes[0]}, yaxis={"title": axes[1]}, width=720, height=520,
-        template="plotly_white",
     )  # fmt: skip
     return figure
 
@@ -114,10 +112,7 @@ def _plane_svg(points: Array, tokens: list[str], title: str, axes: list[str]) ->
     width, height, edge = 720, 520, 60
     low, high = points.min(0), points.max(0)
     span = np.maximum(high - low, 1e-9)
-    size = f'width="{width}" height="{height}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
-        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         f'<text x="{edge}" y="24" font-size="14">{escape(title)}</text>',
         f'<text x="{edge}" y="{height - 16}">{escape(f"{axes[0]} → · {axes[1]} ↑")}</text>',
     ]
@@ -128,4 +123,4 @@ def _plane_svg(points: Array, tokens: list[str], title: str, axes: list[str]) ->
             f'<circle cx="{x:.1f}" cy="{height - y:.1f}" r="4" fill="{fill}" stroke="#5f6b78">'
             f"<title>{escape(token)}</title></circle>"
         )
-    return "".join([*parts, "</svg>"])
+    return framed(parts, width, height)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TokensView"]
 
+_NEXT = 5
+"""How many of the likeliest next tokens are told."""
+
 _SURPRISAL = """\
 log_probs = lm.logits.float().log_softmax(-1)
 ids = torch.tensor({ids})
@@ -31,24 +34,39 @@ class TokensView(View):
     title = "Tokens"
 
     def ask(self, wanted: Wanted, tell: Tell) -> None:
-        """By `by`: surprisal, or a saved value with one number a position."""
-        numbers = self.numbers(str(wanted.get("by", "surprisal")))
-        tell(Sheet({"choices": ["surprisal", *self._saved()]}, {"numbers": floats(numbers)}))
+        """By `by`: surprisal, or a saved value with one number a position.
+
+        With the surprisal comes `next`: the likeliest tokens after the last, and how likely.
+        """
+        saved, by = self._saved(), str(wanted.get("by", "surprisal"))
+        numbers, following = (saved[by], []) if by in saved else self._read()
+        plain = {"choices": ["surprisal", *saved], "next": following}
+        tell(Sheet(plain, {"numbers": floats(numbers)}))
 
     def numbers(self, by: str) -> torch.Tensor:
         """`[pos]`; NaN where there is none."""
         saved = self._saved()
-        if by in saved:
-            return saved[by]
+        return saved[by] if by in saved else self._read()[0]
+
+    def _read(self) -> tuple[torch.Tensor, list[tuple[str, float]]]:
+        """Surprisal, and what comes next, in one run."""
         subject = self.subject
         first = subject.given.pos - len(subject.ids)
         model = subject.model
         with model.trace(subject.given, execute=False) as tracer:
             log_probs = model.logits[subject.row, first:].float().log_softmax(-1)
             ids = torch.tensor(subject.ids[1:])
-            tracer.save(surprisal=-log_probs[:-1].gather(-1, ids[:, None])[:, 0])
-        found = subject.run(tracer.graph)["surprisal"].float().cpu()
-        return torch.cat([torch.full((1,), float("nan")), found])
+            best = log_probs[-1].topk(min(_NEXT, model.card.vocab or _NEXT))
+            tracer.save(
+                surprisal=-log_probs[:-1].gather(-1, ids[:, None])[:, 0],
+                chances=best[0].exp(),
+                best=best[1],
+            )
+        found = subject.run(tracer.graph)
+        words = [subject.word(id) for id in found["best"].tolist()]
+        following = list(zip(words, found["chances"].tolist(), strict=True))
+        known = found["surprisal"].float().cpu()
+        return torch.cat([torch.full((1,), float("nan")), known]), following
 
     def _saved(self) -> dict[str, torch.Tensor]:
         """What the run saved that has one number for each position."""

@@ -72,7 +72,8 @@ class _Reprs:
         told = " · ".join(filter(None, (card.architecture, layers, size, where, context, edits)))
         head = tag("div", tag("b", card.name), " ", tag("span", told, style=FAINT))
         tree, name = model.tree, self.named(model, "model")
-        return tree_html("model", tree, name, head, own=_own(model, tree, name, tree.paths))
+        own = _own(model, tree, name, tree.paths)
+        return tree_html("model", tree, name, head, own=own, buffers=_buffers(model))
 
     def envoy(self, envoy: Envoy) -> Markup:
         """A module of a model."""
@@ -116,6 +117,12 @@ class _Reprs:
             Experiment: experiment_html,
             LabError: error_html,
         }
+
+
+def _buffers(model: TracedModel) -> frozenset[str] | None:
+    """Paths of the buffers of a model's modules; None of a model whose modules are not here."""
+    module = getattr(model.executor, "module", None)
+    return None if module is None else frozenset(name for name, _ in module.named_buffers())
 
 
 def _own(holder: Any, tree: ModuleTree, name: str, paths: Iterable[str]) -> list[Markup]:

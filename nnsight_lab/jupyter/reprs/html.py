@@ -26,6 +26,7 @@ __all__ = [
     "MONO",
     "Markup",
     "code",
+    "copied",
     "folded",
     "joined",
     "page",
@@ -101,7 +102,23 @@ COPY = (
     "t.style.outline='2px solid #2e7d32';var k=t.title;t.title='copied '+s;"
     "setTimeout(function(){t.style.outline='';t.title=k},900)}"
 )
-"""Copies what the element under the mouse says in `data-copy`."""
+"""Copies what the button that is pressed says in `data-copy`."""
+
+_OWN_KEYS = (
+    "if((event.key==='Enter'||event.key===' ')&&event.target.closest('summary,button'))"
+    "event.stopPropagation()"
+)
+"""These keys are for what has the focus; a notebook would edit the cell, or scroll."""
+
+
+def copied(shown: str, text: str) -> Markup:
+    """A button that looks like its text, and copies `text` where the page has `COPY`."""
+    look = (
+        "cursor: copy; font: inherit; color: inherit; background: none; border: none; "
+        "padding: 0; margin: 0; text-align: left; user-select: text"
+    )
+    title = f"{text} (click to copy)"
+    return tag("button", shown, type="button", data_copy=text, title=title, style=look)
 
 
 def page(kind: str, *inside: str, **handlers: str) -> Markup:
@@ -113,5 +130,6 @@ def page(kind: str, *inside: str, **handlers: str) -> Markup:
         class_="nnl tex2jax_ignore mathjax_ignore",
         data_nnl=kind,
         style=look,
+        onkeydown=_OWN_KEYS,
         **handlers,
     )

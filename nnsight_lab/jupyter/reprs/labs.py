@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nnsight_lab.jupyter.reprs.html import COPY, FAINT, Markup, code, page, table, tag
+from nnsight_lab.jupyter.reprs.html import COPY, FAINT, Markup, code, copied, page, table, tag
 from nnsight_lab.jupyter.reprs.trees import size_in_words
 from nnsight_lab.models.experiment import Experiment
 from nnsight_lab.models.lab import Lab, LabModel
@@ -14,17 +14,12 @@ __all__ = ["experiment_html", "lab_html", "models_html"]
 
 def lab_html(lab: Lab, name: str) -> Markup:
     """Where a lab is, and what to do with it. name: the variable that holds it."""
-    asked = _copied(f"{name}.models()")
-    loaded = _copied(f'{name}.model("…")')
+    asked, loaded = (
+        copied(code(text), text) for text in (f"{name}.models()", f'{name}.model("…")')
+    )
     head = tag("div", tag("b", "Lab"), " at ", code(lab.url))
     said = tag("div", asked, " what it serves · ", loaded, " a model to trace with", style=FAINT)
     return page("lab", head, said, onclick=COPY)
-
-
-def _copied(text: str) -> Markup:
-    return tag(
-        "span", code(text), data_copy=text, title=f"{text} (click to copy)", style="cursor: copy"
-    )
 
 
 def models_html(models: Sequence[LabModel], name: str) -> Markup:
@@ -39,10 +34,7 @@ def models_html(models: Sequence[LabModel], name: str) -> Markup:
 
 def _row(model: LabModel, name: str, *, checked: bool) -> list[str]:
     made = f"lm = {name}.model({model.name!r})"
-    cell = tag(
-        "span", code(model.name, "font-weight: 600"), data_copy=made,
-        title=f"{made} (click to copy)", style="cursor: copy",
-    )  # fmt: skip
+    cell = copied(code(model.name, "font-weight: 600"), made)
     size = size_in_words(model.parameters)
     cells = [cell, model.architecture, str(model.layers), size]
     cells += [model.dtype, model.engine, model.device]

@@ -14,7 +14,7 @@ from itertools import groupby
 from math import prod
 
 from nnsight_lab.ir import Address, ModuleTree
-from nnsight_lab.jupyter.reprs.html import COPY, FAINT, LINE, MONO, Markup, code, page, tag
+from nnsight_lab.jupyter.reprs.html import COPY, FAINT, LINE, MONO, Markup, code, copied, page, tag
 from nnsight_lab.passes.shapes import module_path
 from nnsight_lab.tracing.aliases import Aliases
 from nnsight_lab.tracing.attached import Attachments
@@ -52,11 +52,15 @@ def size_in_words(count: float) -> str:
 
 @dataclass
 class _Branches:
-    """Draws branches of one tree. head: what a copied path begins with, such as `lm`."""
+    """Draws branches of one tree. head: what a copied path begins with, such as `lm`.
+
+    buffers: paths of tensors of the modules that are no parameters; None where that is not known.
+    """
 
     tree: ModuleTree
     head: str
     standard: bool
+    buffers: frozenset[str] | None = None
     left: list[int] = field(default_factory=lambda: [_MOST])
 
     def __post_init__(self) -> None:
@@ -76,10 +80,12 @@ class _Branches:
         return card and (card.kind, card.weights), tuple(self.ports(path)), below
 
     def _weight(self, path: str) -> int:
-        """How many parameters there are in a branch."""
-        card = self.tree.by_path.get(path)
+        """How many parameters there are in a branch; with buffers, where those are not known."""
+        card, others = self.tree.by_path.get(path), self.buffers or ()
         own = sum(
-            prod(dim.factor for dim in spec.dims) for _, spec in (card.weights if card else ())
+            prod(dim.factor for dim in spec.dims)
+            for name, spec in (card.weights if card else ())
+            if f"{path}.{name}".strip(".") not in others
         )
         return own + sum(map(self.weight, self.below(path)))
 
@@ -136,11 +142,7 @@ class _Branches:
 
     def name(self, path: str, shown: str) -> Markup:
         """A name to click; what is copied is the whole path."""
-        written = self.written(path)
-        return tag(
-            "span", code(shown, "font-weight: 600"), data_copy=written,
-            title=f"{written} (click to copy)", style="cursor: copy",
-        )  # fmt: skip
+        return copied(code(shown, "font-weight: 600"), self.written(path))
 
     def _line(self, paths: Sequence[str]) -> Markup:
         path = paths[0]
@@ -150,9 +152,9 @@ class _Branches:
         told = [self.kind(path)] + ([f"{len(paths)} alike"] if len(paths) > 1 else [])
         if not self.standard:
             told += [spec for _, spec in self.ports(path)]
-            told += [f"{size_in_words(self.weight(path) * len(paths))} parameters"] * bool(
-                self.weight(path)
-            )
+            what = "parameters" if self.buffers is not None else "parameters and buffers"
+            count = self.weight(path) * len(paths)
+            told += [f"{size_in_words(count)} {what}"] if count else []
         note = " · ".join(filter(None, told))
         return tag("span", self.name(path, name), " ", tag("span", note, style=_NOTE))
 
@@ -213,14 +215,20 @@ def own_names(
 
 
 def tree_html(
-    kind: str, tree: ModuleTree, head: str, *above: str, own: Sequence[str] = ()
+    kind: str,
+    tree: ModuleTree,
+    head: str,
+    *above: str,
+    own: Sequence[str] = (),
+    buffers: frozenset[str] | None = None,
 ) -> Markup:
     """A whole model. head: the variable that holds it. above: what is said before the tree.
 
     own: the lines of the user's own names.
+    buffers: paths of what is no parameter; None where that is not known.
     """
     names = _Branches(tree, head, standard=True)
-    modules = _Branches(tree, head, standard=False)
+    modules = _Branches(tree, head, standard=False, buffers=buffers)
     parts = [*above, _search_box(), *own]
     standard = names.inside("")
     if any(names.below("")):

@@ -1,4 +1,4 @@
-"use strict";(self.rspackChunknnsight_lab=self.rspackChunknnsight_lab||[]).push([[232],{475(n,r,o){var e=o(601),t=o.n(e),a=o(314),l=(o.n(a))()(t());l.push([n.id,`/* Colours and sizes of JupyterLab's theme only, so that light and dark both hold. */
+"use strict";(self.rspackChunknnsight_lab=self.rspackChunknnsight_lab||[]).push([[232],{593(n,r,o){var e=o(971),t=o.n(e),a=o(412),l=(o.n(a))()(t());l.push([n.id,`/* Colours and sizes of JupyterLab's theme only, so that light and dark both hold. */
 
 .nnl-Sidebar {
   background: var(--jp-layout-color1);
@@ -285,10 +285,34 @@ details[open] > summary.nnl-line::before {
 
 .nnl-Status {
   align-items: center;
+  background: none;
+  border: none;
+  color: inherit;
   cursor: pointer;
   display: flex;
+  font: inherit;
   font-variant-numeric: tabular-nums;
   padding: 0 6px;
+}
+
+.nnl-Status:focus-visible {
+  outline: 2px solid currentcolor;
+  outline-offset: -2px;
+}
+
+/* Figures. No grey can be read well on white and on black: where this sheet is, their words take the
+   theme's colour. The grey they have elsewhere is nobody else's (jupyter/figures_theme.py). */
+
+.js-plotly-plot text[style*='fill: rgb(121, 121, 122)'] {
+  fill: var(--jp-content-font-color1) !important;
+}
+
+[data-jp-theme-light='true'] .jp-RenderedSVG img {
+  color-scheme: light;
+}
+
+[data-jp-theme-light='false'] .jp-RenderedSVG img {
+  color-scheme: dark;
 }
 
 .nnl-Badge {
@@ -314,4 +338,4 @@ details[open] > summary.nnl-line::before {
   overflow: auto;
   padding: 8px;
 }
-`,""]),o.d(r,{},{A:l})},314(n){n.exports=function(n){var r=[];return r.toString=function(){return this.map(function(r){var o="",e=void 0!==r[5];return r[4]&&(o+="@supports (".concat(r[4],") {")),r[2]&&(o+="@media ".concat(r[2]," {")),e&&(o+="@layer".concat(r[5].length>0?" ".concat(r[5]):""," {")),o+=n(r),e&&(o+="}"),r[2]&&(o+="}"),r[4]&&(o+="}"),o}).join("")},r.i=function(n,o,e,t,a){"string"==typeof n&&(n=[[null,n,void 0]]);var l={};if(e)for(var i=0;i<this.length;i++){var p=this[i][0];null!=p&&(l[p]=!0)}for(var c=0;c<n.length;c++){var s=[].concat(n[c]);e&&l[s[0]]||(void 0!==a&&(void 0===s[5]||(s[1]="@layer".concat(s[5].length>0?" ".concat(s[5]):""," {").concat(s[1],"}")),s[5]=a),o&&(s[2]&&(s[1]="@media ".concat(s[2]," {").concat(s[1],"}")),s[2]=o),t&&(s[4]?(s[1]="@supports (".concat(s[4],") {").concat(s[1],"}"),s[4]=t):s[4]="".concat(t)),r.push(s))}},r}},601(n){n.exports=function(n){return n[1]}},72(n){var r=[];function o(n){for(var o=-1,e=0;e<r.length;e++)if(r[e].identifier===n){o=e;break}return o}function e(n,e){for(var t={},a=[],l=0;l<n.length;l++){var i=n[l],p=e.base?i[0]+e.base:i[0],c=t[p]||0,s="".concat(p," ").concat(c);t[p]=c+1;var d=o(s),u={css:i[1],media:i[2],sourceMap:i[3],supports:i[4],layer:i[5]};if(-1!==d)r[d].references++,r[d].updater(u);else{var f=function(n,r){var o=r.domAPI(r);return o.update(n),function(r){r?(r.css!==n.css||r.media!==n.media||r.sourceMap!==n.sourceMap||r.supports!==n.supports||r.layer!==n.layer)&&o.update(n=r):o.remove()}}(u,e);e.byIndex=l,r.splice(l,0,{identifier:s,updater:f,references:1})}a.push(s)}return a}n.exports=function(n,t){var a=e(n=n||[],t=t||{});return function(n){n=n||[];for(var l=0;l<a.length;l++){var i=o(a[l]);r[i].references--}for(var p=e(n,t),c=0;c<a.length;c++){var s=o(a[c]);0===r[s].references&&(r[s].updater(),r.splice(s,1))}a=p}}},659(n){var r={};n.exports=function(n,o){var e=function(n){if(void 0===r[n]){var o=document.querySelector(n);if(window.HTMLIFrameElement&&o instanceof window.HTMLIFrameElement)try{o=o.contentDocument.head}catch(n){o=null}r[n]=o}return r[n]}(n);if(!e)throw Error("Couldn't find a style target. This probably means that the value for the 'insert' parameter is invalid.");e.appendChild(o)}},540(n){n.exports=function(n){var r=document.createElement("style");return n.setAttributes(r,n.attributes),n.insert(r,n.options),r}},56(n,r,o){n.exports=function(n){var r=o.nc;r&&n.setAttribute("nonce",r)}},825(n){n.exports=function(n){if("u"<typeof document)return{update:function(){},remove:function(){}};var r=n.insertStyleElement(n);return{update:function(o){var e,t,a;e="",o.supports&&(e+="@supports (".concat(o.supports,") {")),o.media&&(e+="@media ".concat(o.media," {")),(t=void 0!==o.layer)&&(e+="@layer".concat(o.layer.length>0?" ".concat(o.layer):""," {")),e+=o.css,t&&(e+="}"),o.media&&(e+="}"),o.supports&&(e+="}"),(a=o.sourceMap)&&"u">typeof btoa&&(e+="\n/*# sourceMappingURL=data:application/json;base64,".concat(btoa(unescape(encodeURIComponent(JSON.stringify(a))))," */")),n.styleTagTransform(e,r,n.options)},remove:function(){var n;null===(n=r).parentNode||n.parentNode.removeChild(n)}}}},113(n){n.exports=function(n,r){if(r.styleSheet)r.styleSheet.cssText=n;else{for(;r.firstChild;)r.removeChild(r.firstChild);r.appendChild(document.createTextNode(n))}}},579(n,r,o){var e=o(72),t=o.n(e),a=o(825),l=o.n(a),i=o(659),p=o.n(i),c=o(56),s=o.n(c),d=o(540),u=o.n(d),f=o(113),v=o.n(f),x=o(475),g={};g.styleTagTransform=v(),g.setAttributes=s(),g.insert=p().bind(null,"head"),g.domAPI=l(),g.insertStyleElement=u(),t()(x.A,g),x.A&&x.A.locals&&x.A.locals}}]);
+`,""]),o.d(r,{},{A:l})},412(n){n.exports=function(n){var r=[];return r.toString=function(){return this.map(function(r){var o="",e=void 0!==r[5];return r[4]&&(o+="@supports (".concat(r[4],") {")),r[2]&&(o+="@media ".concat(r[2]," {")),e&&(o+="@layer".concat(r[5].length>0?" ".concat(r[5]):""," {")),o+=n(r),e&&(o+="}"),r[2]&&(o+="}"),r[4]&&(o+="}"),o}).join("")},r.i=function(n,o,e,t,a){"string"==typeof n&&(n=[[null,n,void 0]]);var l={};if(e)for(var i=0;i<this.length;i++){var p=this[i][0];null!=p&&(l[p]=!0)}for(var c=0;c<n.length;c++){var s=[].concat(n[c]);e&&l[s[0]]||(void 0!==a&&(void 0===s[5]||(s[1]="@layer".concat(s[5].length>0?" ".concat(s[5]):""," {").concat(s[1],"}")),s[5]=a),o&&(s[2]&&(s[1]="@media ".concat(s[2]," {").concat(s[1],"}")),s[2]=o),t&&(s[4]?(s[1]="@supports (".concat(s[4],") {").concat(s[1],"}"),s[4]=t):s[4]="".concat(t)),r.push(s))}},r}},971(n){n.exports=function(n){return n[1]}},498(n){var r=[];function o(n){for(var o=-1,e=0;e<r.length;e++)if(r[e].identifier===n){o=e;break}return o}function e(n,e){for(var t={},a=[],l=0;l<n.length;l++){var i=n[l],p=e.base?i[0]+e.base:i[0],c=t[p]||0,s="".concat(p," ").concat(c);t[p]=c+1;var d=o(s),u={css:i[1],media:i[2],sourceMap:i[3],supports:i[4],layer:i[5]};if(-1!==d)r[d].references++,r[d].updater(u);else{var f=function(n,r){var o=r.domAPI(r);return o.update(n),function(r){r?(r.css!==n.css||r.media!==n.media||r.sourceMap!==n.sourceMap||r.supports!==n.supports||r.layer!==n.layer)&&o.update(n=r):o.remove()}}(u,e);e.byIndex=l,r.splice(l,0,{identifier:s,updater:f,references:1})}a.push(s)}return a}n.exports=function(n,t){var a=e(n=n||[],t=t||{});return function(n){n=n||[];for(var l=0;l<a.length;l++){var i=o(a[l]);r[i].references--}for(var p=e(n,t),c=0;c<a.length;c++){var s=o(a[c]);0===r[s].references&&(r[s].updater(),r.splice(s,1))}a=p}}},769(n){var r={};n.exports=function(n,o){var e=function(n){if(void 0===r[n]){var o=document.querySelector(n);if(window.HTMLIFrameElement&&o instanceof window.HTMLIFrameElement)try{o=o.contentDocument.head}catch(n){o=null}r[n]=o}return r[n]}(n);if(!e)throw Error("Couldn't find a style target. This probably means that the value for the 'insert' parameter is invalid.");e.appendChild(o)}},574(n){n.exports=function(n){var r=document.createElement("style");return n.setAttributes(r,n.attributes),n.insert(r,n.options),r}},530(n,r,o){n.exports=function(n){var r=o.nc;r&&n.setAttribute("nonce",r)}},187(n){n.exports=function(n){if("u"<typeof document)return{update:function(){},remove:function(){}};var r=n.insertStyleElement(n);return{update:function(o){var e,t,a;e="",o.supports&&(e+="@supports (".concat(o.supports,") {")),o.media&&(e+="@media ".concat(o.media," {")),(t=void 0!==o.layer)&&(e+="@layer".concat(o.layer.length>0?" ".concat(o.layer):""," {")),e+=o.css,t&&(e+="}"),o.media&&(e+="}"),o.supports&&(e+="}"),(a=o.sourceMap)&&"u">typeof btoa&&(e+="\n/*# sourceMappingURL=data:application/json;base64,".concat(btoa(unescape(encodeURIComponent(JSON.stringify(a))))," */")),n.styleTagTransform(e,r,n.options)},remove:function(){var n;null===(n=r).parentNode||n.parentNode.removeChild(n)}}}},83(n){n.exports=function(n,r){if(r.styleSheet)r.styleSheet.cssText=n;else{for(;r.firstChild;)r.removeChild(r.firstChild);r.appendChild(document.createTextNode(n))}}},579(n,r,o){var e=o(498),t=o.n(e),a=o(187),l=o.n(a),i=o(769),p=o.n(i),c=o(530),s=o.n(c),d=o(574),u=o.n(d),f=o(83),v=o.n(f),h=o(593),x={};x.styleTagTransform=v(),x.setAttributes=s(),x.insert=p().bind(null,"head"),x.domAPI=l(),x.insertStyleElement=u(),t()(h.A,x),h.A&&h.A.locals&&h.A.locals}}]);
