@@ -151,7 +151,7 @@ def test_its_code_gives_the_same_bits(shared: NotebookPage, explorer: Locator) -
     explorer.get_by_role("button", name="Copy as code").click()
     code = explorer.locator(".nnl-code pre")
     code.wait_for()
-    wait_until(lambda: "[0, 4] = moved" in code.inner_text(), 10, "the code")
+    wait_until(lambda: "[0, 4] = source_moved" in code.inner_text(), 10, "the code")
     shared.cell(code.inner_text())
     assert code.inner_text().startswith("%%trace lm ")
 
