@@ -19,7 +19,7 @@ from nnsight_lab.recipes.prompt import layers_of, model_of, prompt_of, run_on, t
 from nnsight_lab.recipes.result import Result
 from nnsight_lab.tracing.source import one_frame
 
-__all__ = ["SaeFeatures", "coders_of", "encoded", "sae_features"]
+__all__ = ["SaeFeatures", "coders_of", "decoded", "encoded", "sae_features", "weights_like"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,7 +78,7 @@ def sae_features(
     found = run_on(source, tracer.graph, given)["found"][row, -len(tokens) :].float()
     with torch.no_grad():
         acts = encoded(encode, found)
-        rebuilt = None if decode is None else decode(acts).float()
+        rebuilt = None if decode is None else decoded(decode, acts)
     highest, ids = acts.amax(0).topk(min(top, acts.shape[-1]))
     chosen = ids[highest > 0]
     unexplained = None if rebuilt is None else _unexplained(found, rebuilt)
@@ -100,7 +100,7 @@ def _read(block: Any, part: str) -> Any:
 
 
 def encoded(encode: Any, found: torch.Tensor) -> torch.Tensor:
-    """The activations `[pos, feature]` of a stream `[pos, d_model]`, checked.
+    """The activations `[pos, feature]` of a stream `[pos, d_model]`, checked, as float32.
 
     Raises:
         ShapeMismatch: it is an autoencoder for another width.
@@ -109,15 +109,36 @@ def encoded(encode: Any, found: torch.Tensor) -> torch.Tensor:
         acts = encode(found)
     except RuntimeError as exc:
         raise ShapeMismatch(
-            f"The autoencoder does not take activations {list(found.shape)}: {exc}",
-            hint="It must be one for this model's d_model.",
+            f"The autoencoder cannot encode activations {list(found.shape)}: {exc}",
+            hint="It must take [pos, d_model] of this model.",
         ) from exc
     if not isinstance(acts, torch.Tensor) or acts.dim() != 2 or len(acts) != len(found):
         raise ShapeMismatch(
             f"encode gives {list(getattr(acts, 'shape', []))} for {list(found.shape)}.",
             hint="It must give [pos, feature] for [pos, d_model].",
         )
-    return acts.float()
+    return acts.to(found.device).float()
+
+
+def decoded(decode: Any, acts: torch.Tensor) -> torch.Tensor:
+    """The stream `[pos, d_model]` that activations `[pos, feature]` stand for, as float32.
+
+    Raises:
+        ShapeMismatch: what decodes does not take what encodes gives.
+    """
+    try:
+        found = decode(acts)
+    except RuntimeError as exc:
+        raise ShapeMismatch(
+            f"The autoencoder cannot decode features {list(acts.shape)}: {exc}",
+            hint="It must take the [pos, feature] that encode gives.",
+        ) from exc
+    if not isinstance(found, torch.Tensor) or found.dim() != 2 or len(found) != len(acts):
+        raise ShapeMismatch(
+            f"decode gives {list(getattr(found, 'shape', []))} for {list(acts.shape)}.",
+            hint="It must give [pos, d_model] for [pos, feature].",
+        )
+    return found.to(acts.device).float()
 
 
 def _unexplained(found: torch.Tensor, rebuilt: torch.Tensor) -> torch.Tensor:
@@ -126,11 +147,34 @@ def _unexplained(found: torch.Tensor, rebuilt: torch.Tensor) -> torch.Tensor:
 
 
 def coders_of(sae: Any) -> tuple[Any, Any]:
-    """What encodes, and what decodes, or None.
+    """What encodes, and what decodes, or None. Both take numbers of any kind, on any device.
 
     Raises:
         BadInput: this is no autoencoder.
     """
+    encode, decode = _coders_of(sae)
+    like = weights_like(sae)
+    return _aligned(encode, like), None if decode is None else _aligned(decode, like)
+
+
+def weights_like(sae: Any) -> torch.Tensor | None:
+    """One of its weights, of the kind of number and on the device that it computes with."""
+    weights = sae if isinstance(sae, Mapping) else _attributes(sae)
+    own = sae.parameters() if isinstance(sae, torch.nn.Module) else ()
+    for weight in (*weights.values(), *own):
+        if isinstance(weight, torch.Tensor) and weight.is_floating_point():
+            return weight
+    return None
+
+
+def _aligned(coder: Any, like: torch.Tensor | None) -> Any:
+    def aligned(x: torch.Tensor) -> Any:
+        return coder(x if like is None else x.to(like.device, like.dtype))
+
+    return aligned
+
+
+def _coders_of(sae: Any) -> tuple[Any, Any]:
     if callable(getattr(sae, "encode", None)):
         return sae.encode, getattr(sae, "decode", None)
     weights = sae if isinstance(sae, Mapping) else _attributes(sae)

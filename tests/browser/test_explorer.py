@@ -132,7 +132,9 @@ def test_copy_as_code_gives_the_same_numbers(shared: NotebookPage, explorer: Loc
     shared.cell(text)
 
     assert (
-        shared.python("float((run['probabilities'][:, :, 0] - hand.max(-1).values).abs().max())")
+        shared.python(
+            "float((run['lens_probabilities'][:, :, 0] - hand.max(-1).values).abs().max())"
+        )
         < 1e-5
     )
     assert shared.page.evaluate("() => navigator.clipboard.readText()") == text

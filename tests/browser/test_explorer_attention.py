@@ -169,7 +169,7 @@ def test_its_code_is_a_cell_with_the_same_numbers(
     code = seen.page.locator(".nnl-code pre").inner_text()
     seen.cell(code)
 
-    found = torch.tensor(seen.python("pattern.tolist()"))
+    found = torch.tensor(seen.python("attention_pattern.tolist()"))
     torch.testing.assert_close(found, patterns_of(model, ids)[3][0], atol=1e-6, rtol=1e-5)
 
 

@@ -151,16 +151,18 @@ def test_its_code_gives_the_same_bits(shared: NotebookPage, explorer: Locator) -
     explorer.get_by_role("button", name="Copy as code").click()
     code = explorer.locator(".nnl-code pre")
     code.wait_for()
-    wait_until(lambda: "[0, 4] = moved" in code.inner_text(), 10, "the code")
+    wait_until(lambda: "[0, 4] = source_moved" in code.inner_text(), 10, "the code")
     shared.cell(code.inner_text())
     assert code.inner_text().startswith("%%trace lm ")
 
     wanted = f"{{'source': {SOURCE!r}, 'from': [1, 4], 'to': [3, 4]}}"
     shared.cell(f"sheets = []\nexplorer.views['patching'].ask({wanted}, sheets.append)")
-    same = "(torch.from_numpy(sheets[-1].arrays['change']) - run['change']).abs().max().item()"
+    same = (
+        "(torch.from_numpy(sheets[-1].arrays['change']) - run['patched_change']).abs().max().item()"
+    )
     assert shared.python(same) == 0.0
     shown = result_at(explorer, panel, 5, 8)[4]
-    moved = shared.python("float(run['change'][6, 8])")
+    moved = shared.python("float(run['patched_change'][6, 8])")
     assert f"{moved:.3f} of" in shown or "e-" in shown
 
 

@@ -147,12 +147,12 @@ def test_code_of_the_lens_gives_the_same_numbers(
     notebook.ran(view.code(wanted))
     names = notebook.names
 
-    assert torch.equal(names["probabilities"], torch.from_numpy(sheet.arrays["probabilities"]))
-    assert torch.equal(names["entropy"], torch.from_numpy(sheet.arrays["entropy"]))
+    assert torch.equal(names["lens_probabilities"], torch.from_numpy(sheet.arrays["probabilities"]))
+    assert torch.equal(names["lens_entropy"], torch.from_numpy(sheet.arrays["entropy"]))
     chances = torch.from_numpy(sheet.arrays["chances"])
-    torch.testing.assert_close(names["target_probabilities"].movedim(-1, 0), chances)
+    torch.testing.assert_close(names["lens_target_probabilities"].movedim(-1, 0), chances)
     assert torch.equal(
-        names["target_ranks"].movedim(-1, 0).int(), torch.from_numpy(sheet.arrays["ranks"])
+        names["lens_target_ranks"].movedim(-1, 0).int(), torch.from_numpy(sheet.arrays["ranks"])
     )
 
 
@@ -163,7 +163,7 @@ def test_code_of_an_edited_run_keeps_its_edits(notebook: Notebook) -> None:
     notebook.ran(view.code({"top": 2}).replace("--then run", "--then run --as seen"))
 
     assert torch.equal(
-        notebook.names["probabilities"], torch.from_numpy(sheet.arrays["probabilities"])
+        notebook.names["lens_probabilities"], torch.from_numpy(sheet.arrays["probabilities"])
     )
 
 
@@ -240,7 +240,7 @@ def test_code_of_a_run_calls_it_by_its_name(notebook: Notebook) -> None:
     explorer = nl.explore(notebook.names["halved"])
     shown = asked(explorer.views["lens"]).arrays["probabilities"]
     notebook.ran(explorer.code("lens"))
-    found = notebook.names["probabilities"]
+    found = notebook.names["lens_probabilities"]
 
-    assert explorer.code("lens").startswith("%%trace lm --then halved\n")
+    assert explorer.code("lens").startswith("%%trace lm --then halved -s lens_")
     torch.testing.assert_close(found, torch.from_numpy(shown))

@@ -151,11 +151,11 @@ def test_code_gives_the_same_numbers(notebook: Notebook, tiny: nl.LanguageModel)
     by_layer = layers_of(sheets)
     scores = np.stack([by_layer[layer]["scores"] for layer in sorted(by_layer)], axis=1)
     for name, expected in zip(SCORES, scores, strict=True):
-        assert torch.equal(notebook.names[name], torch.from_numpy(expected))
+        assert torch.equal(notebook.names[f"attention_{name}"], torch.from_numpy(expected))
     assert torch.equal(
-        notebook.names["pattern"], torch.from_numpy(head_of(sheets).arrays["pattern"])
+        notebook.names["attention_pattern"], torch.from_numpy(head_of(sheets).arrays["pattern"])
     )
-    assert "patterns" not in notebook.names["run"]
+    assert "attention_patterns" not in notebook.names["run"]
 
 
 def test_code_of_an_edited_run_keeps_its_edits(notebook: Notebook) -> None:
@@ -165,9 +165,9 @@ def test_code_of_an_edited_run_keeps_its_edits(notebook: Notebook) -> None:
     notebook.ran(view.code({"layer": 2, "head": 1}))
 
     pattern = torch.from_numpy(head_of(sheets).arrays["pattern"])
-    assert torch.equal(notebook.names["pattern"], pattern)
+    assert torch.equal(notebook.names["attention_pattern"], pattern)
     entropy = torch.from_numpy(layers_of(sheets)[1]["scores"][0])
-    assert torch.equal(notebook.names["entropy"][1], entropy)
+    assert torch.equal(notebook.names["attention_entropy"][1], entropy)
 
 
 def test_code_of_a_long_prompt_has_the_steps_that_are_shown(
@@ -179,8 +179,8 @@ def test_code_of_a_long_prompt_has_the_steps_that_are_shown(
     notebook.ran(view.code({"layer": 2, "head": 0}))
 
     shown = (torch.from_numpy(sheet.arrays["pattern"]) / 255).square()
-    assert torch.equal(notebook.names["shown"], shown)
-    assert not torch.equal(notebook.names["pattern"], shown)
+    assert torch.equal(notebook.names["attention_shown"], shown)
+    assert not torch.equal(notebook.names["attention_pattern"], shown)
 
 
 def test_the_figure_has_the_head_and_the_window(tiny: nl.LanguageModel) -> None:

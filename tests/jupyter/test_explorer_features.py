@@ -139,9 +139,9 @@ def test_the_code_gives_the_same_bits(notebook: Notebook, tiny: nl.LanguageModel
 
     assert code.startswith("%%trace lm ")
     for name in ("values", "strip", "logits"):
-        assert torch.equal(names[name], torch.from_numpy(arrays[name])), name
-    assert names["features"].tolist() == sheet.plain["features"]
-    assert [word(tiny, id) for id in names["words"].tolist()] == sheet.plain["words"]
+        assert torch.equal(names[f"feature_{name}"], torch.from_numpy(arrays[name])), name
+    assert names["feature_ids"].tolist() == sheet.plain["features"]
+    assert [word(tiny, id) for id in names["feature_words"].tolist()] == sheet.plain["words"]
 
 
 def test_features_of_an_edited_run_and_their_code(
@@ -153,7 +153,7 @@ def test_features_of_an_edited_run_and_their_code(
     sheet = asked(view, token=5)
     notebook.ran(view.code({"token": 5}))
 
-    assert torch.equal(notebook.names["values"], torch.from_numpy(sheet.arrays["values"]))
+    assert torch.equal(notebook.names["feature_values"], torch.from_numpy(sheet.arrays["values"]))
     plain = asked(view_of(tiny, sae), token=5)
     assert abs(plain.arrays["values"] - sheet.arrays["values"]).max() > 0.05
 
@@ -177,7 +177,7 @@ def test_one_without_a_decoder_says_nothing(notebook: Notebook, tiny: nl.Languag
     notebook.ran(view.code({"feature": 1}))
 
     assert "logits" not in sheet.arrays
-    assert torch.equal(notebook.names["strip"], torch.from_numpy(sheet.arrays["strip"]))
+    assert torch.equal(notebook.names["feature_strip"], torch.from_numpy(sheet.arrays["strip"]))
 
 
 def test_explore_takes_an_autoencoder(notebook: Notebook, tiny: nl.LanguageModel) -> None:

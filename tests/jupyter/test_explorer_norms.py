@@ -17,6 +17,11 @@ from tests.server.lab_server import TOKEN, serving, tiny_engine
 from tests.support.explored import plain, random_gpt2, stream_seen, told
 
 PROMPT = "The capital of France is Paris. The capital of Italy is"
+CELL = {
+    "norms": "stream_norms", "cosines": "stream_cosines",
+    "points": "plane_points", "explained": "plane_explained",
+}  # fmt: skip
+"""What a copied cell calls what the tab is told."""
 DIFFERENCE = {"direction": "difference", "of": " Paris", "minus": " Rome"}
 
 
@@ -121,15 +126,16 @@ def test_a_row_of_a_padded_batch_is_its_own(tiny: nl.LanguageModel) -> None:
 
 @pytest.mark.parametrize("kind", ["variable", "token", "difference"])
 def test_code_gives_the_same_numbers(notebook: Notebook, tiny: nl.LanguageModel, kind: str) -> None:
-    notebook.ran("import torch\nnorms = torch.arange(128.0)")  # named as a result is
-    of = {"of": "norms"} if kind == "variable" else {"of": " Paris", "minus": " Rome"}
+    notebook.ran("import torch\nnorms = stream_norms = torch.arange(128.0)")  # as a result is
+    of = {"of": "stream_norms"} if kind == "variable" else {"of": " Paris", "minus": " Rome"}
     wanted = {"direction": kind, **of, "at": "2", "skip": 1, "show": "cosines"}
     view = NormsView(Subject(tiny, PROMPT))
     (sheet,) = told(view, **wanted)
     notebook.ran(view.code(wanted))
 
     for name in ("norms", "cosines", "points", "explained"):
-        assert torch.equal(notebook.names[name], torch.from_numpy(sheet.arrays[name])), name
+        assert torch.equal(notebook.names[CELL[name]], torch.from_numpy(sheet.arrays[name])), name
+    assert torch.equal(notebook.names["norms"], torch.arange(128.0))
 
 
 def test_code_of_an_edited_run_keeps_its_edits(notebook: Notebook) -> None:
@@ -139,7 +145,7 @@ def test_code_of_an_edited_run_keeps_its_edits(notebook: Notebook) -> None:
     notebook.ran(view.code({"at": "4", "skip": 1, **DIFFERENCE}))
 
     for name in ("norms", "cosines", "points", "explained"):
-        assert torch.equal(notebook.names[name], torch.from_numpy(sheet.arrays[name])), name
+        assert torch.equal(notebook.names[CELL[name]], torch.from_numpy(sheet.arrays[name])), name
     assert sheet.arrays["norms"][4, 5] > 2 * sheet.arrays["norms"][3, 5]
 
 

@@ -204,16 +204,16 @@ def test_the_code_gives_the_same_bits(
 
     assert code.startswith("%%trace lm -s ") == (more.get("from", [0])[0] <= more.get("to", [0])[0])
     kinds = ["target", "patched"] if more else ["target"]
-    assert names["probabilities"].shape[0] == len(kinds)
-    for found, kind in zip(names["probabilities"], kinds, strict=True):
+    assert names["patched_probabilities"].shape[0] == len(kinds)
+    for found, kind in zip(names["patched_probabilities"], kinds, strict=True):
         assert torch.equal(found, torch.from_numpy(arrays[f"{kind}_chances"]))
     if source:
         assert torch.equal(
             names["source_probabilities"][0], torch.from_numpy(arrays["source_chances"])
         )
     if more:
-        assert torch.equal(names["change"], torch.from_numpy(arrays["change"]))
-        assert list(notebook.names["run"]).count("change") == 1
+        assert torch.equal(names["patched_change"], torch.from_numpy(arrays["change"]))
+        assert list(notebook.names["run"]).count("patched_change") == 1
 
 
 def test_the_code_of_prompts_with_quotes_and_of_another_name(
@@ -226,7 +226,7 @@ def test_the_code_of_prompts_with_quotes_and_of_another_name(
     notebook.ran(view.code(wanted))
 
     assert torch.equal(
-        notebook.names["change"], torch.from_numpy(asked(view, **wanted).arrays["change"])
+        notebook.names["patched_change"], torch.from_numpy(asked(view, **wanted).arrays["change"])
     )
 
 

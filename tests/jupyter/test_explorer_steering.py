@@ -109,9 +109,9 @@ def test_code_gives_the_same_text(notebook: Notebook, tiny: nl.LanguageModel) ->
     start = len(tiny.tokenize(PROMPT).rows[0])
     for side in (0, 1):
         words = last.plain["words"][side]
-        ids = notebook.names["ids"][side, start:].tolist()
+        ids = notebook.names["steering_ids"][side, start:].tolist()
         assert [tiny.token_string(id) for id in ids][: len(words)] == words
-    along = torch.stack(notebook.names["along"], 1)
+    along = torch.stack(notebook.names["steering_along"], 1)
     assert torch.equal(along, torch.from_numpy(last.arrays["along"]))
 
 

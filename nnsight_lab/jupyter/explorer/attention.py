@@ -34,19 +34,26 @@ _WIDEST = 1024
 """Of a longer prompt, so much of a pattern travels at once."""
 
 _CODE = """\
-ids = torch.tensor({ids})
-same = (ids[:, None] == ids).tril(-1)
-after = (same * torch.arange(len(ids))).amax(-1) + 1
-queries = (same.any(-1) & (after < torch.arange(len(ids)))).nonzero()[:, 0]
-keys = after[queries]
-patterns = [layer.attn.pattern[{row}, :, {first}:, {first}:].float() for layer in lm.layers]
-entropy = torch.stack([-torch.xlogy(p, p).sum(-1).mean(-1) for p in patterns])
-previous = torch.stack([p.diagonal(-1, 1, 2).mean(-1) for p in patterns])
-induction = torch.stack([p[:, queries, keys].mean(-1) for p in patterns])
-first = torch.stack([p[:, 1:, 0].mean(-1) for p in patterns])
-pattern = patterns[{layer}][{head}]"""
+attention_ids = torch.tensor({ids})
+attention_places = torch.arange(len(attention_ids))
+attention_same = (attention_ids[:, None] == attention_ids).tril(-1)
+attention_after = (attention_same * attention_places).amax(-1) + 1
+attention_queries = attention_same.any(-1) & (attention_after < attention_places)
+attention_queries = attention_queries.nonzero()[:, 0]
+attention_keys = attention_after[attention_queries]
+attention_patterns = [
+    layer.attn.pattern[{row}, :, {first}:, {first}:].float() for layer in {lm}.layers
+]
+attention_entropy = torch.stack([-torch.xlogy(p, p).sum(-1).mean(-1) for p in attention_patterns])
+attention_previous = torch.stack([p.diagonal(-1, 1, 2).mean(-1) for p in attention_patterns])
+attention_induction = torch.stack(
+    [p[:, attention_queries, attention_keys].mean(-1) for p in attention_patterns]
+)
+attention_first = torch.stack([p[:, 1:, 0].mean(-1) for p in attention_patterns])
+attention_pattern = attention_patterns[{layer}][{head}]"""
 _STEPS = """
-shown = ((pattern.sqrt() * 255).round() / 255).square()  # the explorer shows 256 steps"""
+# The explorer shows 256 steps.
+attention_shown = ((attention_pattern.sqrt() * 255).round() / 255).square()"""
 
 
 class AttentionView(View):
@@ -149,12 +156,14 @@ class AttentionView(View):
         """The scores of all heads, `[layer, head]`, and the pattern of one, `[query, key]`."""
         subject, (layer, head) = self.subject, self._head(wanted)
         first = subject.given.pos - len(subject.ids)
-        body = _CODE.format(ids=subject.ids, row=subject.row, first=first, layer=layer, head=head)
+        body = _CODE.format(
+            lm=subject.name, ids=subject.ids, row=subject.row, first=first, layer=layer, head=head
+        )
         names = [*SCORES, "pattern"]
         if self._stepped:
             body += _STEPS
             names.append("shown")
-        return self._cell(body.replace("lm.", f"{subject.name}."), "-s", ",".join(names))
+        return self._cell(body, "-s", ",".join(f"attention_{name}" for name in names))
 
     def figure(self, wanted: Wanted) -> LabFigure:
         """The pattern of one head, of the positions from `start` to `end`."""

@@ -10,8 +10,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from functools import partial
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Any
 
+import nnsight_lab
 from nnsight_lab.errors import BadInput, Cancelled, LabError
 from nnsight_lab.jupyter.channel import Channel
 from nnsight_lab.jupyter.explorer.attention import AttentionView
@@ -20,6 +22,7 @@ from nnsight_lab.jupyter.explorer.features import FeaturesView
 from nnsight_lab.jupyter.explorer.lens import LensView
 from nnsight_lab.jupyter.explorer.norms import NormsView
 from nnsight_lab.jupyter.explorer.patching import PatchingView
+from nnsight_lab.jupyter.explorer.space import notebook_variables
 from nnsight_lab.jupyter.explorer.steering import SteeringView
 from nnsight_lab.jupyter.explorer.still import Still
 from nnsight_lab.jupyter.explorer.subject import Subject
@@ -58,6 +61,7 @@ class Explorer:
         self.selected: list[int] = []
         self._wanted: dict[str, Wanted] = {}
         self._work = {name: Work() for name in self.views}
+        self._writing = {name: Work() for name in self.views}
         self._lock = threading.Lock()
         self._channel: Channel | None = None
         self._still = Still(subject, repr(self))
@@ -96,17 +100,21 @@ class Explorer:
         """What a tab shows, as a Plotly figure; `wanted` over what its controls say now.
 
         Raises:
-            BadInput: there is no such tab.
+            BadInput: there is no such tab, or nothing in it yet.
         """
-        return self._view(view).figure({**self._wanted.get(view, {}), **wanted})
+        found, all_wanted = self._view(view), {**self._wanted.get(view, {}), **wanted}
+        found.check(all_wanted)
+        return found.figure(all_wanted)
 
     def code(self, view: str = "lens", **wanted: Any) -> str:
         """What a tab shows, as a `%%trace` cell.
 
         Raises:
-            BadInput: there is no such tab.
+            BadInput: there is no such tab, or nothing in it yet.
         """
-        return self._view(view).code({**self._wanted.get(view, {}), **wanted})
+        found, all_wanted = self._view(view), {**self._wanted.get(view, {}), **wanted}
+        found.check(all_wanted)
+        return found.code(all_wanted)
 
     def _view(self, name: str) -> View:
         if name not in self.views:
@@ -115,7 +123,7 @@ class Explorer:
 
     def close(self) -> None:
         """Stop what it does, and take the widget away; the still picture stays."""
-        for work in self._work.values():
+        for work in (*self._work.values(), *self._writing.values()):
             work.cancel()
         if self._channel is not None:
             self._channel.close()
@@ -134,6 +142,7 @@ class Explorer:
             self._ask(self.views[name], int(content.get("job", 0)), content.get("wanted") or {})
         elif name in self.views and kind == "cancel":
             self._work[name].cancel()
+            self._writing[name].cancel()
         elif name in self.views and kind in {"code", "figure"}:
             self._say_code(self.views[name], kind, content)
 
@@ -161,19 +170,33 @@ class Explorer:
         self._publish("ended", message, keep=None)
 
     def _say_code(self, view: View, kind: str, content: dict[str, Any]) -> None:
+        """A job of its own: the code of a map may have to run the model first."""
         message: dict[str, Any] = {"view": view.name, "request": content.get("request")}
         wanted = content.get("wanted") or {}
-        try:
-            message["code"] = (
-                view.code(wanted) if kind == "code" else self._figure_code(view, wanted)
-            )
-        except Exception as exc:  # noqa: BLE001 - told to the tab, whatever it is
-            message |= _told(exc)
-        self._publish("code", message, keep=None)
+
+        def write(_: Job) -> None:
+            view.check(wanted)
+            written = view.code(wanted) if kind == "code" else self._figure_code(view, wanted)
+            message["code"] = written
+
+        def end(job: Job, error: BaseException | None) -> None:
+            if job.cancelled:
+                return
+            if error is not None:
+                message.update(_told(error))
+            self._publish("code", message, keep=None)
+
+        self._writing[view.name].begin(int(content.get("request") or 0), write, end)
 
     def _figure_code(self, view: View, wanted: Wanted) -> str:
-        options = "".join(f", {key}={value!r}" for key, value in wanted.items())
-        return f'{self.subject.explored}.figure("{view.name}"{options})'
+        named = {key: value for key, value in wanted.items() if _is_keyword(key)}
+        others = {key: value for key, value in wanted.items() if key not in named}
+        options = "".join(f", {key}={value!r}" for key, value in named.items())
+        options += f", **{others!r}" if others else ""
+        explored = self.subject.explored
+        known = notebook_variables().get("nl") is nnsight_lab
+        needs = "import nnsight_lab as nl\n" if explored.startswith("nl.") and not known else ""
+        return f'{needs}{explored}.figure("{view.name}"{options})'
 
     def _publish(
         self, kind: str, content: dict[str, Any], buffers: Sequence[bytes] = (), *, keep: str | None
@@ -181,6 +204,11 @@ class Explorer:
         channel = self._channel
         if channel is not None:
             channel.publish(kind, content, buffers, keep=keep)
+
+
+def _is_keyword(name: str) -> bool:
+    """Whether Python may write it as `name=`; `from` it may not."""
+    return name.isidentifier() and not iskeyword(name)
 
 
 def _told(error: BaseException) -> dict[str, Any]:

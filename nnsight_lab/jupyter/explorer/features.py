@@ -10,7 +10,7 @@ import torch
 from nnsight_lab.errors import BadInput
 from nnsight_lab.jupyter.explorer.subject import Autoencoder, Subject
 from nnsight_lab.jupyter.explorer.view import Sheet, Tell, View, Wanted, floats
-from nnsight_lab.recipes.features import coders_of, encoded
+from nnsight_lab.recipes.features import coders_of, decoded, encoded, weights_like
 
 if TYPE_CHECKING:
     from nnsight_lab.jupyter.figures import LabFigure
@@ -19,14 +19,22 @@ __all__ = ["FeaturesView"]
 
 _CODE = """\
 import torch
-resid = {lm}.layers[{layer}].output[{row}, {first}:].float()
+feature_stream = {lm}.layers[{layer}].output[{row}, {first}:].float(){to}
 with torch.no_grad():
-    activations = {encode}
-values, features = activations[{token}].topk({top})
-strip = activations[:, {feature}]"""
+    feature_activations = {encode}.float()
+feature_values, feature_ids = feature_activations[{token}].topk({top})
+feature_strip = feature_activations[:, {feature}]"""
 _SAYS = """
-direction = {direction}
-logits, words = {lm}.lm_head({lm}.norm(direction)).float().topk({top})"""
+feature_codes = torch.zeros(2, {count}{like})
+feature_codes[1, {feature}] = 1
+with torch.no_grad():
+    feature_decoded = {decode}.float()
+feature_direction = feature_decoded[1] - feature_decoded[0]
+feature_logits, feature_words = (
+    {lm}.lm_head({lm}.norm(feature_direction)).float().topk({top})
+)"""
+_NAMES = ("feature_values", "feature_ids", "feature_strip")
+_NAMES_OF_WORDS = ("feature_logits", "feature_words")
 
 
 class FeaturesView(View):
@@ -131,7 +139,7 @@ class FeaturesView(View):
         both = torch.zeros(2, self.activations().shape[-1])
         both[1, feature] = 1
         with torch.no_grad():
-            none, one = decode(both).float()
+            none, one = decoded(decode, both)
         found: torch.Tensor = one - none
         return found
 
@@ -141,16 +149,18 @@ class FeaturesView(View):
         token, feature, top = self._asked(wanted)
         encode, decode = _calls(sae)
         first = subject.given.pos - len(subject.ids)
-        common = {"lm": subject.name, "top": top}
+        common = {"lm": subject.name, "top": top, "feature": feature}
+        to, like = _aligned(sae)
         body = _CODE.format(
-            layer=sae.layer, row=subject.row, first=first, encode=encode, token=token,
-            feature=feature, **common,
+            layer=sae.layer, row=subject.row, first=first, encode=encode, token=token, to=to,
+            **common,
         )  # fmt: skip
+        names: tuple[str, ...] = _NAMES
         if decode:
-            body += f"\nboth = torch.zeros(2, {self.activations().shape[-1]})"
-            body += f"\nboth[1, {feature}] = 1\nwith torch.no_grad():\n    none, one = {decode}"
-            body += _SAYS.format(direction="one - none", **common)
-        return self._cell(body, "-s", "values,features,strip" + (",logits,words" if decode else ""))
+            count = self.activations().shape[-1]
+            body += _SAYS.format(decode=decode, count=count, like=like, **common)
+            names += _NAMES_OF_WORDS
+        return self._cell(body, "-s", ",".join(names))
 
     def figure(self, wanted: Wanted) -> LabFigure:
         """A bar at each token: the activation of the chosen feature."""
@@ -161,12 +171,25 @@ class FeaturesView(View):
         return bars_figure(numbers, self.subject.tokens, f"feature {feature}")
 
 
+def _aligned(sae: Autoencoder) -> tuple[str, str]:
+    """What makes the stream numbers of the autoencoder's kind, and options of new ones, as Python.
+
+    Inside a trace its weights go where the model is; what is no recorded value stays here.
+    """
+    like = weights_like(sae.module)
+    if like is None:
+        return "", ""
+    kind = "" if like.dtype == torch.float32 else f", dtype={like.dtype}"
+    device = "" if like.device.type == "cpu" else f", device={str(like.device)!r}"
+    return f".to({like.dtype})" if kind else "", kind + device
+
+
 def _calls(sae: Autoencoder) -> tuple[str, str]:
-    """How to encode `resid` and to decode `both`, as Python."""
+    """How to encode `feature_stream` and to decode `feature_codes`, as Python."""
     name, module = sae.name, sae.module
     if callable(getattr(module, "encode", None)):
         decodes = getattr(module, "decode", None) is not None
-        return f"{name}.encode(resid)", f"{name}.decode(both).float()" if decodes else ""
+        return f"{name}.encode(feature_stream)", f"{name}.decode(feature_codes)" if decodes else ""
     a_mapping = isinstance(module, Mapping)
 
     def weight(key: str) -> str:
@@ -175,8 +198,8 @@ def _calls(sae: Autoencoder) -> tuple[str, str]:
     def known(key: str) -> bool:
         return key in module if a_mapping else hasattr(module, key)
 
-    shifted = f"(resid - {weight('b_dec')})" if known("b_dec") else "resid"
+    shifted = f"(feature_stream - {weight('b_dec')})" if known("b_dec") else "feature_stream"
     encode = f"torch.relu({shifted} @ {weight('W_enc')} + {weight('b_enc')})"
     offset = f" + {weight('b_dec')}" if known("b_dec") else ""
-    decode = f"(both @ {weight('W_dec')}{offset}).float()" if known("W_dec") else ""
+    decode = f"(feature_codes @ {weight('W_dec')}{offset})" if known("W_dec") else ""
     return encode, decode

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nnsight_lab.errors import BadInput
 from nnsight_lab.jupyter.explorer.view import Sheet, Tell, View, Wanted, floats
 from nnsight_lab.recipes import LogitLens, logit_lens
+from nnsight_lab.recipes.prompt import token_id
 
 if TYPE_CHECKING:
     from nnsight_lab.jupyter.figures import LabFigure
@@ -15,16 +17,19 @@ if TYPE_CHECKING:
 __all__ = ["LensView"]
 
 _CODE = """\
-stream = [lm.layers[0].input, *(layer.output for layer in lm.layers)]
-rows = [*(lm.lm_head(lm.norm(resid)) for resid in stream), lm.logits]
-log_probs = torch.stack([logits.float().log_softmax(-1) for logits in rows])[:, {row}, {first}:]
-values, ids = log_probs.topk({top}, dim=-1)
-probabilities = values.exp()
-entropy = -(log_probs.exp() * log_probs).sum(-1)"""
+lens_stream = [{lm}.layers[0].input, *(layer.output for layer in {lm}.layers)]
+lens_logits = [*({lm}.lm_head({lm}.norm(resid)) for resid in lens_stream), {lm}.logits]
+lens_log_probs = torch.stack([row.float().log_softmax(-1) for row in lens_logits])
+lens_log_probs = lens_log_probs[:, {row}, {first}:]
+lens_values, lens_ids = lens_log_probs.topk({top}, dim=-1)
+lens_probabilities = lens_values.exp()
+lens_entropy = -(lens_log_probs.exp() * lens_log_probs).sum(-1)"""
 _TARGETS = """
-target = log_probs[..., {targets}]
-target_probabilities = target.exp()
-target_ranks = (log_probs[..., None, :] > target[..., None]).sum(-1)"""
+lens_targets = lens_log_probs[..., {targets}]
+lens_target_probabilities = lens_targets.exp()
+lens_target_ranks = (lens_log_probs[..., None, :] > lens_targets[..., None]).sum(-1)"""
+_NAMES = ("lens_probabilities", "lens_ids", "lens_entropy")
+_NAMES_OF_TARGETS = ("lens_target_probabilities", "lens_target_ranks")
 
 
 class LensView(View):
@@ -34,8 +39,17 @@ class LensView(View):
     title = "Lens"
 
     def ask(self, wanted: Wanted, tell: Tell) -> None:
-        """`top` tokens of each place, and the probability and rank of each of `targets`."""
-        lens = self.lens(wanted)
+        """`top` tokens of each place, and the probability and rank of each of `targets`.
+
+        A target that is no single token is refused after the rest has been told, so that the tab
+        does not ask for it again.
+        """
+        targets, refused = self._targets(wanted)
+        tell(self._sheet(self._lens(wanted, targets)))
+        if refused is not None:
+            raise refused
+
+    def _sheet(self, lens: LogitLens) -> Sheet:
         spelt = {id: word for at, ids in zip(lens.words, lens.ids.tolist(), strict=True)
                  for words, row in zip(at, ids, strict=True)
                  for word, id in zip(words, row, strict=True)}  # fmt: skip
@@ -56,36 +70,52 @@ class LensView(View):
             "chances": floats(lens.target_probabilities),
             "ranks": lens.target_ranks.int().cpu().numpy(),
         }
-        tell(Sheet(plain, arrays))
+        return Sheet(plain, arrays)
 
     def lens(self, wanted: Wanted) -> LogitLens:
-        """The recipe on this subject."""
+        """The recipe on this subject.
+
+        Raises:
+            BadInput: one of `targets` is no single token.
+        """
+        return self._lens(wanted, self._all_targets(wanted))
+
+    def _lens(self, wanted: Wanted, targets: list[int]) -> LogitLens:
         subject = self.subject
-        targets = self._targets(wanted)
         prompt = None if subject.source is not subject.model else subject.given
         return logit_lens(
             subject.source, prompt, top=_top(wanted), row=subject.row, targets=targets
         )
 
-    def _targets(self, wanted: Wanted) -> list[int]:
-        """The ids of `targets`: each an id, or text whose first token is meant."""
-        found = []
+    def _targets(self, wanted: Wanted) -> tuple[list[int], BadInput | None]:
+        """The ids of `targets`, each an id or the text of one token; and what was wrong, if any."""
+        found, refused = [], None
         for target in wanted.get("targets", ()):
-            if isinstance(target, int):
-                found.append(target)
-            elif target:
-                ids = self.subject.model.tokenizer.encode(str(target), add_special_tokens=False)
-                found += ids[:1]
-        return list(dict.fromkeys(found))
+            if target == "":
+                continue
+            try:
+                found.append(token_id(self.subject.model, target))
+            except BadInput as exc:
+                refused = exc
+        return list(dict.fromkeys(found)), refused
+
+    def _all_targets(self, wanted: Wanted) -> list[int]:
+        found, refused = self._targets(wanted)
+        if refused is not None:
+            raise refused
+        return found
 
     def code(self, wanted: Wanted) -> str:
         """Probabilities, ids and entropy, `[layer, pos, top]`; and of the targets."""
         subject = self.subject
         first = subject.given.pos - len(subject.ids)
-        body = _CODE.format(row=subject.row, first=first, top=_top(wanted))
-        targets = self._targets(wanted)
-        body += _TARGETS.format(targets=targets) if targets else ""
-        return self._cell(body.replace("lm.", f"{subject.name}."))
+        targets = self._all_targets(wanted)
+        names: tuple[str, ...] = _NAMES
+        body = _CODE.format(lm=subject.name, row=subject.row, first=first, top=_top(wanted))
+        if targets:
+            body += _TARGETS.format(targets=targets)
+            names += _NAMES_OF_TARGETS
+        return self._cell(body, "-s", ",".join(names))
 
     def figure(self, wanted: Wanted) -> LabFigure:
         """The heatmap of `run.fig.lens()`."""

@@ -23,20 +23,22 @@ if TYPE_CHECKING:
 __all__ = ["NormsView"]
 
 _CODE = """\
-stream = torch.stack([lm.layers[0].input, *(layer.output for layer in lm.layers)])
-stream = stream[:, {row}, {first}:].float()
-norms = stream.norm(dim=-1)"""
+stream_rows = torch.stack([{lm}.layers[0].input, *(layer.output for layer in {lm}.layers)])
+stream_rows = stream_rows[:, {row}, {first}:].float()
+stream_norms = stream_rows.norm(dim=-1)"""
 _UNIT = """\
-unit_direction = torch.nn.functional.normalize({direction}, dim=0)
+stream_direction = torch.nn.functional.normalize({direction}, dim=0)
 """
 _COSINES = """
-cosines = stream @ unit_direction / norms"""
+stream_cosines = stream_rows @ stream_direction / stream_norms"""
 _POINTS = """
-rest = stream[{at}, {skip}:]
-left, sizes, _ = torch.linalg.svd(rest - rest.mean(0), full_matrices=False)
-points = left[:, :2] * sizes[:2]
-points = points * points.gather(0, points.abs().argmax(0, keepdim=True)).sign()
-explained = sizes[:2].square() / sizes.square().sum()"""
+plane_rest = stream_rows[{at}, {skip}:]
+plane_rest = plane_rest - plane_rest.mean(0)
+plane_left, plane_sizes, plane_axes = torch.linalg.svd(plane_rest, full_matrices=False)
+plane_points = plane_left[:, :2] * plane_sizes[:2]
+plane_signs = plane_points.gather(0, plane_points.abs().argmax(0, keepdim=True)).sign()
+plane_points = plane_points * plane_signs
+plane_explained = plane_sizes[:2].square() / plane_sizes.square().sum()"""
 
 
 class NormsView(View):
@@ -154,22 +156,23 @@ class NormsView(View):
     # Code and figures
 
     def code(self, wanted: Wanted) -> str:
-        """`norms` and `cosines`, `[layer, pos]`; `points` `[pos, 2]` of the layer, `explained`."""
+        """`stream_norms`, `stream_cosines`: `[layer, pos]`; `plane_points` `[pos, 2]` of the layer."""
         subject, skip = self.subject, self._skip(wanted)
         first = subject.given.pos - len(subject.ids)
-        body, names = _CODE.format(row=subject.row, first=first), ["norms"]
-        rows = [f"lm.lm_head.weight[{id}].float()" for id in self._tokens(wanted)]
+        body = _CODE.format(lm=subject.name, row=subject.row, first=first)
+        names = ["stream_norms"]
+        rows = [f"{subject.name}.lm_head.weight[{id}].float()" for id in self._tokens(wanted)]
         said = " - ".join(rows)
         if self._variable(wanted) is not None:
-            said = f"torch.as_tensor({wanted['of']}).detach().float()"
+            said = f"torch.as_tensor({wanted['of']}).detach().float().cpu()"
         if said:
             # First, since a variable of the notebook may be called as a result is.
             body = _UNIT.format(direction=said) + body + _COSINES
-            names.append("cosines")
+            names.append("stream_cosines")
         if skip is not None:
             body += _POINTS.format(at=self._at(wanted), skip=skip)
-            names += ["points", "explained"]
-        return self._cell(body.replace("lm.", f"{subject.name}."), "-s", ",".join(names))
+            names += ["plane_points", "plane_explained"]
+        return self._cell(body, "-s", ",".join(names))
 
     def figure(self, wanted: Wanted) -> LabFigure:
         """By `show`: norms, cosines or the plane."""

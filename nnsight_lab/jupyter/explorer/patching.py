@@ -80,6 +80,8 @@ class PatchingView(View):
         else:
             tell(self._sheet(asked, self._run(asked)))
 
+    # Jobs of this view may overlap: each hands on what it found itself, and keeps it for the next.
+
     # One place
 
     def _run(self, asked: Asked) -> dict[str, np.ndarray[Any, Any]]:
@@ -98,8 +100,7 @@ class PatchingView(View):
                 found[f"{name}_ids"] = run[ids][place].int().cpu().numpy()
         if "change" in run:
             found["change"] = floats(run["change"])
-        base = {name: array for name, array in found.items() if not name.startswith(("p", "c"))}
-        self._grids = (_base_key(asked), base)
+        self._grids = _base_key(asked), _base(found)
         return found
 
     def _record(self, asked: Asked) -> Run:
@@ -159,20 +160,24 @@ class PatchingView(View):
 
     # The map
 
-    def _tell_map(self, asked: Asked, tell: Tell) -> None:
+    def _tell_map(self, asked: Asked, tell: Tell) -> Patching:
+        """Tell the map, row by row where it is not known yet, and give it."""
         base = self._grids_of(asked)
         answer, other = self._answers(asked, base)
         said = {"answer": self.subject.word(answer), "other": self.subject.word(other)}
         columns = [place for place, pair in enumerate(asked.pairs) if min(pair) >= 0]
         rows = np.full((self.subject.layers, len(asked.pairs)), np.nan, np.float32)
-        key = _map_key(asked, answer, other)
-        if self._map is None or self._map[0] != key:
+        key, known = _map_key(asked, answer, other), self._map
+        if known is not None and known[0] == key:
+            found = known[1]
+        else:
             tell(self._sheet(asked, base | {"map": rows.copy()}, {**said, "done": 0}, part=True))
-            self._map = key, self._filled(asked, (answer, other), columns, tell)
-        found = self._map[1]
+            found = self._filled(asked, (answer, other), columns, tell)
+            self._map = key, found
         rows[:, columns] = floats(found.patched)
         ends = {"done": len(rows), "clean": found.clean, "corrupt": found.corrupt}
         tell(self._sheet(asked, base | {"map": rows}, {**said, **ends}))
+        return found
 
     def _filled(
         self, asked: Asked, answers: tuple[int, int], columns: list[int], tell: Tell
@@ -194,10 +199,10 @@ class PatchingView(View):
         return Patching(asked.part, name, layers, names, torch.stack(effects), *ends)
 
     def _grids_of(self, asked: Asked) -> dict[str, np.ndarray[Any, Any]]:
-        if self._grids is None or self._grids[0] != _base_key(asked):
-            self._run(asked)
-        assert self._grids is not None
-        return dict(self._grids[1])
+        known = self._grids
+        if known is not None and known[0] == _base_key(asked):
+            return dict(known[1])
+        return _base(self._run(asked))
 
     def _answers(self, asked: Asked, base: Mapping[str, np.ndarray[Any, Any]]) -> tuple[int, int]:
         """The tokens of the metric: those asked for, else what each prompt's run says best."""
@@ -309,18 +314,20 @@ class PatchingView(View):
         from nnsight_lab.jupyter.explorer.pictures import patched_figure
 
         asked = self._asked(wanted)
-        told: list[Sheet] = []
-        self.ask(wanted, told.append)
         if asked.mapped:
-            assert self._map is not None
-            found: LabFigure = self._map[1].figure(recovered=False)
+            found: LabFigure = self._tell_map(asked, lambda _: None).figure(recovered=False)
             return found
-        return patched_figure(told[-1], self.subject.tokens)
+        return patched_figure(self._sheet(asked, self._run(asked)), self.subject.tokens)
 
 
 def _one_of(what: str, said: str, known: tuple[str, ...]) -> None:
     if said not in known:
         raise BadInput(f"There is no {what} {said!r}.", hint=f"One of {', '.join(known)}.")
+
+
+def _base(grids: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    """The grids of both prompts as they are, without a patch."""
+    return {name: array for name, array in grids.items() if not name.startswith(("p", "c"))}
 
 
 def _base_key(asked: Asked) -> tuple[Any, ...]:

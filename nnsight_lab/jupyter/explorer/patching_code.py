@@ -13,22 +13,23 @@ __all__ = ["one_place", "whole_map"]
 
 _LENS = """\
 import torch
-def lens():
+def patching_lens():
     stream = [{lm}.layers[0].input, *(layer.output for layer in {lm}.layers)]
     rows = [*({lm}.lm_head({lm}.norm(resid)) for resid in stream), {lm}.logits]
     return torch.stack(rows)[:, 0].float().softmax(-1)
 """
-_SOURCE = "source_probabilities, source_ids = torch.stack([lens()]).topk({top})\n"
+_SOURCE = "source_probabilities, source_ids = torch.stack([patching_lens()]).topk({top})\n"
 _TARGET = """\
 with tracer.invoke({target}):
     {lens}
 """
 _PATCHED = """\
 with tracer.invoke({target}):
-    {written}[0, {position}] = moved
-    patched = lens()
-    probabilities, ids = torch.stack([target, patched]).topk({top})
-    change = (patched - target).abs().sum(-1) / 2
+    {written}[0, {position}] = source_moved
+    patched_after = patching_lens()
+    patched_both = torch.stack([patched_before, patched_after])
+    patched_probabilities, patched_ids = patched_both.topk({top})
+    patched_change = (patched_after - patched_before).abs().sum(-1) / 2
 """
 _BOTH = "source_probabilities, source_ids, "
 
@@ -36,13 +37,13 @@ _BOTH = "source_probabilities, source_ids, "
 def one_place(subject: Subject, asked: Asked) -> str:
     """The lens of the source, of the target, and of the target with one place of the source.
 
-    probabilities, ids: `[target and patched, layer, pos, top]`. change: `[layer, pos]`, how much of
-    the probability is elsewhere.
+    patched_probabilities, patched_ids: `[target and patched, layer, pos, top]`. patched_change:
+    `[layer, pos]`, how much of the probability is elsewhere.
     """
     if asked.backwards:
         return _session(subject, asked)
-    names = (_BOTH if asked.source else "") + "probabilities, ids"
-    names += ", change" if asked.places else ""
+    names = (_BOTH if asked.source else "") + "patched_probabilities, patched_ids"
+    names += ", patched_change" if asked.places else ""
     cell = f"%%trace {subject.name} -s {names.replace(' ', '')}\n"
     cell += _LENS.format(lm=subject.name)
     if asked.source:
@@ -53,14 +54,15 @@ def one_place(subject: Subject, asked: Asked) -> str:
 def _session(subject: Subject, asked: Asked) -> str:
     """A deep layer into one before it takes two forward passes, which a session makes one run."""
     lm = subject.name
-    saved = [f"{name}.save()" for name in ("probabilities", "ids", "change")]
+    names = ("patched_probabilities", "patched_ids", "patched_change")
+    saved = [f"{name}.save()" for name in names]
     inside = _into(subject, asked) + f"    {', '.join(saved)}\n"
     source = _from(subject, asked) + "source_probabilities.save(), source_ids.save()\n"
     cell = (
-        f"{_LENS.format(lm=lm)}\nwith {lm}.session() as session:\n"
+        f"{_LENS.format(lm=lm)}\nwith {lm}.session() as patching_session:\n"
         f"    with {lm}.trace({asked.text!r}):\n{_indented(source, 8)}"
         f"    with {lm}.trace() as tracer:\n{_indented(inside, 8)}"
-        "run = session.run\n"
+        "run = patching_session.run\n"
     )
     return cell.rstrip()
 
@@ -69,20 +71,21 @@ def _from(subject: Subject, asked: Asked) -> str:
     code = ""
     if asked.places is not None:
         layer, position = asked.places[0]
-        code = f"moved = {_place(subject, asked.part, layer)}[0, {position}]\n"
+        code = f"source_moved = {_place(subject, asked.part, layer)}[0, {position}]\n"
     return code + _SOURCE.format(top=asked.top)
 
 
 def _into(subject: Subject, asked: Asked) -> str:
     target = _literal(subject)
     if asked.places is None:
-        lens = f"probabilities, ids = torch.stack([lens()]).topk({asked.top})"
+        lens = "patched_probabilities, patched_ids = "
+        lens += f"torch.stack([patching_lens()]).topk({asked.top})"
         return _TARGET.format(target=target, lens=lens)
     layer, position = asked.places[1]
     patched = _PATCHED.format(
         target=target, written=_place(subject, asked.part, layer), position=position, top=asked.top
     )
-    return _TARGET.format(target=target, lens="target = lens()") + patched
+    return _TARGET.format(target=target, lens="patched_before = patching_lens()") + patched
 
 
 def _place(subject: Subject, part: str, layer: int) -> str:
@@ -106,11 +109,12 @@ def whole_map(
     """The recipe that fills the map, a run a layer."""
     lines = ["from nnsight_lab.recipes import activation_patching", ""]
     metric = f"({_token(subject, answer)}, {_token(subject, other)})"
+    text = subject.model.tokenizer.decode([answer])
     if asked.metric == "probability":
-        metric = "probability"
+        metric = "probability_of_answer"
         lines += [
-            "def probability(logits):",
-            f"    return logits[:, -1].float().softmax(-1)[:, {answer}]  # {subject.word(answer)!r}",
+            "def probability_of_answer(logits):",
+            f"    return logits[:, -1].float().softmax(-1)[:, {answer}]  # {text!r}",
             "",
         ]
     pairs = options["positions"]
@@ -128,6 +132,9 @@ def whole_map(
 
 def _token(subject: Subject, id: int) -> str:
     """A token as a metric takes it: its text where that is this one token, else its id."""
-    text = subject.word(id)
-    again = subject.model.tokenizer.encode(text, add_special_tokens=False)
-    return repr(text) if again == [id] else repr(id)
+    tokenizer = subject.model.tokenizer
+    text = tokenizer.decode([id])  # as it is, not as it is shown, with `·` for a space
+    for said in (text, f" {text}"):  # some tokenizers leave a leading space out
+        if tokenizer.encode(said, add_special_tokens=False) == [id]:
+            return repr(said)
+    return repr(id)

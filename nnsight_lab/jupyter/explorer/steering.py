@@ -6,6 +6,7 @@ push reaches the second row alone. The strength is a slider of the graph: moving
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,17 +29,26 @@ _FAR = 1000.0
 """Limits of the strength; what is useful lies far within."""
 _MEAN = """\
 import nnsight_lab as nl
-vector = nl.recipes.steering_vector({name}, {toward!r}, {away!r}, {layer}).direction
+steering_direction = nl.recipes.steering_vector(
+    {name}, {toward!r}, {away!r}, {layer}
+).direction.float()
 # %%
 """
+_VARIABLE = """\
+import nnsight_lab as nl
+import torch
+steering_direction = torch.as_tensor({variable}).detach().float().cpu()
+"""
 _BODY = """\
-unit = {vector} / {vector}.norm()
-along = []
-for _ in tracer.iter[:]:
-    layer = {name}.layers[{layer}]
-    layer.output[1] += nl.slider("strength", -{far:g}, {far:g}, value={strength!r}) * {vector}
-    along.append(layer.output[:, -1].float() @ unit)
-    ids = tracer.result"""
+steering_along = []
+for steering_step in tracer.iter[:]:
+    steering_push = nl.slider("strength", -{far:g}, {far:g}, value={strength!r})
+    {name}.layers[{layer}].output[1] += steering_push * steering_direction
+    steering_along.append(
+        {name}.layers[{layer}].output[:, -1].float()
+        @ (steering_direction / steering_direction.norm())
+    )
+    steering_ids = tracer.result"""
 
 
 class SteeringView(View):
@@ -87,8 +97,9 @@ class SteeringView(View):
     def _rows(self) -> TokenRows:
         return TokenRows((tuple(self.subject.ids),) * 2)
 
-    @property
+    @cached_property
     def _width(self) -> int:
+        """Of the residual stream; asked of the model once, not at each move of the slider."""
         model = self.subject.model
         with model.trace(self._rows, execute=False):
             return int(model.layers[0].input.shape[-1])
@@ -123,37 +134,60 @@ class SteeringView(View):
         """The experiment, recorded once for each direction and length."""
         options, layer = _generation(wanted), self._layer(wanted)
         key = (vector.numpy().tobytes(), layer, tuple(options.items()))
-        if key not in self._graphs:
-            model = self.subject.model
-            with model.generate(self._rows, execute=False, **options) as tracer:
-                unit = vector / vector.norm()
-                for step in tracer.iter[:]:
-                    place = model.layers[layer]
-                    strength = slider("strength", -_FAR, _FAR, value=0.0)
-                    place.output[1] += strength * vector
-                    tracer.save(**{f"along{step}": place.output[:, -1].float() @ unit})
-                tracer.save(ids=tracer.result)  # the last token is wanted, too
-            self._graphs = {key: tracer.graph}
-        return self._graphs[key]
+        known = self._graphs.get(key)
+        if known is not None:
+            return known
+        model = self.subject.model
+        with model.generate(self._rows, execute=False, **options) as tracer:
+            unit = vector / vector.norm()
+            for step in tracer.iter[:]:
+                place = model.layers[layer]
+                strength = slider("strength", -_FAR, _FAR, value=0.0)
+                place.output[1] += strength * vector
+                tracer.save(**{f"along{step}": place.output[:, -1].float() @ unit})
+            tracer.save(ids=tracer.result)  # the last token is wanted, too
+        graph = tracer.graph
+        self._graphs = {key: graph}
+        return graph
+
+    def check(self, wanted: Wanted) -> None:
+        """Without a direction nothing is steered."""
+        super().check(wanted)
+        if not self._chosen(wanted):
+            raise BadInput(
+                "There is no direction yet.",
+                hint="Give prompts of two kinds, or choose a vector of the notebook.",
+            )
 
     def code(self, wanted: Wanted) -> str:
-        """A cell for the direction of prompts, and one that writes: `ids`, and `along` by step."""
-        if not self._chosen(wanted):
-            raise BadInput("There is no direction yet.", hint="Give prompts of two kinds.")
+        """A cell for the direction of prompts, and one that writes.
+
+        steering_ids: both texts. steering_along: by step, how far along the direction they are.
+        """
+        self.check(wanted)
         name, layer = self.subject.name, self._layer(wanted)
         said = {"name": name, "layer": layer, "far": _FAR, "strength": _strength(wanted)}
-        vector, before = str(wanted.get("variable") or "vector"), ""
-        if not wanted.get("variable"):
+        before = begins = ""
+        if wanted.get("variable"):
+            self._vector(wanted)  # refuses what is no vector
+            begins = _VARIABLE.format(variable=wanted["variable"])
+        else:
             toward, away = list(wanted["toward"]), list(wanted["away"])
             before = _MEAN.format(toward=toward, away=away, **said)
         options = _generation(wanted)
         line = ["%%trace", name, f"{{[{self.subject.ids}] * 2}}", f"-g {options['max_new_tokens']}"]
         if options.get("do_sample"):
             line.append(f"--temperature {options['temperature']:g} --seed {options['seed']}")
-        return before + " ".join(line) + "\n" + _BODY.format(vector=vector, **said)
+        line.append("-s steering_ids,steering_along")
+        return before + " ".join(line) + "\n" + begins + _BODY.format(**said)
 
     def figure(self, wanted: Wanted) -> LabFigure:
-        """Both texts, coloured by how far along the direction each token is."""
+        """Both texts, coloured by how far along the direction each token is.
+
+        Raises:
+            BadInput: there is no direction yet.
+        """
+        self.check(wanted)
         told: list[Sheet] = []
         self.ask(wanted, told.append)
         plain, along = told[-1].plain, told[-1].arrays["along"]

@@ -79,22 +79,37 @@ class Subject:
     @property
     def explored(self) -> str:
         """Python that makes an explorer of this once more."""
-        if isinstance(self.source, Run):
-            return (
-                f"nl.explore({self.run_name}, sae={self.sae.name}, layer={self.sae.layer})"
-                if self.sae
-                else f"{self.run_name}.explore()"
-            )
-        prompt = self.said.removeprefix("{").removesuffix("}")
-        sae = f", sae={self.sae.name}, layer={self.sae.layer}" if self.sae else ""
-        return f"nl.explore({self.name}, {prompt}{sae})"
+        options = [f"row={self.row}"] if self.given.batch > 1 else []
+        if self.sae is not None:
+            options += [f"sae={self.sae.name}", f"layer={self.sae.layer}"]
+        if not isinstance(self.source, Run):
+            return f"nl.explore({', '.join([self.name, self._written, *options])})"
+        if self.sae is not None:
+            return f"nl.explore({', '.join([self.run_name, *options])})"
+        return f"{self.run_name}.explore({', '.join(options)})"
 
     @property
     def said(self) -> str:
-        """The prompt as a `%%trace` line takes it: a literal, or an expression in braces."""
-        if isinstance(self.prompt, str):
+        """The prompt as a `%%trace` line takes it: a literal, or an expression in braces.
+
+        Of a batch all rows, since each is padded to the longest.
+        """
+        return self._written if self._one_text else "{" + self._written + "}"
+
+    @property
+    def _one_text(self) -> bool:
+        return isinstance(self.prompt, str) and self.given.batch == 1
+
+    @property
+    def _written(self) -> str:
+        """The prompt in Python: its texts, or the ids where it was no text."""
+        if self._one_text:
             return _quoted(self.prompt)
-        return "{" + repr([self.ids]) + "}"
+        texts = list(self.prompt) if isinstance(self.prompt, list | tuple) else []
+        are_texts = bool(texts) and all(isinstance(text, str) for text in texts)
+        if are_texts and self.model.tokenize(texts).rows == self.given.rows:
+            return repr(texts)
+        return repr([list(row) for row in self.given.rows])
 
 
 def _quoted(text: str) -> str:

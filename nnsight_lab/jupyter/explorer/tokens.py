@@ -18,9 +18,9 @@ _NEXT = 5
 """How many of the likeliest next tokens are told."""
 
 _SURPRISAL = """\
-log_probs = lm.logits.float().log_softmax(-1)
-ids = torch.tensor({ids})
-surprisal = -log_probs[{row}, {first}:-1].gather(-1, ids[1:, None])[:, 0]"""
+surprisal_log_probs = {lm}.logits[{row}, {first}:].float().log_softmax(-1)
+surprisal_ids = torch.tensor({ids})
+surprisal = -surprisal_log_probs[:-1].gather(-1, surprisal_ids[1:, None])[:, 0]"""
 
 
 class TokensView(View):
@@ -55,10 +55,10 @@ class TokensView(View):
         model = subject.model
         with model.trace(subject.given, execute=False) as tracer:
             log_probs = model.logits[subject.row, first:].float().log_softmax(-1)
-            ids = torch.tensor(subject.ids[1:])
+            ids = torch.tensor(subject.ids)
             best = log_probs[-1].topk(min(_NEXT, model.card.vocab or _NEXT))
             tracer.save(
-                surprisal=-log_probs[:-1].gather(-1, ids[:, None])[:, 0],
+                surprisal=-log_probs[:-1].gather(-1, ids[1:, None])[:, 0],
                 chances=best[0].exp(),
                 best=best[1],
             )
@@ -70,26 +70,36 @@ class TokensView(View):
 
     def _saved(self) -> dict[str, torch.Tensor]:
         """What the run saved that has one number for each position."""
-        source, count = self.subject.source, len(self.subject.tokens)
-        if not isinstance(source, Run):
+        subject = self.subject
+        given, count = subject.given, len(subject.ids)
+        if not isinstance(subject.source, Run):
             return {}
         found = {}
-        for name, value in source.items():
+        for name, value in subject.source.items():
             if isinstance(value, torch.Tensor) and value.is_floating_point():
-                row = value[self.subject.row] if value.ndim > 1 else value
-                if row.shape == (count,):
-                    found[name] = row.float().cpu()
+                if value.shape == (given.batch, given.pos):
+                    found[name] = value[subject.row, given.pos - count :].float().cpu()
+                elif value.shape == (count,):
+                    found[name] = value.float().cpu()
         return found
+
+    def _saved_code(self, name: str) -> str:
+        """The row of a saved value, by its name."""
+        subject = self.subject
+        saved = f"{subject.run_name}[{name!r}]"
+        if not isinstance(subject.source, Run) or subject.source[name].ndim == 1:
+            return saved
+        return f"{saved}[{subject.row}, {subject.given.pos - len(subject.ids)}:]"
 
     def code(self, wanted: Wanted) -> str:
         """The surprisal, or the saved value by its name."""
         by = str(wanted.get("by", "surprisal"))
         if by in self._saved():
-            return f"{self.subject.run_name}[{by!r}]"
+            return self._saved_code(by)
         subject = self.subject
         first = subject.given.pos - len(subject.ids)
-        body = _SURPRISAL.format(ids=subject.ids, row=subject.row, first=first)
-        return self._cell(body.replace("lm.", f"{subject.name}."))
+        body = _SURPRISAL.format(lm=subject.name, ids=subject.ids, row=subject.row, first=first)
+        return self._cell(body, "-s", "surprisal")
 
     def figure(self, wanted: Wanted) -> LabFigure:
         """A bar at each token."""

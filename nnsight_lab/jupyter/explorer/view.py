@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 import torch
 
+from nnsight_lab.errors import BadInput
 from nnsight_lab.jupyter.explorer.subject import Subject
 
 if TYPE_CHECKING:
@@ -67,6 +68,11 @@ class View(ABC):
     def missing(self) -> str:
         """Why this tab is not for this subject; empty where it is."""
         return ""
+
+    def check(self, wanted: Wanted) -> None:
+        """Raise where there is nothing to draw or to write as code; runs nothing."""
+        if self.missing:
+            raise BadInput(f"There is no {self.title} of this.", hint=self.missing)
 
     @abstractmethod
     def ask(self, wanted: Wanted, tell: Tell) -> None:
