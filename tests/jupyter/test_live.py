@@ -221,8 +221,8 @@ def test_runs_that_a_hand_makes_are_no_rows_and_draw_in_their_own_view(
     assert not torch.equal(moving.run["logits"], before)
     assert len(views) == made
 
-    (stand,) = [content for kind, content in told(moving.view) if kind == "stand"]
-    assert stand == {"at": {"strength": 8.0}, "move": [1, "a hand"]}
+    (last,) = [content for kind, content in told(moving.view) if kind == "state"]
+    assert (last["at"], last["move"]) == ({"strength": 8.0}, [1, "a hand"])
 
 
 def test_the_run_of_an_explorers_tab_is_no_row(tiny: nl.LanguageModel) -> None:

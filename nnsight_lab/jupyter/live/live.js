@@ -164,6 +164,10 @@ export default {
       controls.append(label);
       controls.hidden = false;
     };
+    const stand = (by, at) => {
+      if (by === me) return; // the hand is here, and may be elsewhere by now
+      for (const [name, value] of Object.entries(at)) inputs.get(name)?.(value);
+    };
     const painted = ([move, by]) => {
       if (by !== me || !begun.has(move)) return;
       const from = begun.get(move);
@@ -177,10 +181,6 @@ export default {
 
     const on = {
       sliders({ items }) { controls.replaceChildren(); inputs.clear(); items.forEach(slider); },
-      stand({ at, move }) {
-        if (move[1] === me) return; // the hand is here, and may be elsewhere by now
-        for (const [name, value] of Object.entries(at)) inputs.get(name)?.(value);
-      },
       begin(said) { title.textContent = said.title; clear(); asked = false; },
       token({ texts }) { token(texts); },
       tokens({ rows: all }) {
@@ -200,8 +200,9 @@ export default {
         named.get(name).replaceChildren(make("span", "nnl-live-name", name), " ", make("span", "", text));
         values.hidden = false;
       },
-      state({ word, text, move }) {
+      state({ word, text, move, at }) {
         painted(move);
+        stand(move[1], at);
         root.dataset.state = word;
         asked &&= word === "running";
         status.textContent = asked ? "cancelling" : text;

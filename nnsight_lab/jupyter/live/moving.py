@@ -56,9 +56,8 @@ class Moving:
     def _found(self, wanted: tuple[dict[str, float], Move], run: Run) -> None:
         self.run = run
         draw(self.view, run, self._picture)
-        self.view.stand(*wanted)
         took_ms = sum(run.seconds.values()) * 1e3
-        self.view.state("ready", f"{took_ms:.0f} ms", move=wanted[1])
+        self.view.state("ready", f"{took_ms:.0f} ms", move=wanted[1], at=wanted[0])
         with self._lock:
             settled = wanted[0] == self._at
         if settled:

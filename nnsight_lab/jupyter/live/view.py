@@ -56,6 +56,7 @@ class LiveView:
         self._written: tuple[str, ...] = ()
         self._lines: dict[str, str] = {}
         self._state = ""
+        self._at: dict[str, float] = {}
         self.channel = Channel(module_of("live/live.js"), _style(), self._heard)
 
     def show(self) -> None:
@@ -74,10 +75,6 @@ class LiveView:
             for s in sliders.values()
         ]
         self.channel.publish("sliders", {"items": items}, keep="sliders")
-
-    def stand(self, at: Mapping[str, float], move: Move) -> None:
-        """Where the sliders stand in what is drawn; views in which no hand moved them follow."""
-        self.channel.publish("stand", {"at": dict(at), "move": list(move)}, keep="stand")
 
     def token(self, chips: Sequence[str]) -> None:
         """One token of each row was sampled, as text that can be seen."""
@@ -116,13 +113,17 @@ class LiveView:
         self._lines[name] = f"{name}: {text}"
         self.channel.publish("value", {"name": name, "text": text}, keep=f"value {name}")
 
-    def state(self, word: str, text: str, move: Move = NO_MOVE) -> None:
+    def state(
+        self, word: str, text: str, move: Move = NO_MOVE, at: Mapping[str, float] | None = None
+    ) -> None:
         """How the run is: `running` (it can be cancelled), `done`, `failed`, `ready`.
 
-        move: of a slider; all that follows from it has been told.
+        move: of a slider; all that follows from it has been told. at: where the sliders stand in
+        what is drawn; views in which no hand moved them follow.
         """
         self._state = text
-        content = {"word": word, "text": text, "move": list(move)}
+        self._at = self._at if at is None else dict(at)
+        content = {"word": word, "text": text, "move": list(move), "at": self._at}
         self.channel.publish("state", content, keep="state")
 
     def settle(self) -> None:
