@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from nnsight_lab.jupyter.line import TraceLine
 from nnsight_lab.models.traced import TracedModel
+from nnsight_lab.models.under_way import Asker, asked_by
 
 __all__ = ["AROUND", "Around", "around_the_run"]
 
@@ -21,7 +22,9 @@ class Around(Protocol):
     """What is open while a cell is recorded and run; for `--bg`, until the run has ended."""
 
     def __call__(self, model: TracedModel, said: TraceLine) -> AbstractContextManager[Any]:
-        """Open it for one cell. `models.under_way.watching` tells it of the run's events."""
+        """Open it for one cell. `models.under_way.watching` tells it of the run's events, and
+        `asker_now()` whose runs are the cell's.
+        """
         ...
 
 
@@ -33,7 +36,7 @@ when it is first needed."""
 @contextmanager
 def around_the_run(model: TracedModel, said: TraceLine) -> Iterator[ExitStack]:
     """Everything that the line asks for; `pop_all()` keeps it open after the block."""
-    with ExitStack() as stack:
+    with asked_by(Asker()), ExitStack() as stack:
         for field, target in AROUND.items():
             if getattr(said, field):
                 module, _, name = target.partition(":")

@@ -50,13 +50,30 @@ export async function connect(model, el, { told, reset, state = () => {} }) {
   };
   model.on("msg:custom", onPublished);
 
+  // A kernel that is gone takes no message, and says so by throwing.
+  const send = (message, buffers) => {
+    try {
+      control.send(message, undefined, buffers);
+      return true;
+    } catch {
+      lost();
+      return false;
+    }
+  };
   let nudges = [];
   const stopNudging = () => nudges.splice(0).forEach(clearTimeout);
-  const flush = () => {
-    if (!wire.pending.length) return;
-    for (const [message, buffers] of wire.pending.splice(0)) control.send(message, undefined, buffers);
+  const lost = () => {
     stopNudging();
-    if (wire.beside) nudges = NUDGES_MS.map((ms) => setTimeout(() => control.send({ kind: "nudge" }), ms));
+    clearTimeout(timer);
+    state("closed");
+  };
+  const flush = () => {
+    const waiting = wire.pending.splice(0);
+    const sent = waiting.every(([message, buffers]) => send(message, buffers));
+    stopNudging();
+    // Only who has asked waits for an answer.
+    if (sent && waiting.length && wire.beside) nudges = NUDGES_MS.map((ms) => setTimeout(() => send({ kind: "nudge" }), ms));
+    return sent;
   };
   const greeted = (message, buffers) => {
     if (message.kind !== "hello" || message.view !== view || (wire.greeted && !message.beside)) return;
@@ -82,17 +99,27 @@ export async function connect(model, el, { told, reset, state = () => {} }) {
   const hello = () => {
     if (wire.closed || wire.beside) return;
     if (wire.hellos++ < HELLOS) {
-      control.send({ kind: "hello", view });
+      if (!send({ kind: "hello", view })) return;
       timer = setTimeout(hello, HELLO_EVERY_MS);
     } else {
       state("waiting"); // no thread beside the cell: Notebook of an older kernel, say
       flush();
     }
   };
+  const liveness = () => {
+    if (!control.comm_live) return lost();
+    // The kernel is there again: what it said meanwhile was lost, so everything once more.
+    Object.assign(wire, { greeted: false, beside: false, hellos: 0 });
+    early.push(...held.values());
+    held.clear();
+    clearTimeout(timer);
+    hello();
+  };
   state("connecting");
   try {
     control = await model.widget_manager.get_model(model.get("_control"));
     control.on("msg:custom", greeted);
+    control.on("comm_live_update", liveness);
     hello();
   } catch {
     state("closed");
@@ -102,8 +129,7 @@ export async function connect(model, el, { told, reset, state = () => {} }) {
     say(kind, content = {}, buffers = undefined) {
       if (!control || wire.closed) return false;
       wire.pending.push([{ kind, content }, buffers]);
-      if (wire.beside || wire.hellos > HELLOS) flush();
-      return true;
+      return wire.beside || wire.hellos > HELLOS ? flush() : true;
     },
     close() {
       wire.closed = true;
@@ -111,7 +137,8 @@ export async function connect(model, el, { told, reset, state = () => {} }) {
       clearTimeout(patience);
       stopNudging();
       model.off("msg:custom", onPublished);
-      if (control) control.off("msg:custom", greeted);
+      control?.off("msg:custom", greeted);
+      control?.off("comm_live_update", liveness);
       hidden.remove();
     },
   };

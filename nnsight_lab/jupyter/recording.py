@@ -15,6 +15,7 @@ from nnsight_lab.jupyter.lowering import FLOW
 from nnsight_lab.models.deadline import cancelled_after, ended_after
 from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.tracing import Proxy, Tracer
+from nnsight_lab.tracing.show import note_needed
 
 __all__ = ["TRACER", "Recording"]
 
@@ -101,9 +102,9 @@ class Recording:
                 _save(space, name, asked=said.save is not None)
             _save(space, LAST, asked=False)
             if said.live and said.generation:
-                # Else the last token is not sampled: nobody would have asked for it. No variable
-                # has this name.
-                tracer.save(**{"all tokens": tracer.result})
+                # Else the last token is not sampled: nobody would have asked for it.
+                tokens = tracer.result
+                note_needed(tokens.recorder, tokens.now().node)
         finally:
             tracer.end()
         names = (*assigned, *(said.save or ()), LAST)

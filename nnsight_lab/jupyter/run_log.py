@@ -1,7 +1,8 @@
 """What became of the runs of this notebook, as plain data: the rows of the sidebar.
 
 A `RunLog` watches the runs of the process. Nothing here draws or sends; `sidebar.py` carries rows
-to the page. It keeps no model and no graph alive: what it needs to run one again it only points at.
+to the page. Runs that a view makes as a hand moves in it are the view's to show, and have no row
+here: they are many, and no cell's. It keeps no model and no graph alive: what it needs to run one again it only points at.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from nnsight_lab.errors import Cancelled
 from nnsight_lab.ir import Graph
 from nnsight_lab.models.traced import TracedModel
 from nnsight_lab.models.under_way import RunUnderWay
+from nnsight_lab.tracing.show import is_shown
 
 __all__ = ["Cell", "LoggedRun", "RunLog", "Where"]
 
@@ -80,6 +82,8 @@ class RunLog:
 
     def watch(self, run: RunUnderWay, event: RunEvent | None) -> None:
         """A watcher for `models.under_way.watching`."""
+        if run.asker is not None and run.asker.view:
+            return
         with self._lock:
             logged = self._runs.get(run.id)
             if logged is None:
@@ -158,8 +162,8 @@ def _take(logged: LoggedRun, event: RunEvent) -> None:
             row["state"], row["place"] = "running", 0
         case Token(step=step):
             row["steps"] = step + 1 if tokens else row["steps"]
-        case Saved(value=value):
-            row["bytes"] += _bytes(value)
+        case Saved(name=name, value=value):
+            row["bytes"] += 0 if is_shown(name) else _bytes(value)
             row["steps"] += 0 if tokens else 1
         case Failed(error=error):
             row["state"] = "cancelled" if isinstance(error, Cancelled) else "failed"

@@ -19,6 +19,7 @@ from nnsight_lab.passes import (
     tree_for_graph,
 )
 from nnsight_lab.passes.stages import after
+from nnsight_lab.tracing.show import is_shown
 
 if TYPE_CHECKING:
     from nnsight_lab.models.traced import TracedModel
@@ -120,7 +121,7 @@ def explained(model: TracedModel, graph: Graph, inputs: Inputs) -> Explanation:
         f"{card.capabilities.engine} on {card.capabilities.device}",
         why,
         tuple(_described(stages, plan, card, place) for place in range(len(given))),
-        tuple(output.name for output in graph.outputs),
+        tuple(output.name for output in graph.outputs if not is_shown(output.name)),
         cost.saved_bytes,
         cost.peak_bytes,
         bool(plan.gradients),

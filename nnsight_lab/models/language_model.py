@@ -151,7 +151,10 @@ class LanguageModel(TracedModel):
         return [[self.token_string(id) for id in row] for row in rows.rows]
 
     def token_string(self, id: int) -> str:
-        """One token as text, with whitespace visible: `·` for a space, `↵` for a line end."""
+        """One token as text, with whitespace visible: `·` for a space, `↵` for a line end.
+
+        A token that is a part of a character is shown as its bytes, `F0 9F`.
+        """
         return visible_token(self.tokenizer, id)
 
     @one_frame

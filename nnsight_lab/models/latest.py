@@ -4,8 +4,9 @@
     latest.want(3.0)                     # from any thread, as often as the hand moves
     latest.want(3.1)                     # the run of 3.0 is cancelled, if that is worth it
 
-One run is under way at a time, on a thread that lives while there is something to do. What was
-wanted last always runs to its end, and is delivered last.
+One run is under way at a time, on a thread that lives until nothing has been wanted for some
+seconds: a new one for each move would start its team of computing threads anew. What was wanted
+last always runs to its end, and is delivered last.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Generic, TypeVar
 
 from nnsight_lab.contract import Done, Failed, RunEvent
 from nnsight_lab.errors import Cancelled
-from nnsight_lab.models.under_way import RunUnderWay, runs_under_way, watching
+from nnsight_lab.models.under_way import Asker, RunUnderWay, asked_by, runs_under_way, watching
 
 __all__ = ["Latest"]
 
@@ -34,6 +35,9 @@ class Latest(Generic[WantedT, FoundT]):
     soon_s: a run is not cancelled when the one before it took less: it will be over soon.
     starving_s: nor when nothing has been delivered for that long and the one before took less than
         that, so that a hand which never rests sees something.
+    idle_s: how long the thread waits for something more. It does not keep the program alive.
+
+    Its runs are asked for by a view: `run.asker.view`.
     """
 
     def __init__(
@@ -44,15 +48,19 @@ class Latest(Generic[WantedT, FoundT]):
         *,
         soon_s: float = 0.05,
         starving_s: float = 1.0,
+        idle_s: float = 5.0,
     ) -> None:
         self._find = find
         self._deliver = deliver
         self._failed = failed
         self._soon_s = soon_s
         self._starving_s = starving_s
+        self._idle_s = idle_s
+        self._asker = Asker(view=True)
         self._changed = threading.Condition()
         self._wanted: list[WantedT] = []
         self._thread: threading.Thread | None = None
+        self._busy = False
         self._superseded = False
         self._took_s = float("inf")
         self._delivered = 0.0
@@ -61,47 +69,57 @@ class Latest(Generic[WantedT, FoundT]):
         """Want this, and nothing that was wanted before. Returns at once."""
         with self._changed:
             self._wanted = [wanted]
-            if self._thread is None:
+            if not self._busy:
+                self._busy, self._superseded = True, False
                 self._delivered = time.monotonic()
-                self._thread = threading.Thread(target=self._work, name="latest", daemon=True)
-                self._thread.start()
+                self._awake()
                 return
             hungry = time.monotonic() - self._delivered > self._starving_s
             patience = self._starving_s if hungry else self._soon_s
             self._superseded = self._superseded or self._took_s >= patience
         self._cancel_superseded()
 
+    def _awake(self) -> None:
+        if self._thread is None or not self._thread.is_alive():  # a fork has none of its threads
+            self._thread = threading.Thread(target=self._work, name="latest", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
     def cancel(self) -> None:
         """Want nothing any more, and stop what is under way. Nothing of it is delivered."""
         with self._changed:
             self._wanted = []
-            self._superseded = self._thread is not None
+            self._superseded = self._busy
         self._cancel_superseded()
 
     @property
     def busy(self) -> bool:
         """Whether something is wanted or under way."""
         with self._changed:
-            return self._thread is not None
+            return self._busy
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until nothing is wanted and nothing under way; whether that was so in time."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._thread is None, seconds)
+            return self._changed.wait_for(lambda: not self._busy, seconds)
 
     def _work(self) -> None:
-        with watching(self._watch):
+        with asked_by(self._asker):
             while (wanted := self._next()) is not None:
-                self._run(wanted[0])
+                with watching(self._watch):
+                    self._run(wanted[0])
+                del wanted  # what it holds is nothing to keep while the thread waits
 
     def _next(self) -> list[WantedT] | None:
         with self._changed:
+            while not self._wanted:
+                self._busy = self._superseded = False
+                self._changed.notify_all()
+                if not self._changed.wait_for(lambda: self._busy, self._idle_s):
+                    self._thread = None
+                    return None
             wanted, self._wanted = self._wanted, []
             self._superseded = False
-            if not wanted:
-                self._thread = None
-                self._changed.notify_all()
-                return None
             return wanted
 
     def _run(self, wanted: WantedT) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from inspect import signature
 from typing import Any
 
@@ -126,17 +127,44 @@ def _kept(row: tuple[int, ...], mask: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def visible_token(tokenizer: Any, id: int) -> str:
-    """One token as text that can be seen: spaces as `·`, line ends as `↵`, special ones as is."""
+    """One token as text that can be seen: spaces as `·`, line ends as `↵`, special ones as is.
+
+    A part of a character is shown as its bytes, `F0 9F`.
+    """
     if tokenizer is None:
         return str(id)
-    raw = str(tokenizer.convert_ids_to_tokens(id))
+    raw = tokenizer.convert_ids_to_tokens(id)
+    if raw is None:  # the model has more rows than the vocabulary has tokens
+        return f"[{id}]"
     if id in tokenizer.all_special_ids:
-        return raw
+        return str(raw)
     spaced = raw[:1] in ("▁", "Ġ")
-    text = tokenizer.decode([id])
+    text = str(tokenizer.decode([id]))
+    if "\ufffd" in text:
+        return _bytes_of(raw) or text
     if spaced:
         text = " " + text.removeprefix(" ")
     return (text or raw).replace(" ", "·").replace("\n", "↵").replace("\t", "⇥")
+
+
+def _bytes_of(raw: str) -> str:
+    """The bytes of a token as its vocabulary writes it; empty where it does not say them."""
+    if raw.startswith("<0x") and raw.endswith(">"):
+        return raw[3:-1]
+    known = _bytes_by_letter()
+    if not all(letter in known for letter in raw):
+        return ""
+    spelt = (letter if letter.isascii() else f" {known[letter]:02X} " for letter in raw)
+    return " ".join("".join(spelt).replace(f" {0x20:02X} ", "·").split())
+
+
+@cache
+def _bytes_by_letter() -> dict[str, int]:
+    """The letters that byte-level tokenizers write bytes as: printable ones as themselves."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in printable]
+    letters = {chr(byte): byte for byte in printable}
+    return letters | {chr(0x100 + place): byte for place, byte in enumerate(others)}
 
 
 def tokenizer_from_files(files: Mapping[str, str]) -> Any:

@@ -21,6 +21,7 @@ from nnsight_lab.models.differences import Differences, differences
 from nnsight_lab.models.experiment import Experiment, experiment_of
 from nnsight_lab.passes import then, with_functions_named
 from nnsight_lab.tracing.local_calls import functions_of, names_beside, remember
+from nnsight_lab.tracing.show import is_shown
 from nnsight_lab.tracing.source import for_the_user, one_frame
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Run(Mapping[str, Any]):
         self.engine = result.engine
         self.why = result.why
         self._ended = result.ended
-        order = [output.name for output in self.graph.outputs]
+        order = [output.name for output in self.graph.outputs if not is_shown(output.name)]
         self._values = {name: result.values[name] for name in order if name in result.values}
         self.missing = tuple(name for name in order if name not in result.values)
 

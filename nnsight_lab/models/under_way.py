@@ -5,6 +5,9 @@
 
 Progress bars, the sidebar, and `--live` are watchers. A watcher is called on the thread that runs,
 between two events, so it must be quick; what it raises ends the run that it was told of.
+
+    with asked_by(Asker()) as mine:
+        ...                                     # run.asker is mine for each run made here
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nnsight_lab.contract import Done, Failed, Inputs, RunEvent
@@ -24,15 +28,54 @@ from nnsight_lab.models.progress import Progress
 if TYPE_CHECKING:
     from nnsight_lab.models.traced import TracedModel
 
-__all__ = ["RunUnderWay", "Watcher", "follow_always", "runs_under_way", "under_way", "watching"]
+__all__ = [
+    "Asker",
+    "RunUnderWay",
+    "Watcher",
+    "asked_by",
+    "asker_now",
+    "follow_always",
+    "runs_under_way",
+    "under_way",
+    "watching",
+]
+
+
+class Asker:
+    """Who asks for runs, to tell its own from those of others.
+
+    view: whether it is a view that makes runs of its own, as a hand moves in it.
+    """
+
+    def __init__(self, *, view: bool = False) -> None:
+        self.view = view
+
+
+_asker: ContextVar[Asker | None] = ContextVar("asker", default=None)
+
+
+def asker_now() -> Asker | None:
+    """Who asks for what is run here and now; None where nobody said so."""
+    return _asker.get()
+
+
+@contextmanager
+def asked_by(asker: Asker) -> Iterator[Asker]:
+    """What is run in the block, and begun in it to go on behind, is asked for by `asker`."""
+    before = _asker.set(asker)
+    try:
+        yield asker
+    finally:
+        _asker.reset(before)
 
 
 class RunUnderWay:
     """One run that has not ended: what it runs, since when, on which thread.
 
     id: as in its `RunRequest`. began: `time.perf_counter()`. thread: `threading.get_ident()` of the
-    thread that waits for it. last: the last event there was. progress: how far it is. why: what it fails
-    with when it is cancelled, if not with `Cancelled`. over: whether it has ended, in any way.
+    thread that waits for it. asker: who asked for it. last: the last event there was. progress: how
+    far it is. why: what it fails with when it is cancelled, if not with `Cancelled`. over: whether it
+    has ended, in any way.
     """
 
     def __init__(self, id: str, model: TracedModel, graph: Graph, inputs: Inputs, prompt: Any):
@@ -43,6 +86,7 @@ class RunUnderWay:
         self.prompt = prompt
         self.began = time.perf_counter()
         self.thread = threading.get_ident()
+        self.asker = asker_now()
         self.last: RunEvent | None = None
         self.progress = Progress(graph, inputs, self.began)
         self.why: LabError | None = None

@@ -130,22 +130,4 @@ def tokens_of(model: LanguageModel, given: TokenRows, row: int) -> list[str]:
 
 def word(model: LanguageModel, id: int) -> str:
     """One token as text; a part of a character as its bytes, `F0 9F`."""
-    text = model.token_string(id)
-    if "\ufffd" not in text:
-        return text
-    raw = str(model.tokenizer.convert_ids_to_tokens(id))
-    if raw.startswith("<0x") and raw.endswith(">"):
-        return raw[3:-1]
-    known = _bytes_by_letter()
-    if not all(letter in known for letter in raw):
-        return text
-    spelt = (letter if letter.isascii() else f" {known[letter]:02X} " for letter in raw)
-    return " ".join("".join(spelt).replace(f" {0x20:02X} ", "·").split())
-
-
-def _bytes_by_letter() -> dict[str, int]:
-    """The letters that byte-level tokenizers write bytes as: printable ones as themselves."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(0x100) if byte not in printable]
-    letters = {chr(byte): byte for byte in printable}
-    return letters | {chr(0x100 + place): byte for place, byte in enumerate(others)}
+    return model.token_string(id)

@@ -22,6 +22,7 @@ __all__ = [
     "is_shown",
     "label_of",
     "live_plot",
+    "note_needed",
     "note_shown",
     "print_shown",
     "show",
@@ -35,6 +36,8 @@ ValueT = TypeVar("ValueT")
 _PREFIX = "show "
 _PLOTTED = "show p"
 """A number follows the one, `p` and a number the other."""
+_NEEDED = "show n"
+"""Likewise."""
 _LONGEST = 80
 _SHORTENED = 1000
 """Of more elements torch prints some only, so the numbers of all of them are printed, too."""
@@ -104,6 +107,11 @@ def note_shown(recorder: Recorder, label: str, node: NodeId, *, plotted: bool = 
     recorder.shown.append((f"{kind}{len(recorder.shown)} {label}", node))
 
 
+def note_needed(recorder: Recorder, node: NodeId) -> None:
+    """A value of a recording is to be computed, and nobody sees it."""
+    recorder.shown.append((f"{_NEEDED}{len(recorder.shown)} needed", node))
+
+
 def label_of(name: str) -> str:
     """The label under which an output of that kind is printed."""
     return name.removeprefix(_PREFIX).partition(" ")[2]
@@ -137,7 +145,7 @@ def _written(function: str = "show") -> str:
 
 
 def is_shown(name: str) -> bool:
-    """Whether an output is to be printed, and not handed back."""
+    """Whether an output is not handed back, but printed, drawn, or only computed."""
     return name.startswith(_PREFIX)
 
 
@@ -148,7 +156,7 @@ def is_plotted(name: str) -> bool:
 
 def print_shown(name: str, value: Any) -> None:
     """Print an output of that kind; one that is drawn is drawn by who watches the run."""
-    if not is_plotted(name):
+    if not name.startswith((_PLOTTED, _NEEDED)):
         _print(label_of(name), value)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import statistics
 
 import pytest
+from playwright.sync_api import Browser
 
-from tests.support.jupyter_lab import NotebookPage
+from tests.browser.conftest import READY
+from tests.support.jupyter_lab import JupyterServer, NotebookPage
 
 _PROBE = '''
 import threading, time
@@ -177,13 +179,24 @@ def test_the_picture_follows_the_hand(notebook: NotebookPage) -> None:
     assert median <= 1.5 * forward + 60, f"{median:.0f} ms, a pass takes {forward:.0f} ms"
 
 
+# So that the page, however busy the machine is, sees the cell run.
+_SLOWLY = """import time
+
+@nl.local_fn
+def slowly(value):
+    time.sleep(0.05)
+    return value
+"""
+
+
 def test_tokens_and_curves_grow_while_the_cell_runs_and_cancel_is_heard(
     notebook: NotebookPage,
 ) -> None:
+    notebook.cell(_SLOWLY)
     index = notebook.add(
         'with lm.generate("The", max_new_tokens=400, eos_token_id=[]) as tracer:\n'
         "    for step in tracer.iter[:]:\n"
-        '        nl.live_plot(lm.layers[2].output[:, -1].norm(), "norm")\n'
+        '        nl.live_plot(slowly(lm.layers[2].output[:, -1].norm()), "norm")\n'
     )
     notebook.start(index)
     page = notebook.page
@@ -200,3 +213,54 @@ def test_tokens_and_curves_grow_while_the_cell_runs_and_cancel_is_heard(
     assert error["ename"] == "Cancelled"
     points = page.locator(".nnl-live-chart").get_attribute("data-points")
     assert 3 <= int(points or 0) < 400
+
+
+def test_a_hand_on_a_slider_fills_no_list_and_other_pages_follow_it(notebook: NotebookPage) -> None:
+    page = notebook.page
+    page.evaluate("() => window.jupyterapp.commands.execute('nnsight-lab:show-sidebar')")
+    notebook.cell(_SLIDER)
+    page.locator(".nnl-live[data-channel=live]").wait_for()
+    page.wait_for_function("() => document.querySelectorAll('.nnl-Run').length === 1")
+    index = notebook.add("import time\ntime.sleep(3)\nwith lm.trace('mine'):\n    lm.logits.save()")
+    notebook.start(index)
+    for number in range(6):
+        move = page.evaluate(_MOVE, [number])
+        page.wait_for_function(_PAINTED, arg=move)
+    assert notebook.busy(index)
+    notebook.wait(index)
+    page.wait_for_function("() => document.querySelectorAll('.nnl-Run').length === 2")
+    prompts = page.locator(".nnl-Run .nnl-prompt").all_inner_texts()
+    assert prompts == ["mine", "The capital of France is"]
+    badge = page.locator(".jp-Notebook-cell").nth(index).locator(".nnl-Badge")
+    badge.wait_for()
+    assert badge.inner_text().startswith("run ")  # one run, not seven
+
+    # Another view of the same sliders stands where the hand has left them.
+    again = notebook.cell("display(moving.view.channel.view)").locator(
+        ".nnl-live[data-channel=live]"
+    )
+    again.wait_for()
+    assert again.locator("input[type=range]").input_value() == "5"
+    assert again.locator("label output").inner_text() == "5"
+    page.evaluate(_MOVE, [2])
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.nnl-live input')].every((it) => it.value === '2')"
+    )
+
+
+def test_a_view_whose_kernel_is_gone_says_so(browser: Browser, jupyter: JupyterServer) -> None:
+    notebook = NotebookPage.open(browser, jupyter, "kernel-gone", [READY])
+    notebook.run(0)
+    page = notebook.page
+    notebook.cell(_SLOWLY)
+    index = notebook.add('%%trace lm "The" --live -g 100\nseen = slowly(lm.logits[:, -1])')
+    notebook.start(index)
+    page.locator(".nnl-live[data-state=running][data-channel=live]").wait_for()
+    page.evaluate(_RESTART)
+    page.locator(".nnl-live[data-channel=closed]").wait_for()
+    assert page.locator(".nnl-live-state").inner_text() == "no kernel"
+    assert not page.locator(".nnl-live-cancel").is_visible()
+    notebook.ready()
+    notebook.close()
+    debugger = "Could not restore the debugger state"  # JupyterLab's own complaint of a restart
+    assert [said for said in notebook.heard.errors if debugger not in said] == []

@@ -104,12 +104,41 @@ def test_many_threads_want_at_once() -> None:
     assert 1 < find.calls < 1600
 
 
-def test_no_thread_is_left_when_nothing_is_wanted() -> None:
-    latest = Latest(_Counted(0), lambda wanted, found: None)
+def test_one_thread_runs_what_is_wanted_now_and_then_and_ends_by_itself() -> None:
+    ran: list[threading.Thread] = []
+    latest: Latest[int, None] = Latest(
+        lambda wanted: ran.append(threading.current_thread()),
+        lambda wanted, found: None,
+        idle_s=0.5,
+    )
     for number in range(3):
         latest.want(number)
         assert latest.wait(5)
-    assert not [each for each in threading.enumerate() if each.name == "latest"]
+        assert not latest.busy
+        time.sleep(0.02)
+    assert len(set(ran)) == 1
+    assert ran[0].daemon  # a program that ends does not wait for it
+    ran[0].join(5)
+    assert not ran[0].is_alive()
+
+    latest.want(4)
+    assert latest.wait(5)
+    assert len(ran) == 4
+    latest.cancel()
+    assert not latest.busy
+
+
+def test_a_cancel_between_two_runs_leaves_it_usable() -> None:
+    delivered: list[int] = []
+    latest: Latest[int, int] = Latest(
+        lambda wanted: wanted, lambda wanted, found: delivered.append(found), idle_s=0.2
+    )
+    for number in range(300):
+        latest.want(number)
+        latest.cancel()
+    latest.want(-1)
+    assert latest.wait(5)
+    assert delivered[-1] == -1
 
 
 def test_a_moved_slider_ends_where_it_was_left(lm: nl.LanguageModel) -> None:

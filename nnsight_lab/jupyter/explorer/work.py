@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from nnsight_lab.contract import RunEvent
 from nnsight_lab.errors import Cancelled
-from nnsight_lab.models.under_way import RunUnderWay, runs_under_way, watching
+from nnsight_lab.models.under_way import Asker, RunUnderWay, asked_by, runs_under_way, watching
 
 __all__ = ["Job", "Work"]
 
@@ -39,7 +39,7 @@ class Job:
     def _run(self) -> None:
         error: BaseException | None = None
         try:
-            with watching(self._heard):
+            with asked_by(Asker(view=True)), watching(self._heard):
                 self._do(self)
         except BaseException as exc:  # noqa: BLE001 - told to the tab, whatever it is
             error = exc

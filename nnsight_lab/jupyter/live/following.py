@@ -18,46 +18,64 @@ import torch
 from nnsight_lab.contract import Done, Failed, Queued, RunEvent, Saved, Token
 from nnsight_lab.errors import Cancelled
 from nnsight_lab.jupyter.line import TraceLine
+from nnsight_lab.jupyter.live.pictures import chips_of, texts_of
 from nnsight_lab.jupyter.live.view import LiveView
 from nnsight_lab.models.traced import TracedModel
-from nnsight_lab.models.under_way import RunUnderWay, watching
+from nnsight_lab.models.under_way import Asker, RunUnderWay, asked_by, asker_now, watching
 from nnsight_lab.tracing.show import is_plotted, is_shown, label_of
 
 __all__ = ["draw_plots", "followed_by_line", "following"]
 
 
 class _Follower:
-    """One view, and the run that it follows now. values: whether it also lists what is saved."""
+    """One view, and the run that it follows now. values: whether it also lists what is saved.
 
-    def __init__(self, title: str, *, values: bool) -> None:
+    It follows runs of one model, for whoever asked for them: a click in an explorer, or another
+    cell that goes on behind, may run the same model meanwhile.
+    """
+
+    def __init__(self, model: TracedModel, asker: Asker | None, *, values: bool) -> None:
+        self._executor = model.executor
+        self._asker = asker
         self._values = values
         self._run: RunUnderWay | None = None
-        self.view = LiveView(title, cancelled=self._cancel)
+        self._steps: list[tuple[int, ...]] = []
+        self.view = LiveView(str(model.name), cancelled=self._cancel)
+        self.view.begin()
+        self.view.show()
+
+    def follows(self, run: RunUnderWay) -> bool:
+        """Whether this is a run to follow."""
+        ours = run.asker is self._asker and run.model.executor is self._executor
+        return ours and not _is_peek(run)
 
     def hear(self, run: RunUnderWay, event: RunEvent | None) -> None:
         """One event of a run."""
         view = self.view
         match event:
             case None:
-                self._run = run
+                self._run, self._steps = run, []
                 view.begin()
                 view.state("running", "running")
             case Queued(place=place):
                 view.state("running", f"{place} before it in the queue")
             case Token(ids=ids):
-                decode = getattr(getattr(run.model, "tokenizer", None), "decode", str)
-                view.token([decode([id]) for id in ids])
+                self._steps.append(ids)
+                view.token(chips_of(run.model, ids))
             case Saved(name=name, value=value) if is_plotted(name):
                 view.point(label_of(name), value)
             case Saved(name=name, value=value) if self._values and not is_shown(name):
                 view.value(name, _described(value))
             case Done(seconds=seconds):
-                view.state("done", f"{sum(seconds.values()) * 1e3:.0f} ms")
-                view.settle()
+                self._end(run, "done", f"{sum(seconds.values()) * 1e3:.0f} ms")
             case Failed(error=error):
                 ended = isinstance(error, Cancelled)
-                view.state("failed", "cancelled" if ended else error.message)
-                view.settle()
+                self._end(run, "failed", "cancelled" if ended else error.message)
+
+    def _end(self, run: RunUnderWay, word: str, text: str) -> None:
+        self.view.state(word, text)
+        self.view.written(texts_of(run.model, self._steps))
+        self.view.settle()
 
     def _cancel(self) -> None:
         if self._run is not None:
@@ -79,21 +97,19 @@ def _described(value: Any) -> str:
 
 @contextmanager
 def following(model: TracedModel) -> Iterator[LiveView]:
-    """Show a view that follows every run of a model while the block lasts."""
-    follower = _Follower(str(model.name), values=True)
-    follower.view.begin()
-    follower.view.show()
+    """Show a view that follows the runs of a model that this block asks for, while it lasts."""
+    with ExitStack() as stack:
+        asker = asker_now() or stack.enter_context(asked_by(Asker()))
+        follower = _Follower(model, asker, values=True)
 
-    def watch(run: RunUnderWay, event: RunEvent | None) -> None:
-        if run.model.executor is model.executor and not _is_peek(run):
-            follower.hear(run, event)
+        def watch(run: RunUnderWay, event: RunEvent | None) -> None:
+            if follower.follows(run):
+                follower.hear(run, event)
 
-    _followed.append(follower)
-    try:
-        with watching(watch):
-            yield follower.view
-    finally:
-        _followed.remove(follower)
+        _followed.append(follower)
+        stack.callback(_followed.remove, follower)
+        stack.enter_context(watching(watch))
+        yield follower.view
 
 
 def followed_by_line(model: TracedModel, said: TraceLine) -> AbstractContextManager[LiveView]:
@@ -102,7 +118,7 @@ def followed_by_line(model: TracedModel, said: TraceLine) -> AbstractContextMana
 
 
 _followed: list[_Follower] = []
-"""The views that are followed with now; while there is one, plots are drawn in it."""
+"""The views that are open now; plots of the runs that they follow are drawn in them."""
 _plots: dict[str, _Follower] = {}
 _forever = ExitStack()
 _lock = threading.Lock()
@@ -118,15 +134,13 @@ def draw_plots() -> None:
 
 def _has_plots(run: RunUnderWay) -> bool:
     """Whether a run of a cell, not of a hand on a slider, has values to draw."""
-    cell = run.thread == threading.main_thread().ident
-    return cell and any(is_plotted(output.name) for output in run.graph.outputs)
+    by_hand = run.asker is not None and run.asker.view
+    return not by_hand and any(is_plotted(output.name) for output in run.graph.outputs)
 
 
 def _watch_plots(run: RunUnderWay, event: RunEvent | None) -> None:
-    if event is None and not _followed and _has_plots(run):
-        follower = _plots[run.id] = _Follower(str(run.model.name), values=False)
-        follower.view.begin()
-        follower.view.show()
+    if event is None and _has_plots(run) and not any(view.follows(run) for view in list(_followed)):
+        _plots[run.id] = _Follower(run.model, run.asker, values=False)
     found = _plots.get(run.id)
     if found is not None:
         found.hear(run, event)

@@ -14,7 +14,6 @@ const make = (tag, className = "", text = "") => {
 const numbersOf = (view) =>
   new Float32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
 const short = (x) => (Number.isFinite(x) ? Number(x.toPrecision(4)).toString() : String(x));
-const seen = (text) => text.replace(/\n/g, "↵\n").replace(/\t/g, "⇥").replace(/ /g, "·");
 
 function section(parent, label) {
   const node = make("section", "nnl-live-part");
@@ -90,8 +89,8 @@ function bars(node, { name, labels }, values) {
     bar.style.width = `${(100 * Math.abs(values[i])) / most}%`;
     const track = make("span", "nnl-live-track");
     track.append(bar);
-    const text = make("span", "nnl-live-label", seen(label));
-    text.title = JSON.stringify(label);
+    const text = make("span", "nnl-live-label", label);
+    text.title = label;
     row.append(text, track, make("span", "nnl-live-number", short(values[i])));
     list.append(row);
   });
@@ -118,7 +117,8 @@ export default {
     strip.setAttribute("role", "log");
     strip.tabIndex = 0;
     const charts = new Map(), named = new Map(), barred = new Map(), inputs = new Map();
-    let moves = 0, rows = [];
+    const me = Math.random().toString(36).slice(2); // another tab may show the same sliders
+    let moves = 0, rows = [], asked = false;
     const begun = new Map();
 
     const clear = () => {
@@ -139,9 +139,10 @@ export default {
       strip.hidden = false;
       texts.forEach((text, row) => {
         if (!rows[row]) strip.append((rows[row] = make("div", "nnl-live-row")));
-        rows[row].append(make("span", "nnl-live-token", seen(text)));
+        rows[row].append(make("span", "nnl-live-token", text));
+        if (text.endsWith("↵")) rows[row].append("\n"); // beside the token, not in it
       });
-      root.dataset.tokens = rows[0] ? rows[0].childElementCount : 0;
+      root.dataset.tokens = rows[0]?.childElementCount ?? 0;
       strip.scrollTop = strip.scrollHeight;
     };
     const slider = ({ name, low, high, step, value }) => {
@@ -153,15 +154,22 @@ export default {
         shown.textContent = short(Number(input.value));
         begun.set(++moves, performance.now());
         root.dataset.moves = moves;
-        if (!channel.say("move", { name, value: Number(input.value), move: moves })) status.textContent = "no kernel";
+        if (!channel.say("move", { name, value: Number(input.value), move: moves, by: me })) status.textContent = "no kernel";
       });
-      inputs.set(name, input);
+      inputs.set(name, (to) => {
+        input.value = to;
+        shown.textContent = short(Number(input.value));
+      });
       label.append(make("span", "", name), input, shown);
       controls.append(label);
       controls.hidden = false;
     };
-    const painted = (move) => {
-      if (!move || !begun.has(move)) return;
+    const stand = (by, at) => {
+      if (by === me) return; // the hand is here, and may be elsewhere by now
+      for (const [name, value] of Object.entries(at)) inputs.get(name)?.(value);
+    };
+    const painted = ([move, by]) => {
+      if (by !== me || !begun.has(move)) return;
       const from = begun.get(move);
       for (const old of begun.keys()) if (old <= move) begun.delete(old);
       // After the next frame it is on the screen.
@@ -173,7 +181,7 @@ export default {
 
     const on = {
       sliders({ items }) { controls.replaceChildren(); inputs.clear(); items.forEach(slider); },
-      begin(said) { title.textContent = said.title; clear(); },
+      begin(said) { title.textContent = said.title; clear(); asked = false; },
       token({ texts }) { token(texts); },
       tokens({ rows: all }) {
         strip.replaceChildren();
@@ -192,26 +200,31 @@ export default {
         named.get(name).replaceChildren(make("span", "nnl-live-name", name), " ", make("span", "", text));
         values.hidden = false;
       },
-      state({ word, text, move }) {
+      state({ word, text, move, at }) {
         painted(move);
+        stand(move[1], at);
         root.dataset.state = word;
-        status.textContent = text;
+        asked &&= word === "running";
+        status.textContent = asked ? "cancelling" : text;
         cancel.hidden = word !== "running";
-        cancel.disabled = false;
+        cancel.disabled = asked;
       },
     };
     const channel = await connect(model, el, {
       told: (kind, content, buffers) => on[kind]?.(content, buffers || []),
-      reset: () => { clear(); controls.replaceChildren(); },
+      reset: () => { clear(); controls.replaceChildren(); inputs.clear(); },
       state: (word) => {
         root.dataset.channel = word;
-        if (word === "waiting") cancel.title = "Heard when the cell that runs now has ended.";
+        cancel.title = word === "waiting" ? "Heard when the cell that runs now has ended." : "";
+        if (word !== "closed") return;
+        cancel.hidden = true;
+        if (!["done", "failed"].includes(root.dataset.state)) status.textContent = "no kernel";
       },
     });
     cancel.addEventListener("click", () => {
-      cancel.disabled = true;
-      status.textContent = "cancelling";
-      channel.say("cancel");
+      asked = channel.say("cancel");
+      cancel.disabled = asked;
+      status.textContent = asked ? "cancelling" : "no kernel";
     });
     return () => channel.close();
   },

@@ -10,7 +10,7 @@ import threading
 
 from nnsight_lab.errors import BadSlider
 from nnsight_lab.jupyter.live.pictures import Picture, draw
-from nnsight_lab.jupyter.live.view import LiveView
+from nnsight_lab.jupyter.live.view import LiveView, Move
 from nnsight_lab.models.latest import Latest
 from nnsight_lab.models.run import Run
 from nnsight_lab.tracing.source import for_the_user
@@ -28,7 +28,7 @@ class Moving:
         self._lock = threading.Lock()
         self._at = {name: slider.value for name, slider in run.sliders.items()}
         self._whole = {name for name, value in self._at.items() if type(value) is int}
-        self.latest: Latest[tuple[dict[str, float], int], Run] = Latest(
+        self.latest: Latest[tuple[dict[str, float], Move], Run] = Latest(
             lambda wanted: self._first.at(**wanted[0]), self._found, self._failed
         )
         self.view = LiveView(str(run.model.name), moved=self._move, cancelled=self.latest.cancel)
@@ -44,7 +44,7 @@ class Moving:
         """Display it in the cell that runs now."""
         self.view.show()
 
-    def _move(self, name: str, value: float, move: int) -> None:
+    def _move(self, name: str, value: float, move: Move) -> None:
         with self._lock:
             if name not in self._at:
                 return
@@ -53,17 +53,17 @@ class Moving:
             # Under the lock: what was moved last is wanted last.
             self.latest.want((wanted, move))
 
-    def _found(self, wanted: tuple[dict[str, float], int], run: Run) -> None:
+    def _found(self, wanted: tuple[dict[str, float], Move], run: Run) -> None:
         self.run = run
         draw(self.view, run, self._picture)
         took_ms = sum(run.seconds.values()) * 1e3
-        self.view.state("ready", f"{took_ms:.0f} ms", move=wanted[1])
+        self.view.state("ready", f"{took_ms:.0f} ms", move=wanted[1], at=wanted[0])
         with self._lock:
             settled = wanted[0] == self._at
         if settled:
             self.view.settle()
 
-    def _failed(self, wanted: tuple[dict[str, float], int], error: Exception) -> None:
+    def _failed(self, wanted: tuple[dict[str, float], Move], error: Exception) -> None:
         self.view.state("failed", str(error).partition("\n")[0])
 
 

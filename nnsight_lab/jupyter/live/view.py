@@ -10,7 +10,7 @@ import html
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -18,7 +18,13 @@ import torch
 from nnsight_lab.ir import Slider
 from nnsight_lab.jupyter.channel import Channel, module_of
 
-__all__ = ["LiveView"]
+__all__ = ["NO_MOVE", "LiveView", "Move"]
+
+Move: TypeAlias = tuple[int, str]
+"""The number of a slider's move, and the view of a page in which it was moved."""
+
+NO_MOVE: Move = (0, "")
+"""Nobody moved anything."""
 
 _LONGEST = 4096
 """A curve has at most so many points; a longer vector is thinned out."""
@@ -32,7 +38,8 @@ def _style() -> str:
 class LiveView:
     """Sliders, tokens, curves, bars and values, drawn as they are told.
 
-    moved: called with a slider's name, where it was moved to, and the number of the move.
+    moved: called with a slider's name, where it was moved to, and the move: its number, and the
+        page's view in which a hand moved it.
     cancelled: called when Cancel is pressed. Both on a thread of their own, while a cell runs too.
     """
 
@@ -40,15 +47,16 @@ class LiveView:
         self,
         title: str,
         *,
-        moved: Callable[[str, float, int], None] = lambda _name, _value, _move: None,
+        moved: Callable[[str, float, Move], None] = lambda _name, _value, _move: None,
         cancelled: Callable[[], None] = lambda: None,
     ) -> None:
         self._title = title
         self._moved = moved
         self._cancelled = cancelled
-        self._text: list[list[str]] = []
+        self._written: tuple[str, ...] = ()
         self._lines: dict[str, str] = {}
         self._state = ""
+        self._at: dict[str, float] = {}
         self.channel = Channel(module_of("live/live.js"), _style(), self._heard)
 
     def show(self) -> None:
@@ -57,7 +65,7 @@ class LiveView:
 
     def begin(self) -> None:
         """A run begins: what was drawn of the one before it goes."""
-        self._text, self._lines = [], {}
+        self._written, self._lines = (), {}
         self.channel.publish("begin", {"title": self._title}, keep="begin")
 
     def sliders(self, sliders: Mapping[str, Slider]) -> None:
@@ -68,16 +76,17 @@ class LiveView:
         ]
         self.channel.publish("sliders", {"items": items}, keep="sliders")
 
-    def token(self, texts: Sequence[str]) -> None:
-        """One token of each row was sampled."""
-        rows = self._text or [[] for _ in texts]
-        self._text = [[*row, text] for row, text in zip(rows, texts, strict=False)]
-        self.channel.publish("token", {"texts": list(texts)})
+    def token(self, chips: Sequence[str]) -> None:
+        """One token of each row was sampled, as text that can be seen."""
+        self.channel.publish("token", {"texts": list(chips)})
 
     def tokens(self, rows: Sequence[Sequence[str]]) -> None:
         """All tokens of each row, in place of those that were there."""
-        self._text = [list(row) for row in rows]
-        self.channel.publish("tokens", {"rows": self._text}, keep="tokens")
+        self.channel.publish("tokens", {"rows": [list(row) for row in rows]}, keep="tokens")
+
+    def written(self, rows: Sequence[str]) -> None:
+        """What the tokens of each row read as, for readers without a kernel."""
+        self._written = tuple(rows)
 
     def point(self, name: str, value: Any) -> None:
         """One more step of a curve: a number, or a vector."""
@@ -92,13 +101,11 @@ class LiveView:
         self._lines[name] = f"{name}: {_said(numbers)}"
         self.channel.publish(kind, {"name": name}, [numbers.tobytes()], keep=keep)
 
-    def bars(self, name: str, bars: Mapping[str, float]) -> None:
-        """A number for each label."""
-        numbers = np.array(list(bars.values()), np.float32)
-        self._lines[name] = f"{name}: " + ", ".join(
-            f"{label!r} {value:.3g}" for label, value in bars.items()
-        )
-        content = {"name": name, "labels": list(bars)}
+    def bars(self, name: str, bars: Sequence[tuple[str, float]]) -> None:
+        """A number for each label; labels may be alike."""
+        numbers = np.array([value for _, value in bars], np.float32)
+        self._lines[name] = f"{name}: " + ", ".join(f"{label} {value:.3g}" for label, value in bars)
+        content = {"name": name, "labels": [label for label, _ in bars]}
         self.channel.publish("bars", content, [numbers.tobytes()], keep=f"bars {name}")
 
     def value(self, name: str, text: str) -> None:
@@ -106,13 +113,17 @@ class LiveView:
         self._lines[name] = f"{name}: {text}"
         self.channel.publish("value", {"name": name, "text": text}, keep=f"value {name}")
 
-    def state(self, word: str, text: str, move: int = 0) -> None:
+    def state(
+        self, word: str, text: str, move: Move = NO_MOVE, at: Mapping[str, float] | None = None
+    ) -> None:
         """How the run is: `running` (it can be cancelled), `done`, `failed`, `ready`.
 
-        move: of a slider; all that follows from it has been told.
+        move: of a slider; all that follows from it has been told. at: where the sliders stand in
+        what is drawn; views in which no hand moved them follow.
         """
         self._state = text
-        content = {"word": word, "text": text, "move": move}
+        self._at = self._at if at is None else dict(at)
+        content = {"word": word, "text": text, "move": list(move), "at": self._at}
         self.channel.publish("state", content, keep="state")
 
     def settle(self) -> None:
@@ -120,15 +131,16 @@ class LiveView:
         self.channel.fall_back(*self._fallback())
 
     def _fallback(self) -> tuple[str, str]:
-        rows = ["".join(row) for row in self._text]
-        lines = [f"{self._title}  {self._state}".rstrip(), *rows, *self._lines.values()]
+        head = f"{self._title}  {self._state}".rstrip()
+        lines = [head, *self._written, *self._lines.values()]
         return f"<pre>{html.escape(chr(10).join(lines))}</pre>", "\n".join(lines)
 
     def _heard(self, kind: str, content: dict[str, Any], _: list[bytes]) -> None:
         if kind == "cancel":
             self._cancelled()
         elif kind == "move":
-            self._moved(str(content["name"]), content["value"], int(content["move"]))
+            move = (int(content["move"]), str(content.get("by", "")))
+            self._moved(str(content["name"]), content["value"], move)
 
 
 def _numbers(value: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -139,6 +151,6 @@ def _numbers(value: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def _said(numbers: np.ndarray[Any, Any]) -> str:
-    if len(numbers) == 1:
-        return f"{numbers[0]:.4g}"
+    if len(numbers) < 2:
+        return f"{numbers[0]:.4g}" if len(numbers) else "nothing"
     return f"{len(numbers)} numbers, {numbers.min():.4g} to {numbers.max():.4g}"
