@@ -197,7 +197,7 @@ def test_newer_work_cancels_the_older(tiny: nl.LanguageModel) -> None:
         begun.set()
         with tiny.generate(PROMPT, max_new_tokens=200, execute=False) as tracer:
             for _ in tracer.iter[:]:
-                tracer.save(h=tiny.layers[0].output)
+                tiny.layers[0].output.save()
         for _ in range(500):
             tiny.run(tracer.graph, PROMPT, max_new_tokens=200)
 
