@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from functools import partial
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Any
 
 from nnsight_lab.errors import BadInput, Cancelled, LabError
@@ -54,10 +55,15 @@ class Explorer:
     def __init__(self, subject: Subject, views: Sequence[type[View]] = VIEWS) -> None:
         self.subject = subject
         self.views = {view.name: view(subject) for view in views}
-        self.selection: dict[str, int] = {"token": len(subject.ids) - 1, "layer": 0, "head": 0}
+        self.selection: dict[str, int] = {
+            "token": len(subject.ids) - 1,
+            "layer": subject.layers // 2,
+            "head": 0,
+        }
         self.selected: list[int] = []
         self._wanted: dict[str, Wanted] = {}
         self._work = {name: Work() for name in self.views}
+        self._drawing = Work()
         self._lock = threading.Lock()
         self._channel: Channel | None = None
 
@@ -86,6 +92,7 @@ class Explorer:
             "ids": subject.ids,
             "layers": subject.layers,
             "edited": subject.edited,
+            "run": subject.run_name,
             "selection": self.selection,
             "views": [
                 {"name": view.name, "title": view.title, "missing": view.missing}
@@ -116,7 +123,7 @@ class Explorer:
 
     def close(self) -> None:
         """Stop what it does, and take the widget away; the still picture stays."""
-        for work in self._work.values():
+        for work in (*self._work.values(), self._drawing):
             work.cancel()
         if self._channel is not None:
             self._channel.close()
@@ -131,12 +138,16 @@ class Explorer:
         elif kind == "choose":
             places = range(len(self.subject.ids))
             self.selected = sorted({int(at) for at in content["positions"]} & {*places})
+            self._publish("chosen", {"positions": self.selected}, keep="chosen")
         elif name in self.views and kind == "ask":
             self._ask(self.views[name], int(content.get("job", 0)), content.get("wanted") or {})
         elif name in self.views and kind == "cancel":
             self._work[name].cancel()
         elif name in self.views and kind in {"code", "figure"}:
             self._say_code(self.views[name], kind, content)
+        elif name in self.views and kind == "picture":
+            draw = partial(self._draw, self.views[name], content.get("wanted") or {})
+            self._drawing.begin(int(content.get("request", 0)), draw, self._drawn)
 
     def _ask(self, view: View, job: int, wanted: Wanted) -> None:
         self._wanted[view.name] = wanted
@@ -147,7 +158,7 @@ class Explorer:
             if job.cancelled:
                 raise Cancelled("Something else was wanted.")
             content, buffers = sheet.packed()
-            message = {"view": view.name, "job": job.number, **content}
+            message = {"view": view.name, "job": job.number, "wanted": dict(wanted), **content}
             keep = f"{view.name} {sheet.topic}" if sheet.topic or not sheet.part else None
             self._publish("data", message, buffers, keep=keep)
 
@@ -158,6 +169,16 @@ class Explorer:
         if error is not None:
             message |= _told(error)
         self._publish("ended", message, keep=None)
+
+    def _draw(self, view: View, wanted: Wanted, job: Job) -> None:
+        svg = view.figure(wanted)._svg  # noqa: SLF001
+        if not svg:
+            raise BadInput("This is too much for an SVG.", hint="Show less of it, or take a PNG.")
+        self._publish("picture", {"request": job.number, "svg": svg}, keep=None)
+
+    def _drawn(self, job: Job, error: BaseException | None) -> None:
+        if error is not None and not job.cancelled:
+            self._publish("picture", {"request": job.number, **_told(error)}, keep=None)
 
     def _say_code(self, view: View, kind: str, content: dict[str, Any]) -> None:
         message: dict[str, Any] = {"view": view.name, "request": content.get("request")}
@@ -171,7 +192,10 @@ class Explorer:
         self._publish("code", message, keep=None)
 
     def _figure_code(self, view: View, wanted: Wanted) -> str:
-        options = "".join(f", {key}={value!r}" for key, value in wanted.items())
+        said = {key: value for key, value in wanted.items() if not iskeyword(key)}
+        options = "".join(f", {key}={value!r}" for key, value in said.items())
+        if rest := {key: value for key, value in wanted.items() if iskeyword(key)}:
+            options += f", **{rest!r}"
         return f'{self.subject.explored}.figure("{view.name}"{options})'
 
     def _publish(

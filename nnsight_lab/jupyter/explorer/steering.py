@@ -154,6 +154,8 @@ class SteeringView(View):
 
     def figure(self, wanted: Wanted) -> LabFigure:
         """Both texts, coloured by how far along the direction each token is."""
+        if not self._chosen(wanted):
+            raise BadInput("There is no direction yet.", hint="Give prompts of two kinds.")
         told: list[Sheet] = []
         self.ask(wanted, told.append)
         plain, along = told[-1].plain, told[-1].arrays["along"]
