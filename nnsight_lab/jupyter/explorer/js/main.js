@@ -314,13 +314,16 @@ class Explorer {
     const { chosen: pin } = this.pins;
     if (!held || (held.pinned?.pin ?? null) === pin) return;
     held.pinned?.el.remove();
+    held.pinned?.here.remove();
     held.pinned = null;
     if (pin) {
       const tab = pin.sheets[this.now] && this.pinnedTab(pin);
       const el = h("div", { class: "nnl-main nnl-pinned" }, h("div", { class: "nnl-said" }, `pinned ${pin.title}`),
         tab ? tab.el : h("p", { class: "nnl-said" }, "This tab had not been opened when the run was pinned."));
+      const here = h("div", { class: "nnl-said" }, `here: ${this.title.textContent}`); // so that both begin at one height
       held.main.before(el);
-      held.pinned = { pin, el, tab };
+      held.main.prepend(here);
+      held.pinned = { pin, el, here, tab };
       if (tab) this.feed(tab, pin.sheets[this.now], pin.wanted[this.now]);
     }
     this.redraw();
