@@ -301,7 +301,10 @@ class Explorer {
   // All tabs that were open are pinned, so that the comparison goes along from tab to tab.
   pin() {
     const open = [...this.tabs].filter(([, { sheets }]) => sheets.length);
-    if (!open.length) return;
+    if (!this.tabs.get(this.now)?.sheets.length) {
+      this.say("nothing to pin: this tab has no numbers yet");
+      return;
+    }
     const sheets = Object.fromEntries(open.map(([name, held]) => [name, [...held.sheets]]));
     const wanted = Object.fromEntries(open.map(([name, { tab, sheets: own }]) => [name, tab ? tab.wanted() : own.at(-1).plain.wanted]));
     const number = this.pins.keep({ about: this.about, selection: { ...this.selection }, chosen: this.chosen, sheets, wanted });
@@ -319,7 +322,7 @@ class Explorer {
     if (pin) {
       const tab = pin.sheets[this.now] && this.pinnedTab(pin);
       const el = h("div", { class: "nnl-main nnl-pinned" }, h("div", { class: "nnl-said" }, `pinned ${pin.title}`),
-        tab ? tab.el : h("p", { class: "nnl-said" }, "This tab had not been opened when the run was pinned."));
+        tab ? tab.el : h("p", { class: "nnl-said" }, "This tab had no numbers when the run was pinned: open it there, and pin again."));
       const here = h("div", { class: "nnl-said" }, `here: ${this.title.textContent}`); // so that both begin at one height
       held.main.before(el);
       held.main.prepend(here);
