@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator
 
+from tests.browser.test_explorer_patching import SAE
 from tests.support.jupyter_lab import ROOT, NotebookPage, wait_until
 from tests.support.seen import faint_texts, reachable, unnamed, unreachable
 
 PROMPT = "The capital of France is Paris. The capital of Italy is"
-TABS = ["tokens", "lens", "attention", "patching", "steering", "norms"]
+TABS = ["tokens", "lens", "attention", "patching", "steering", "norms", "features"]
 IDLE = "() => !document.querySelector('.nnl-foot [role=status]').textContent.includes('running')"
 VALUES = """with lm.trace("The <b>capital</b> of {} is $5") as tracer:
     h = lm.layers[2].output
@@ -29,8 +30,10 @@ top = lm.logits[0, -1].softmax(-1).max()
 
 @pytest.fixture(scope="module")
 def explorer(shared: NotebookPage) -> Locator:
-    """An explorer with a second prompt to patch from, so that no control is missing."""
-    found = shared.cell(f"explorer = nl.explore(lm, {PROMPT!r})\nexplorer").locator(".nnl-explorer")
+    """An explorer with an autoencoder, so that no tab is missing."""
+    shared.cell(SAE)
+    explored = f"explorer = nl.explore(lm, {PROMPT!r}, sae=sae, layer=3)\nexplorer"
+    found = shared.cell(explored).locator(".nnl-explorer")
     found.locator(".nnl-token").first.wait_for()
     return found
 

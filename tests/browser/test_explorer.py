@@ -158,7 +158,7 @@ def test_a_pinned_view_stands_beside_another_run(shared: NotebookPage, explorer:
     other = shared.cell("edited.explore()").locator(".nnl-explorer")
     other.wait_for()
     panel = open_tab(other, "lens")
-    panel.get_by_label("Compare with").select_option(index=1)
+    other.get_by_label("Compare with").select_option(index=1)
     maps = panel.locator(".nnl-heat")
     wait_until(lambda: maps.count() == 2, 10, "two maps")
     assert "pinned" in panel.locator(".nnl-pinned").inner_text()

@@ -176,10 +176,11 @@ def test_its_code_is_a_cell_with_the_same_numbers(
 def test_a_pinned_tab_is_drawn_again_beside(seen: NotebookPage) -> None:
     panel = opened(seen, "attention")
     seen.page.get_by_role("button", name="Pin").click()
-    panel.get_by_label("Compare with").select_option("0")
+    choice = seen.page.get_by_label("Compare with")
+    choice.select_option(index=1)
 
     assert panel.locator(".nnl-pinned .nnl-headtile").count() == 24
-    panel.get_by_label("Compare with").select_option("")
+    choice.select_option("nothing")
 
 
 def stream_of(model: nl.LanguageModel, ids: list[int]) -> torch.Tensor:

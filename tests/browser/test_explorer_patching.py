@@ -251,7 +251,7 @@ def test_a_pinned_patch_stands_beside_another(shared: NotebookPage, explorer: Lo
     )
     other.locator("[data-view=patching]").click()
     panel = other.locator(".nnl-panel:visible")
-    panel.get_by_label("Compare with").select_option(index=1)
+    other.get_by_label("Compare with").select_option(index=1)
 
     panel.locator(".nnl-pinned").get_by_text("Result: source layer 3").wait_for()
 

@@ -99,3 +99,21 @@ def test_it_follows_the_hand_while_a_cell_is_busy(shared: NotebookPage, panel: L
     assert shared.busy(busy)
     assert texts(panel)[1] != before
     shared.wait(busy)
+
+
+def test_a_narrower_range_takes_the_strength_along(shared: NotebookPage, panel: Locator) -> None:
+    move(panel, 3.0)
+    heading = panel.locator(".nnl-text h4").nth(1)
+    wait_until(lambda: heading.inner_text() == "Steered by 3.00", 20, "the text")
+    reach = panel.get_by_label("Largest strength")
+    reach.fill("2")
+    reach.press("Enter")
+    wait_until(lambda: heading.inner_text() == "Steered by 2.00", 20, "the narrower range")
+
+    assert panel.get_by_label("Strength", exact=True).input_value() == "2"
+    assert panel.locator("output").inner_text() == "2.00"
+    assert shared.python("explorer._wanted['steering']['strength']") == 2
+    assert texts(panel)[1] == by_hand(shared, 2.0)
+    reach.fill("0")
+    reach.press("Enter")
+    assert reach.input_value() == "4"

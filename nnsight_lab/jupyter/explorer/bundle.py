@@ -15,7 +15,7 @@ from nnsight_lab.jupyter.channel import module_of
 __all__ = ["PARTS", "TABS", "script", "style"]
 
 _JS = Path(__file__).parent / "js"
-PARTS = ("dom", "colours", "heatmap", "strip", "lines", "scatter")
+PARTS = ("dom", "colours", "heatmap", "strip", "lines", "scatter", "take", "pins")
 """What the tabs share."""
 TABS = ("tokens", "lens", "attention", "patching", "steering", "norms", "features")
 """The tabs that the browser can draw, each in `tab_NAME.js`."""

@@ -57,11 +57,16 @@ class Explorer:
     def __init__(self, subject: Subject, views: Sequence[type[View]] = VIEWS) -> None:
         self.subject = subject
         self.views = {view.name: view(subject) for view in views}
-        self.selection: dict[str, int] = {"token": len(subject.ids) - 1, "layer": 0, "head": 0}
+        self.selection: dict[str, int] = {
+            "token": len(subject.ids) - 1,
+            "layer": subject.layers // 2,
+            "head": 0,
+        }
         self.selected: list[int] = []
         self._wanted: dict[str, Wanted] = {}
         self._work = {name: Work() for name in self.views}
         self._writing = {name: Work() for name in self.views}
+        self._drawing = Work()
         self._lock = threading.Lock()
         self._channel: Channel | None = None
         self._still = Still(subject, repr(self))
@@ -89,6 +94,7 @@ class Explorer:
             "ids": subject.ids,
             "layers": subject.layers,
             "edited": subject.edited,
+            "run": subject.run_name,
             "selection": self.selection,
             "views": [
                 {"name": view.name, "title": view.title, "missing": view.missing}
@@ -123,7 +129,7 @@ class Explorer:
 
     def close(self) -> None:
         """Stop what it does, and take the widget away; the still picture stays."""
-        for work in (*self._work.values(), *self._writing.values()):
+        for work in (*self._work.values(), *self._writing.values(), self._drawing):
             work.cancel()
         if self._channel is not None:
             self._channel.close()
@@ -138,6 +144,7 @@ class Explorer:
         elif kind == "choose":
             places = range(len(self.subject.ids))
             self.selected = sorted({int(at) for at in content["positions"]} & {*places})
+            self._publish("chosen", {"positions": self.selected}, keep="chosen")
         elif name in self.views and kind == "ask":
             self._ask(self.views[name], int(content.get("job", 0)), content.get("wanted") or {})
         elif name in self.views and kind == "cancel":
@@ -145,6 +152,9 @@ class Explorer:
             self._writing[name].cancel()
         elif name in self.views and kind in {"code", "figure"}:
             self._say_code(self.views[name], kind, content)
+        elif name in self.views and kind == "picture":
+            draw = partial(self._draw, self.views[name], content.get("wanted") or {})
+            self._drawing.begin(int(content.get("request", 0)), draw, self._drawn)
 
     def _ask(self, view: View, job: int, wanted: Wanted) -> None:
         self._wanted[view.name] = wanted
@@ -155,7 +165,7 @@ class Explorer:
             if job.cancelled:
                 raise Cancelled("Something else was wanted.")
             content, buffers = sheet.packed()
-            message = {"view": view.name, "job": job.number, **content}
+            message = {"view": view.name, "job": job.number, "wanted": dict(wanted), **content}
             keep = f"{view.name} {sheet.topic}" if sheet.topic or not sheet.part else None
             self._publish("data", message, buffers, keep=keep)
             if self._still.learn(view.name, wanted, sheet) and self._channel is not None:
@@ -168,6 +178,17 @@ class Explorer:
         if error is not None:
             message |= _told(error)
         self._publish("ended", message, keep=None)
+
+    def _draw(self, view: View, wanted: Wanted, job: Job) -> None:
+        view.check(wanted)
+        svg = view.figure(wanted)._svg  # noqa: SLF001
+        if not svg:
+            raise BadInput("This is too much for an SVG.", hint="Show less of it, or take a PNG.")
+        self._publish("picture", {"request": job.number, "svg": svg}, keep=None)
+
+    def _drawn(self, job: Job, error: BaseException | None) -> None:
+        if error is not None and not job.cancelled:
+            self._publish("picture", {"request": job.number, **_told(error)}, keep=None)
 
     def _say_code(self, view: View, kind: str, content: dict[str, Any]) -> None:
         """A job of its own: the code of a map may have to run the model first."""

@@ -30,6 +30,13 @@ export function decimal(value, digits = 3) {
   return value.toFixed(digits);
 }
 
+// The largest of many numbers and of `least`. As arguments of Math.max they would overflow the stack.
+export function largest(numbers, least = -Infinity) {
+  let most = least;
+  for (const number of numbers) if (number > most) most = number;
+  return most;
+}
+
 const KINDS = {
   float32: Float32Array, int32: Int32Array, uint8: Uint8Array, int8: Int8Array, uint16: Uint16Array,
 };

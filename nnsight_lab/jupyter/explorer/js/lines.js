@@ -1,7 +1,7 @@
 // A small line chart: one line a series, numbers at hover.
 
 import { LINES, ramps } from "./colours.js";
-import { decimal, h, short } from "./dom.js";
+import { decimal, h, largest, short } from "./dom.js";
 
 const NS = "http://www.w3.org/2000/svg";
 
@@ -19,8 +19,8 @@ export function lineChart({ title, places, series, low, high, log, el, width = 4
   const colours = ramps(el);
   const scaled = (value) => (log ? Math.log10(value + 1) : value);
   const flat = series.flatMap((line) => line.values).filter(Number.isFinite);
-  const from = scaled(low ?? Math.min(...flat, 0));
-  const to = scaled(high ?? Math.max(...flat, 1e-9));
+  const from = scaled(low ?? -largest(flat.map((value) => -value), 0));
+  const to = scaled(high ?? largest(flat, 1e-9));
   const x = (index) => left + (index * (width - left - right)) / Math.max(places.length - 1, 1);
   const y = (value) => height - bottom - ((scaled(value) - from) / (to - from || 1)) * (height - top - bottom);
   const picture = svg("svg", {

@@ -1,11 +1,17 @@
 // The explorer: tabs over one selection of token, layer and head.
 //
 // A tab is made by a function of its `host` and gives { el, wanted, open, data, selected, draw } and,
-// where it can, { picture, key, ended }. It keeps no numbers but those that `data` brought, so the same
-// messages draw it again: that is how a pinned view is shown beside another run.
+// where it can, { shown, restore, chosen, picture, figures, key, ended }. It keeps no numbers but those
+// that `data` brought, so the same messages draw it again: for a view that is mounted later, and for a
+// pinned run beside another.
+//
+// selected: the selection may have changed, here or in another tab: draw it, or ask for what is missing.
+// shown: what `wanted` was for what is seen, where the controls can be ahead of it. restore: set the
+// controls as they were when something was wanted. figures: where there is not just one.
 
 import { connect } from "../../channel.js";
 import { h, Tip, unpacked } from "./dom.js";
+import { Pins } from "./pins.js";
 import { attentionTab } from "./tab_attention.js";
 import { featuresTab } from "./tab_features.js";
 import { lensTab } from "./tab_lens.js";
@@ -13,13 +19,12 @@ import { normsTab } from "./tab_norms.js";
 import { patchingTab } from "./tab_patching.js";
 import { steeringTab } from "./tab_steering.js";
 import { tokensTab } from "./tab_tokens.js";
+import { copied, drawn, raster, saveAs, vector } from "./take.js";
 
 const TABS = {
   tokens: tokensTab, lens: lensTab, attention: attentionTab, patching: patchingTab, steering: steeringTab,
   norms: normsTab, features: featuresTab,
 };
-const PINS = Symbol.for("nnsight_lab.pins");
-globalThis[PINS] ||= [];
 
 class Explorer {
   constructor(el) {
@@ -29,7 +34,8 @@ class Explorer {
     this.title = h("span", { class: "nnl-title" });
     this.bar = h("div", { class: "nnl-tabs", role: "tablist", "aria-label": "Views", onkeydown: (event) => this.tabKey(event) });
     this.tools = h("div", { class: "nnl-tools", role: "toolbar", "aria-label": "Tools" });
-    this.body = h("div", { class: "nnl-body" });
+    this.pins = new Pins(() => this.beside());
+    this.body = h("div", { class: "nnl-body" }, this.pins.el);
     this.note = h("span", { role: "status" });
     this.stop = h("button", { class: "nnl-button", hidden: true, onclick: () => this.cancel() }, "Cancel");
     this.code = h("div", { class: "nnl-code", hidden: true });
@@ -39,8 +45,10 @@ class Explorer {
       h("div", { class: "nnl-foot" }, this.dot, this.title, this.note, this.stop), this.tip.el);
     this.tabs = new Map();
     this.job = 0;
+    this.chosen = [];
+    this.pictures = new Map(); // request → what is done with the SVG when it comes
     // A theme says that it is there before its colours are.
-    const redraw = () => this.tabs.get(this.now)?.tab.draw();
+    const redraw = () => this.redraw();
     this.watch = new MutationObserver(() => [0, 150, 600].forEach((wait) => setTimeout(redraw, wait)));
     this.watch.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "class"] });
   }
@@ -52,6 +60,15 @@ class Explorer {
     else if (kind === "data") this.data(content, buffers);
     else if (kind === "ended") this.ended(content);
     else if (kind === "code") this.gotCode(content);
+    else if (kind === "picture") this.gotPicture(content);
+    else if (kind === "chosen") this.gotChosen(content);
+  }
+
+  // What was chosen in another view, or before this one was mounted; or in this one.
+  gotChosen({ positions }) {
+    if (String(this.chosen) === String(positions)) return;
+    this.chosen = positions;
+    for (const { tab } of this.tabs.values()) tab?.chosen?.(positions);
   }
 
   begin(about) {
@@ -123,32 +140,44 @@ class Explorer {
     this.now = name;
     this.code.hidden = true;
     this.tip.hide();
-    if (held.panel) {
-      held.tab.draw();
-    } else {
-      held.panel = h("div", { class: "nnl-panel", role: "tabpanel", "aria-label": held.button.textContent });
-      held.compare = h("div", { class: "nnl-compare" });
-      held.tab = TABS[name](this.host(name));
-      held.main = h("div", { class: "nnl-main" }, held.tab.el);
-      held.panel.append(held.compare, h("div", { class: "nnl-sides" }, held.main));
-      this.body.append(held.panel);
-      if (held.sheets.length) held.sheets.forEach((sheet) => held.tab.data(sheet));
-      else held.tab.open();
-    }
-    this.pins(name);
+    if (!held.panel) this.make(name, held);
+    else held.tab.selected(this.selection);
+    this.beside();
     this.status();
+  }
+
+  make(name, held) {
+    held.panel = h("div", { class: "nnl-panel", role: "tabpanel", "aria-label": held.button.textContent });
+    held.tab = TABS[name](this.host(name));
+    held.main = h("div", { class: "nnl-main" }, held.tab.el);
+    held.panel.append(h("div", { class: "nnl-sides" }, held.main));
+    this.body.append(held.panel);
+    if (!held.sheets.length) {
+      held.tab.open();
+      return;
+    }
+    this.feed(held.tab, held.sheets, held.sheets.at(-1).plain.wanted);
+    held.tab.selected(this.selection);
+  }
+
+  feed(tab, sheets, wanted) {
+    tab.restore?.(wanted);
+    sheets.forEach((sheet) => tab.data(sheet));
+  }
+
+  redraw() {
+    const held = this.tabs.get(this.now);
+    held?.tab.draw();
+    held?.pinned?.tab?.draw();
   }
 
   host(name) {
     const explorer = this;
     return {
-      about: this.about, selection: this.selection, tip: this.tip,
+      about: this.about, selection: this.selection, chosen: this.chosen, tip: this.tip,
       select: (change) => explorer.select(change),
-      choose: (positions) => explorer.channel.say("choose", { positions }),
+      choose: (positions) => { explorer.chosen = positions; explorer.channel.say("choose", { positions }); },
       ask: (more = {}) => explorer.ask(name, more),
-      cancel: () => explorer.channel.say("cancel", { view: name }),
-      insert: (code) => explorer.insert(code),
-      open: (view) => explorer.open(view),
     };
   }
 
@@ -169,7 +198,7 @@ class Explorer {
   select(change) {
     Object.assign(this.selection, change);
     this.channel.say("select", change);
-    this.tabs.get(this.now)?.tab.selected?.(this.selection);
+    this.tabs.get(this.now)?.tab.selected(this.selection);
   }
 
   tabKey(event) {
@@ -195,81 +224,121 @@ class Explorer {
 
   // Code, figures, pins
 
+  // As what is seen was asked for.
+  wanted() {
+    const { tab } = this.tabs.get(this.now);
+    return tab.shown ? tab.shown() : tab.wanted();
+  }
+
   askCode() {
-    const held = this.tabs.get(this.now);
-    this.channel.say("code", { view: this.now, request: ++this.job, wanted: held.tab.wanted() });
+    this.channel.say("code", { view: this.now, request: ++this.job, wanted: this.wanted() });
   }
 
   gotCode({ code, error, hint }) {
-    if (error) {
-      this.note.textContent = `${error} ${hint}`;
-      return;
-    }
-    this.insert(code);
+    if (error) this.say(`${error} ${hint}`, true);
+    else this.insert(code);
+  }
+
+  say(text, failed = false) {
+    this.note.textContent = text;
+    this.note.className = failed ? "nnl-failed" : "";
   }
 
   // A cell below this one where the sidebar is installed; the clipboard, and to see, everywhere.
-  insert(code) {
+  async insert(code) {
     const event = new CustomEvent("nnsight-lab:insert-cell", { bubbles: true, cancelable: true, composed: true, detail: { code } });
     const inserted = !this.el.dispatchEvent(event);
-    navigator.clipboard?.writeText(code).catch(() => {});
+    const [title, box] = [h("span", {}, "…"), h("div")];
+    this.below(title, box);
+    const done = await copied(code, box);
+    const paste = code.includes("\n# %%\n") ? "two new cells, parted at # %%" : "a new cell";
+    if (inserted) title.textContent = done ? "Inserted below, and copied." : "Inserted below.";
+    else title.textContent = done ? `Copied: paste it into ${paste}.` : `Not copied: this page may not. It is selected: press Ctrl+C, and paste it into ${paste}.`;
+    this.say(inserted ? "code inserted below" : done ? "code copied" : "code to copy");
+  }
+
+  below(title, ...content) {
     const close = h("button", { class: "nnl-button", onclick: () => { this.code.hidden = true; } }, "Close");
-    this.code.replaceChildren(
-      h("div", { class: "nnl-head" }, inserted ? "Inserted below, and copied." : "Copied: paste it into a new cell.", close),
-      h("pre", {}, code));
+    this.code.replaceChildren(h("div", { class: "nnl-head" }, title, close), ...content);
     this.code.hidden = false;
-    this.note.textContent = inserted ? "code inserted below" : "code copied";
   }
 
   menu() {
-    const { tab } = this.tabs.get(this.now);
-    const save = () => {
-      const link = h("a", { download: `${this.now}.png`, href: tab.picture().toDataURL("image/png") });
-      link.click();
-    };
-    const figure = () => this.channel.say("figure", { view: this.now, request: ++this.job, wanted: tab.wanted() });
-    const close = h("button", { class: "nnl-button", onclick: () => { this.code.hidden = true; } }, "Close");
-    this.code.replaceChildren(h("div", { class: "nnl-head" },
-      h("span", {},
-        tab.picture ? h("button", { class: "nnl-button", onclick: save }, "PNG") : null,
-        h("button", { class: "nnl-button", onclick: figure }, "Plotly figure, as code")), close));
-    this.code.hidden = false;
+    const [view, { tab }] = [this.now, this.tabs.get(this.now)];
+    const figures = tab.figures?.() || [{ picture: tab.picture }];
+    this.below(h("span", { class: "nnl-together" }, figures.flatMap(({ title = "", wanted, picture }) => {
+      const name = title ? `${view}-${title}` : view;
+      const make = (text, onclick) => h("button", { class: "nnl-button", "aria-label": title ? `${text}: ${title}` : null, onclick }, text);
+      const ask = (kind, done) => {
+        this.channel.say(kind, { view, request: ++this.job, wanted: { ...this.wanted(), ...wanted } });
+        if (done) this.pictures.set(this.job, done);
+        if (done) this.say("drawing…");
+      };
+      const png = (canvas) => this.save(`${name}.png`, raster(canvas));
+      return [title ? h("span", {}, title) : null,
+        make("PNG", () => (picture ? png(picture()) : ask("picture", async (svg) => png(await drawn(svg))))),
+        make("SVG", () => ask("picture", (svg) => this.save(`${name}.svg`, vector(svg)))),
+        make("Plotly figure, as code", () => ask("figure"))];
+    })));
   }
 
+  async save(name, made) {
+    try {
+      saveAs(name, await made);
+      this.say(`saved ${name}`);
+    } catch (error) {
+      this.say(error.message, true);
+    }
+  }
+
+  gotPicture({ request, svg, error, hint }) {
+    const done = this.pictures.get(request);
+    this.pictures.delete(request);
+    if (error) this.say(`${error} ${hint}`, true);
+    else done?.(svg);
+  }
+
+  // All tabs that were open are pinned, so that the comparison goes along from tab to tab.
   pin() {
+    const open = [...this.tabs].filter(([, { sheets }]) => sheets.length);
+    if (!this.tabs.get(this.now)?.sheets.length) {
+      this.say("nothing to pin: this tab has no numbers yet");
+      return;
+    }
+    const sheets = Object.fromEntries(open.map(([name, held]) => [name, [...held.sheets]]));
+    const wanted = Object.fromEntries(open.map(([name, { tab, sheets: own }]) => [name, tab ? tab.wanted() : own.at(-1).plain.wanted]));
+    const number = this.pins.keep({ about: this.about, selection: { ...this.selection }, chosen: this.chosen, sheets, wanted });
+    this.say(`pinned as ${number}: choose it under “Compare with”, in any explorer of this page`);
+  }
+
+  // The pinned run beside this one, in the tab in front.
+  beside() {
     const held = this.tabs.get(this.now);
-    if (!held.sheets.length) return;
-    const title = `${this.about.edited ? "run on " : ""}${this.about.model} · ${this.about.tokens.length} tokens · ${new Date().toLocaleTimeString()}`;
-    globalThis[PINS].push({ view: this.now, title, about: this.about, sheets: held.sheets, selection: { ...this.selection } });
-    this.note.textContent = "pinned: choose it under “compare with”, in any explorer of this page";
-    globalThis.dispatchEvent(new Event("nnsight-lab:pinned"));
+    const { chosen: pin } = this.pins;
+    if (!held || (held.pinned?.pin ?? null) === pin) return;
+    held.pinned?.el.remove();
+    held.pinned?.here.remove();
+    held.pinned = null;
+    if (pin) {
+      const tab = pin.sheets[this.now] && this.pinnedTab(pin);
+      const el = h("div", { class: "nnl-main nnl-pinned" }, h("div", { class: "nnl-said" }, `pinned ${pin.title}`),
+        tab ? tab.el : h("p", { class: "nnl-said" }, "This tab had no numbers when the run was pinned: open it there, and pin again."));
+      const here = h("div", { class: "nnl-said" }, `here: ${this.title.textContent}`); // so that both begin at one height
+      held.main.before(el);
+      held.main.prepend(here);
+      held.pinned = { pin, el, here, tab };
+      if (tab) this.feed(tab, pin.sheets[this.now], pin.wanted[this.now]);
+    }
+    this.redraw();
   }
 
-  pins(name) {
-    const held = this.tabs.get(name);
-    const found = globalThis[PINS].filter(({ view }) => view === name);
-    held.panel.querySelector(".nnl-pinned")?.remove();
-    held.compare.replaceChildren();
-    if (!found.length) return;
-    const choose = h("select", { "aria-label": "Compare with", onchange: () => this.compare(held, found[choose.value]) },
-      h("option", { value: "" }, "nothing"), ...found.map(({ title }, index) => h("option", { value: index }, title)));
-    held.compare.append(h("label", { class: "nnl-field" }, h("span", {}, "Compare with"), choose));
-  }
-
-  compare(held, pin) {
-    held.panel.querySelector(".nnl-pinned")?.remove();
-    if (!pin) return held.tab.draw();
+  pinnedTab(pin) {
     const selection = { ...pin.selection };
-    const host = {
-      about: pin.about, selection, tip: this.tip, ask: () => 0, cancel() {}, insert() {}, open() {}, choose() {}, pinned: true,
-      select: (change) => { Object.assign(selection, change); tab.selected?.(selection); },
-    };
-    const tab = TABS[pin.view](host);
-    const side = h("div", { class: "nnl-main nnl-pinned" }, h("div", { class: "nnl-said" }, `pinned: ${pin.title}`), tab.el);
-    held.main.before(side);
-    pin.sheets.forEach((sheet) => tab.data(sheet));
-    tab.draw();
-    return held.tab.draw();
+    const tab = TABS[this.now]({
+      about: pin.about, selection, chosen: pin.chosen, tip: this.tip, ask: () => 0, choose() {}, pinned: true,
+      select: (change) => { Object.assign(selection, change); tab.selected(selection); },
+    });
+    return tab;
   }
 
   state(word) {
@@ -285,8 +354,6 @@ export default {
   async render({ model, el }) {
     const explorer = new Explorer(el);
     explorer.channel = { say: () => false };
-    const pinned = () => explorer.now && explorer.pins(explorer.now);
-    globalThis.addEventListener("nnsight-lab:pinned", pinned);
     explorer.channel = await connect(model, el, {
       told: (kind, content, buffers) => explorer.told(kind, content, buffers),
       reset: () => {}, state: (word) => explorer.state(word),
@@ -294,7 +361,7 @@ export default {
     if (explorer.now && !explorer.tabs.get(explorer.now).sheets.length) explorer.tabs.get(explorer.now).tab.open();
     return () => {
       explorer.watch.disconnect();
-      globalThis.removeEventListener("nnsight-lab:pinned", pinned);
+      explorer.pins.close();
       explorer.channel.close();
     };
   },

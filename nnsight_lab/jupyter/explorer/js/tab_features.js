@@ -1,6 +1,6 @@
 // Features: what a sparse autoencoder sees at the chosen token, and where else it sees that.
 
-import { decimal, field, h, visible } from "./dom.js";
+import { decimal, field, h, largest, visible } from "./dom.js";
 import { Strip } from "./strip.js";
 
 export function featuresTab(host) {
@@ -49,11 +49,11 @@ export function featuresTab(host) {
     const { plain, arrays } = state.sheet;
     const held = document.activeElement?.dataset?.feature;
     const values = arrays.strip.data;
-    strip.show({ tokens, ids, value: (index) => values[index] || NaN, low: 0, high: Math.max(...values, 1e-9) });
+    strip.show({ tokens, ids, value: (index) => values[index] || NaN, low: 0, high: largest(values, 1e-9) });
     strip.select(plain.token);
     number.max = plain.count - 1;
     if (number !== document.activeElement) number.value = plain.feature;
-    const most = Math.max(...arrays.values.data, 1e-9);
+    const most = largest(arrays.values.data, 1e-9);
     list.replaceChildren(...plain.features.map((feature, index) => bar(String(feature), arrays.values.data[index], most, {
       role: "option", "aria-selected": String(feature === plain.feature), "data-feature": feature,
       tabindex: feature === plain.feature || (index === 0 && !plain.features.includes(plain.feature)) ? "0" : "-1",
@@ -69,7 +69,7 @@ export function featuresTab(host) {
       says.replaceChildren(h("p", { class: "nnl-said" }, "This autoencoder has no decoder."));
       return;
     }
-    const most = Math.max(...logits.data, 1e-9);
+    const most = largest(logits.data, 1e-9);
     says.replaceChildren(h("div", { class: "nnl-said" }, `What feature ${feature} says: its direction through norm and unembedding`),
       h("div", { role: "list" }, ...words.map((word, index) => {
         const row = bar(visible(word), logits.data[index], most, { role: "listitem", tabindex: "-1" });
@@ -82,12 +82,17 @@ export function featuresTab(host) {
     el: h("div", {}, strip.el, h("div", { class: "nnl-controls" }, field("Feature", number), said),
       h("div", { class: "nnl-sides" }, h("div", { class: "nnl-main" }, list), h("div", { class: "nnl-main" }, says))),
     wanted: () => ({ token: host.selection.token, feature: state.feature, top: 10 }),
+    restore: ({ feature }) => { state.feature = feature; },
     open: () => host.ask(),
     data(sheet) {
       state.sheet = sheet;
       draw();
     },
-    selected: ({ token }) => { if (token !== state.sheet?.plain.token) { state.feature = null; host.ask(); } },
+    selected({ token }) {
+      if (token === state.sheet?.plain.token) return draw();
+      state.feature = null;
+      return host.ask();
+    },
     draw,
   };
 }

@@ -1,6 +1,6 @@
 // Lens: layers up, positions across; a click follows the token of that cell through the layers.
 
-import { chances, decimal, field, h, select, visible } from "./dom.js";
+import { chances, decimal, field, h, largest, select, visible } from "./dom.js";
 import { Heatmap } from "./heatmap.js";
 import { lineChart } from "./lines.js";
 
@@ -71,8 +71,8 @@ export function lensTab(host) {
   }
 
   function limits() {
-    if (state.by === "entropy") return [0, Math.max(...state.sheet.arrays.entropy.data)];
-    if (state.by === "rank") return [-Math.log10(Math.max(...state.sheet.arrays.ranks.data, 9) + 1), 0];
+    if (state.by === "entropy") return [0, largest(state.sheet.arrays.entropy.data)];
+    if (state.by === "rank") return [-Math.log10(largest(state.sheet.arrays.ranks.data, 9) + 1), 0];
     return [0, 1];
   }
 

@@ -9,7 +9,7 @@ const DIRECTIONS = [["", "none"], ["variable", "variable"], ["token", "token's u
 
 export function normsTab(host) {
   const { tokens, layers } = host.about;
-  const state = { show: "norms", sheet: null, at: "", skip: tokens.length > 3 ? 1 : 0, direction: "", of: "", minus: "", chosen: [] };
+  const state = { show: "norms", sheet: null, at: "", skip: tokens.length > 3 ? 1 : 0, direction: "", of: "", minus: "", chosen: [], layer: host.selection.layer };
   const map = new Heatmap("Residual stream, layer by position", {
     tip: host.tip, hover: (row, column) => hover(row, column), pick: (row, column) => pick(row, column),
   });
@@ -21,7 +21,11 @@ export function normsTab(host) {
   const names = h("datalist", { id: list });
   const typed = ["of", "minus"].map((name) => h("input", {
     type: "text", size: "10", "aria-label": name === "of" ? "Direction" : "Minus token", hidden: true,
-    onchange: (event) => { state[name] = event.target.value; ask(); },
+    onchange: (event) => {
+      state[name] = event.target.value;
+      if (complete()) shown.value = state.show = "cosines";
+      ask();
+    },
   }));
   const kind = select(DIRECTIONS, "", (value) => {
     Object.assign(state, { direction: value, of: "", minus: "" });
@@ -49,9 +53,10 @@ export function normsTab(host) {
 
   const first = () => state.sheet?.plain.skip ?? 0;
 
+  const complete = () => state.of && (state.direction !== "difference" || state.minus);
+
   function ask() {
-    if (state.direction && (!state.of || (state.direction === "difference" && !state.minus))) return;
-    host.ask();
+    if (!state.direction || complete()) host.ask();
   }
 
   function fields() {
@@ -73,14 +78,18 @@ export function normsTab(host) {
   }
 
   function choose(places) {
-    state.chosen = [...new Set(places)].filter((place) => place < tokens.length).sort((one, other) => one - other);
+    showChosen([...new Set(places)].filter((place) => place < tokens.length).sort((one, other) => one - other));
+    host.choose(state.chosen);
+  }
+
+  function showChosen(places) {
+    state.chosen = places;
     positions.value = state.chosen.reduce((runs, place) => {
       const last = runs.at(-1);
       if (last && last[1] === place - 1) last[1] = place;
       else runs.push([place, place]);
       return runs;
     }, []).map(([from, to]) => (from === to ? from : `${from}-${to}`)).join(", ");
-    host.choose(state.chosen);
     draw();
   }
 
@@ -115,7 +124,10 @@ export function normsTab(host) {
     if (!state.sheet) return;
     const { plain, arrays } = state.sheet;
     const { layer, token } = host.selection;
-    if (!host.pinned && state.at !== "embed" && state.at !== String(layer)) {
+    // The embedding is no layer: it stays until another layer is chosen, in whatever tab.
+    const left = state.at === "embed" ? state.layer !== layer : state.at !== String(layer);
+    state.layer = layer;
+    if (!host.pinned && left) {
       state.at = String(layer);
       ask();
     }
@@ -153,7 +165,15 @@ export function normsTab(host) {
     told.textContent = `${row === "embed" ? "Embeddings" : `Stream after layer ${row}`} on its two main axes; colour, the position.${chosen}`;
   }
 
+  // As the controls stood when this was asked.
+  function restore({ show, direction = "", of = "", minus = "" }) {
+    Object.assign(state, { show, direction, of, minus });
+    [shown.value, kind.value, typed[0].value, typed[1].value] = [show, direction, of, minus];
+    fields();
+  }
+
   fields();
+  showChosen(host.chosen);
   const clear = h("button", { class: "nnl-button", onclick: () => choose([]) }, "Clear");
   return {
     el: h("div", {},
@@ -162,18 +182,19 @@ export function normsTab(host) {
       plane.el, told),
     wanted: () => ({ show: state.show, at: state.at || String(host.selection.layer), skip: state.skip,
       ...(state.direction && state.of ? { direction: state.direction, of: state.of, ...(state.direction === "difference" ? { minus: state.minus } : {}) } : {}) }),
+    restore,
     open: () => { state.at ||= String(host.selection.layer); host.ask(); },
     data(sheet) {
       state.sheet = sheet;
       state.at = sheet.plain.at;
       state.skip = sheet.plain.skip ?? state.skip;
-      if (sheet.arrays.cosines && sheet.plain.direction !== state.last) shown.value = state.show = "cosines";
-      state.last = sheet.plain.direction;
       names.replaceChildren(...sheet.plain.choices.map((name) => h("option", { value: name })));
       draw();
     },
     selected: draw,
+    chosen: showChosen,
     draw,
-    picture: () => map.picture(),
+    figures: () => [{ title: "stream", picture: () => map.picture() },
+      ...(plane.el.hidden ? [] : [{ title: "plane", wanted: { show: "plane" }, picture: () => plane.picture() }])],
   };
 }

@@ -1,6 +1,6 @@
 // Patching: drag a place of the source onto a place of the target, or fill a map of all places.
 
-import { chances, decimal, field, h, select, visible } from "./dom.js";
+import { chances, decimal, field, h, largest, select, visible } from "./dom.js";
 import { Heatmap } from "./heatmap.js";
 
 const PARTS = [["resid", "Residual stream"], ["attn", "Attention output"], ["mlp", "MLP output"]];
@@ -61,8 +61,19 @@ export function patchingTab(host) {
     state[which] = found;
     marks();
     if (which === "to") host.select({ token: found[1], ...(found[0] < 0 ? {} : { layer: found[0] }) });
-    said.textContent = state.from && state.to ? "Press P to patch." : `Now choose a cell of the ${which === "from" ? "target" : "source"}.`;
+    said.textContent = state.from && state.to ? `Press P to patch: source ${placed(state.from, state.sheet.plain.source_tokens)} in target ${placed(state.to, tokens)}.`
+      : `Now choose a cell of the ${which === "from" ? "target" : "source"}.`;
     return true;
+  }
+
+  const placed = ([layer, position], names) => `${named(layer + 1)} ${visible(names[position])}`;
+
+  // The cell of the target is the place that is selected in the other tabs, until another is chosen.
+  function seed() {
+    const { layer, token } = host.selection;
+    const [held, at] = state.to || [];
+    if (at !== token || (held !== layer && held !== -1) || (held === -1 && state.layer !== layer)) state.to = [layer, token];
+    state.layer = layer;
   }
 
   function patch() {
@@ -159,7 +170,7 @@ export function patchingTab(host) {
       rows: plain.layers, columns: plain.pairs.map((pair) => (pair[at] < 0 ? "–" : visible(names[pair[at]]))), rowsUp: true,
       height: moved ? undefined : Math.min(Math.max(Math.floor(190 / plain.layers.length), 13), 20),
       value: (row, column) => { const it = best(name, row, column); return it ? (moved ? it.change : it.chances[0]) : NaN; },
-      low: 0, high: moved ? Math.max(...arrays.change.data, 0.05) : 1,
+      low: 0, high: moved ? largest(arrays.change.data, 0.05) : 1,
       text: (row, column) => visible(best(name, row, column).words[0]),
       shade: found ? (row, column) => row < found[0] + 1 || plain.pairs[column][1] < found[1] : undefined,
       describe: (row, column) => {
@@ -173,7 +184,8 @@ export function patchingTab(host) {
   function showMap() {
     const { plain } = state.sheet;
     const value = (row, column) => cell(row, column) - state.ends.corrupt;
-    const most = Math.max(...state.map_rows.map((number) => Math.abs(number - state.ends.corrupt) || 0), Math.abs(state.ends.clean - state.ends.corrupt) || 0, 1e-6);
+    const far = (number) => Math.abs(number - state.ends.corrupt);
+    const most = largest(state.map_rows.map(far), largest([far(state.ends.clean)], 1e-6));
     result.show({
       rows: plain.layers.slice(1, -1), columns: plain.pairs.map(([, to]) => (to < 0 ? "–" : visible(tokens[to]))), rowsUp: true,
       value, low: -most, high: most, diverging: true, text: (row, column) => value(row, column).toFixed(2).replace(/^-(0\.00)$/, "$1"),
@@ -195,7 +207,7 @@ export function patchingTab(host) {
       const last = plain.pairs.findLastIndex((pair) => pair[1] >= 0);
       const row = plain.layers.length - 1;
       const [was, now] = [best("target", row, last), best("patched", row, last)];
-      said.textContent = `Result: source ${named(fromRow + 1)} ${visible(plain.source_tokens[from])} in target ${named(toRow + 1)} ${visible(tokens[to])}. ` +
+      said.textContent = `Result: source ${placed([fromRow, from], plain.source_tokens)} in target ${placed([toRow, to], tokens)}. ` +
         `At the end ${visible(was.words[0])} ${decimal(was.chances[0])} → ${visible(now.words[0])} ${decimal(now.chances[0])}. ` +
         "Colour: probability that moved; dimmed: what the patch cannot reach.";
     }
@@ -225,6 +237,7 @@ export function patchingTab(host) {
       Object.assign(state, { source: plain.source, part: plain.what, metric: plain.metric, map: plain.mode === "map" });
       [state.answer, state.other] = plain.typed;
       if (plain.places) [state.from, state.to] = plain.places;
+      seed();
       if (arrays.map) state.map_rows = arrays.map.data.slice();
       for (const [box, value] of [[text, state.source], [answer, state.answer], [other, state.other], [part, state.part], [metric, state.metric]]) {
         if (box !== document.activeElement) box.value = value;
@@ -238,15 +251,27 @@ export function patchingTab(host) {
     draw();
   }
 
+  const wanted = () => {
+    const { source: given, part: what, from, to, map, metric: by, answer: one, other: two } = state;
+    return { source: given, part: what, from, to, map, metric: by, answer: one, other: two };
+  };
+
   return {
     el: h("div", {}, controls, sides, said, result.el),
-    wanted: () => {
-      const { source: given, part: what, from, to, map, metric: by, answer: one, other: two } = state;
-      return { source: given, part: what, from, to, map, metric: by, answer: one, other: two };
+    wanted,
+    // Other cells may have been chosen since, and not been patched.
+    shown() {
+      if (!state.sheet) return wanted();
+      const { source: given, what, metric: by, mode, places, typed: [one, two] } = state.sheet.plain;
+      const [from, to] = places || [state.from, state.to];
+      return { source: given, part: what, from, to, map: mode === "map", metric: by, answer: one, other: two };
     },
     open: () => host.ask(),
     data,
-    selected() {},
+    selected() {
+      if (state.sheet) seed();
+      draw();
+    },
     draw,
     key: (event) => event.key.toLowerCase() === "p" && (patch(), true),
     picture: () => (result.el.hidden ? target : result).picture(),

@@ -1,6 +1,6 @@
 // Tokens: the prompt as the model reads it.
 
-import { decimal, field, h, select, visible } from "./dom.js";
+import { decimal, field, h, largest, select, visible } from "./dom.js";
 import { Strip } from "./strip.js";
 
 export function tokensTab(host) {
@@ -21,7 +21,7 @@ export function tokensTab(host) {
     const numbers = state.numbers || [];
     const finite = [...numbers].filter(Number.isFinite);
     const signed = finite.some((value) => value < 0);
-    const high = Math.max(...finite.map(Math.abs), 1e-9);
+    const high = largest(finite.map(Math.abs), 1e-9);
     strip.show({ tokens, ids, value: (index) => numbers[index], low: signed ? -high : 0, high, diverging: signed });
     strip.select(host.selection.token);
     const { token } = host.selection;
@@ -32,6 +32,7 @@ export function tokensTab(host) {
   return {
     el: h("div", {}, controls, strip.el, said),
     wanted: () => ({ by: state.by }),
+    restore: ({ by }) => { state.by = by; },
     open: () => { draw(); host.ask(); },
     data({ plain, arrays }) {
       state.numbers = arrays.numbers.data;
