@@ -155,6 +155,18 @@ def test_a_view_mounted_later_shows_what_was_chosen_and_typed(
     shared.cell("towards = None")
 
 
+def test_only_the_view_that_asked_for_code_has_it(shared: NotebookPage, explorer: Locator) -> None:
+    later = shared.cell("explorer").locator(".nnl-explorer")
+    opened(later, "tokens")
+    opened(explorer, "tokens")
+    before = shared.count
+    explorer.get_by_role("button", name="Copy as code").click()
+    explorer.locator(".nnl-code pre").wait_for()
+    shared.python("1")  # so what the other view would do is done
+    assert shared.count == before + 1
+    assert later.locator(".nnl-code pre").count() == 0
+
+
 def test_a_comparison_goes_along_from_tab_to_tab_and_can_be_ended(
     shared: NotebookPage, explorer: Locator
 ) -> None:

@@ -46,7 +46,8 @@ class Explorer {
     this.tabs = new Map();
     this.job = 0;
     this.chosen = [];
-    this.pictures = new Map(); // request → what is done with the SVG when it comes
+    this.answers = new Map(); // request → what is done with the answer
+    this.requests = Math.floor(Math.random() * 2 ** 40);
     // A theme says that it is there before its colours are.
     const redraw = () => this.redraw();
     this.watch = new MutationObserver(() => [0, 150, 600].forEach((wait) => setTimeout(redraw, wait)));
@@ -59,8 +60,8 @@ class Explorer {
     if (kind === "about") this.begin(content);
     else if (kind === "data") this.data(content, buffers);
     else if (kind === "ended") this.ended(content);
-    else if (kind === "code") this.gotCode(content);
-    else if (kind === "picture") this.gotPicture(content);
+    else if (kind === "code") this.answered(content, content.code);
+    else if (kind === "picture") this.answered(content, content.svg);
     else if (kind === "chosen") this.gotChosen(content);
   }
 
@@ -230,13 +231,21 @@ class Explorer {
     return tab.shown ? tab.shown() : tab.wanted();
   }
 
-  askCode() {
-    this.channel.say("code", { view: this.now, request: ++this.job, wanted: this.wanted() });
+  request(kind, view, wanted, done) {
+    this.answers.set(++this.requests, done);
+    this.channel.say(kind, { view, request: this.requests, wanted });
   }
 
-  gotCode({ code, error, hint }) {
+  // Other views of this explorer hear it too, and have not asked.
+  answered({ request, error, hint }, answer) {
+    const done = this.answers.get(request);
+    if (!this.answers.delete(request)) return;
     if (error) this.say(`${error} ${hint}`, true);
-    else this.insert(code);
+    else done(answer);
+  }
+
+  askCode() {
+    this.request("code", this.now, this.wanted(), (code) => this.insert(code));
   }
 
   say(text, failed = false) {
@@ -270,15 +279,14 @@ class Explorer {
       const name = title ? `${view}-${title}` : view;
       const make = (text, onclick) => h("button", { class: "nnl-button", "aria-label": title ? `${text}: ${title}` : null, onclick }, text);
       const ask = (kind, done) => {
-        this.channel.say(kind, { view, request: ++this.job, wanted: { ...this.wanted(), ...wanted } });
-        if (done) this.pictures.set(this.job, done);
-        if (done) this.say("drawing…");
+        this.request(kind, view, { ...this.wanted(), ...wanted }, done);
+        if (kind === "picture") this.say("drawing…");
       };
       const png = (canvas) => this.save(`${name}.png`, raster(canvas));
       return [title ? h("span", {}, title) : null,
         make("PNG", () => (picture ? png(picture()) : ask("picture", async (svg) => png(await drawn(svg))))),
         make("SVG", () => ask("picture", (svg) => this.save(`${name}.svg`, vector(svg)))),
-        make("Plotly figure, as code", () => ask("figure"))];
+        make("Plotly figure, as code", () => ask("figure", (code) => this.insert(code)))];
     })));
   }
 
@@ -289,13 +297,6 @@ class Explorer {
     } catch (error) {
       this.say(error.message, true);
     }
-  }
-
-  gotPicture({ request, svg, error, hint }) {
-    const done = this.pictures.get(request);
-    this.pictures.delete(request);
-    if (error) this.say(`${error} ${hint}`, true);
-    else done?.(svg);
   }
 
   // All tabs that were open are pinned, so that the comparison goes along from tab to tab.
