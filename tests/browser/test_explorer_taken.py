@@ -122,14 +122,14 @@ def test_without_a_direction_the_reason_is_said(shared: NotebookPage) -> None:
     opened(found, "steering")
     found.get_by_role("button", name="Figure", exact=True).click()
     found.get_by_role("button", name="PNG", exact=True).click()
-    found.get_by_text("There is no direction yet. Give prompts of two kinds.").wait_for()
+    found.get_by_text("There is no direction yet. Give prompts of two kinds, or choose a vector").wait_for()
 
 
 def inserted(shared: NotebookPage, explorer: Locator, cells: int) -> str:
     """Press "Copy as code", and run the cells that come below; their text."""
-    at = shared.page.evaluate(
-        """() => window.jupyterapp.shell.currentWidget.content.widgets
-            .findIndex(cell => cell.node.querySelector('.nnl-explorer'))"""
+    at = explorer.evaluate(
+        """view => window.jupyterapp.shell.currentWidget.content.widgets
+            .findIndex(cell => cell.node.contains(view))"""
     )
     before = shared.count
     explorer.get_by_role("button", name="Copy as code").click()
@@ -161,16 +161,16 @@ def test_the_cells_of_steering_write_what_is_shown(shared: NotebookPage, explore
     assert code.count("%%trace") == 1
     assert texts[0] != texts[1]
     for side, text in enumerate(texts):
-        after = f"ids[{side}, len(explorer.subject.ids):].tolist()"
+        after = f"steering_ids[{side}, len(explorer.subject.ids):].tolist()"
         written = shared.python(f"[lm.token_string(id) for id in {after}]")
         assert "".join(written).replace(" ", "·").startswith(text)
-    along = shared.python("[float(step[1]) for step in along]")
+    along = shared.python("[float(step[1]) for step in steering_along]")
     assert shown == pytest.approx(along[: len(shown)], abs=6e-4)
     # Exactly: the cell runs what the tab ran.
     shared.cell(
         "sheets = []\nexplorer.views['steering'].ask(explorer._wanted['steering'], sheets.append)"
     )
-    same = "torch.equal(torch.stack(list(along), 1).float(), torch.from_numpy(sheets[-1].arrays['along']))"
+    same = "torch.equal(torch.stack(list(steering_along), 1).float(), torch.from_numpy(sheets[-1].arrays['along']))"
     assert shared.python(same)
 
 
@@ -186,20 +186,20 @@ def test_the_cell_of_features_gives_what_is_shown(shared: NotebookPage, explorer
     said = [row.split() for row in panel.get_by_role("listitem").all_inner_texts()]
     inserted(shared, explorer, 1)
 
-    assert [int(row[0]) for row in seen] == shared.python("features.tolist()")
+    assert [int(row[0]) for row in seen] == shared.python("feature_ids.tolist()")
     assert [float(row[-1]) for row in seen] == pytest.approx(
-        shared.python("values.tolist()"), abs=6e-4
+        shared.python("feature_values.tolist()"), abs=6e-4
     )
-    words = shared.python("[lm.token_string(int(id)).replace(' ', '·') for id in words]")
+    words = shared.python("[lm.token_string(int(id)).replace(' ', '·') for id in feature_words]")
     assert [row[0] for row in said] == words
     assert [float(row[-1]) for row in said] == pytest.approx(
-        shared.python("logits.tolist()"), abs=6e-4
+        shared.python("feature_logits.tolist()"), abs=6e-4
     )
     shared.cell(
         "sheets = []\nexplorer.views['features'].ask(explorer._wanted['features'], sheets.append)"
     )
     for name in ("values", "strip", "logits"):
-        same = f"torch.equal({name}.float(), torch.from_numpy(sheets[-1].arrays[{name!r}]))"
+        same = f"torch.equal(feature_{name}.float(), torch.from_numpy(sheets[-1].arrays[{name!r}]))"
         assert shared.python(same), name
 
 

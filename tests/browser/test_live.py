@@ -253,7 +253,11 @@ def test_a_view_whose_kernel_is_gone_says_so(browser: Browser, jupyter: JupyterS
     notebook.run(0)
     page = notebook.page
     notebook.cell(_SLOWLY)
-    index = notebook.add('%%trace lm "The" --live -g 100\nseen = slowly(lm.logits[:, -1])')
+    index = notebook.add(
+        '%%trace lm "The" --live -g 100\n'
+        "for step in tracer.iter[:]:\n"
+        "    seen = slowly(lm.logits[:, -1])"
+    )
     notebook.start(index)
     page.locator(".nnl-live[data-state=running][data-channel=live]").wait_for()
     page.evaluate(_RESTART)
