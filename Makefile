@@ -82,6 +82,11 @@ $(VENV)/.docs: $(VENV)/.lab $(NEEDS)
 
 install: $(VENV)/.lab
 
+# What starts servers, engines and browsers is tested by itself; all else on every core, file by file.
+ALONE := $(addprefix tests/,benchmarks browser cli notebooks parity server)
+TOGETHER := $(filter-out $(ALONE) %.py %/support %/__pycache__,$(wildcard tests/*))
+SPREAD := --numprocesses auto --maxprocesses 4 --dist loadfile
+
 # --- the words ----------------------------------------------------------------------------
 
 lab: $(VENV)/.lab
@@ -91,7 +96,14 @@ demo: $(VENV)/.lab
 	@$(BIN)/nnsight-lab demo $(ARGS)
 
 test: $(VENV)/.test $(if $(VLLM),$(VENV)/.vllm)
+ifeq ($(strip $(ARGS)),)
+	@status=0; export NNSIGHT_LAB_FAMILIES=$(FAMILIES); \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SPREAD) $(TOGETHER) || status=$$?; \
+	$(BIN)/python -m pytest $(ALONE) || status=$$?; \
+	exit $$status
+else
 	@NNSIGHT_LAB_FAMILIES=$(FAMILIES) $(BIN)/python -m pytest $(ARGS)
+endif
 
 check: $(VENV)/.test
 	@$(BIN)/ruff check .
