@@ -122,7 +122,9 @@ def test_without_a_direction_the_reason_is_said(shared: NotebookPage) -> None:
     opened(found, "steering")
     found.get_by_role("button", name="Figure", exact=True).click()
     found.get_by_role("button", name="PNG", exact=True).click()
-    found.get_by_text("There is no direction yet. Give prompts of two kinds, or choose a vector").wait_for()
+    found.get_by_text(
+        "There is no direction yet. Give prompts of two kinds, or choose a vector"
+    ).wait_for()
 
 
 def inserted(shared: NotebookPage, explorer: Locator, cells: int) -> str:
