@@ -94,6 +94,8 @@ def token_id(model: LanguageModel, token: str | int) -> int:
         return token
     if not isinstance(token, str) or not token:
         raise BadInput(f"{token!r} is no token.", hint='Give its text, " Paris", or its id.')
+    if model.tokenizer is None:
+        raise BadInput("This model has no tokenizer, so it cannot read text.", hint="Give the id.")
     ids = model.tokenizer.encode(token, add_special_tokens=False)
     if len(ids) != 1:
         parts = ", ".join(repr(model.token_string(id)) for id in ids) or "nothing"

@@ -320,3 +320,17 @@ def test_tokens_that_look_alike_have_a_bar_each(pieces: nl.LanguageModel) -> Non
 def test_a_plot_of_nothing_does_not_end_the_run(notebook: Notebook, views: list[LiveView]) -> None:
     notebook.ran('%%trace lm "a" -q\nnl.live_plot(lm.layers[1].output[:, :0], "nothing")')
     assert "nothing: nothing" in write(views[0])
+
+
+def test_a_view_that_cannot_draw_does_not_end_the_run(
+    notebook: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the page is gone in the middle of it."""
+
+    def gone(*_: Any) -> None:
+        raise RuntimeError("the page is gone")
+
+    monkeypatch.setattr(LiveView, "token", gone)
+    with pytest.warns(RuntimeWarning, match="The live view has stopped: the page is gone"):
+        notebook.ran('%%trace lm "a" --live -g 3 -q --as written\nlast = lm.logits[:, -1]')
+    assert len(notebook.names["written"].tokens[0]) >= 1

@@ -15,6 +15,7 @@ import torch
 import nnsight_lab as nl
 from nnsight_lab.contract import TokenRows
 from nnsight_lab.models.prompts import rows_of
+from nnsight_lab.recipes.prompt import token_id
 from tests.support.family_models import family_model
 from tests.support.fixtures import IDS
 from tests.support.hooks import forward
@@ -118,6 +119,9 @@ def test_what_is_no_prompt_is_refused_before_anything_is_recorded(
 def test_text_needs_a_tokenizer(llama: SmallModel) -> None:
     with pytest.raises(nl.errors.BadInput, match="no tokenizer"):
         nl.LanguageModel(llama.module).trace("w1")
+    with pytest.raises(nl.errors.BadInput, match="no tokenizer") as caught:
+        token_id(nl.LanguageModel(llama.module), " Paris")
+    assert caught.value.hint == "Give the id."
 
 
 @pytest.mark.parametrize("context", [1, 2, 3, 6, 7])

@@ -9,6 +9,7 @@ Values of `nl.live_plot` are drawn without it, in a view of their own.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
@@ -39,6 +40,7 @@ class _Follower:
         self._asker = asker
         self._values = values
         self._run: RunUnderWay | None = None
+        self._broken = False
         self._steps: list[tuple[int, ...]] = []
         self.view = LiveView(str(model.name), cancelled=self._cancel)
         self.view.begin()
@@ -50,7 +52,16 @@ class _Follower:
         return ours and not _is_peek(run)
 
     def hear(self, run: RunUnderWay, event: RunEvent | None) -> None:
-        """One event of a run."""
+        """One event of a run. What cannot be drawn ends the view, and never the run."""
+        if self._broken:
+            return
+        try:
+            self._draw(run, event)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the run is worth more
+            self._broken = True
+            warnings.warn(f"The live view has stopped: {exc}", RuntimeWarning, stacklevel=2)
+
+    def _draw(self, run: RunUnderWay, event: RunEvent | None) -> None:
         view = self.view
         match event:
             case None:
