@@ -14,7 +14,7 @@ from tests.support.jupyter_lab import NotebookPage, wait_until
 PROMPT = "The capital of France is Paris. The capital of Italy is"
 BY_HAND = f"""
 import torch
-module = lm.executor.module
+module = nl.LanguageModel("tiny").executor.module
 hand_ids = torch.tensor(lm.tokenize({PROMPT!r}).rows)
 stream = []
 hooks = [module.model.layers[0].register_forward_pre_hook(

@@ -31,7 +31,7 @@ watch.__enter__()
 """
 BY_HAND = """
 seen = []
-module = lm.executor.module
+module = nl.LanguageModel("tiny").executor.module
 block = lambda layer: module.model.layers[layer]
 first = lambda out: out[0] if isinstance(out, tuple) else out
 def write(_, __, out):

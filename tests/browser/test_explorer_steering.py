@@ -44,10 +44,10 @@ def move(panel: Locator, strength: float) -> None:
 
 
 def by_hand(shared: NotebookPage, strength: float) -> str:
-    """What hooks on the plain model write."""
+    """What hooks on the plain model write: one of its own, for the tab may run at any moment."""
     shared.cell(
         f"""import torch
-module, seen = lm.executor.module, []
+module, seen = nl.LanguageModel("tiny").executor.module, []
 block = module.model.layers[{LAYER}]
 whole = lambda out: out[0] if isinstance(out, tuple) else out
 hook = block.register_forward_hook(lambda _, args, out: seen.append(whole(out)[0, -1]))

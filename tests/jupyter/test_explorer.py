@@ -216,6 +216,36 @@ def test_newer_work_cancels_the_older(tiny: nl.LanguageModel) -> None:
     assert errors[2] is None
 
 
+def test_work_that_is_slow_to_end_leaves_the_newer_alone(tiny: nl.LanguageModel) -> None:
+    work, ended = Work(), []
+    begun, newer_done, both = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(job: Job) -> None:
+        begun.set()
+        assert newer_done.wait(20)
+
+    def newer(job: Job) -> None:
+        try:
+            with tiny.trace(PROMPT):
+                tiny.logits.save()
+        finally:
+            newer_done.set()
+
+    def end(job: Job, error: BaseException | None) -> None:
+        ended.append((job.number, error))
+        if len(ended) == 2:
+            both.set()
+
+    work.begin(1, slow, end)
+    assert begun.wait(10)
+    work.begin(2, newer, end)
+
+    assert both.wait(20)
+    errors = dict(ended)
+    assert isinstance(errors[1], Cancelled)
+    assert errors[2] is None
+
+
 def test_the_script_is_small_and_its_names_are_one_files() -> None:
     text = script()
     files = Path(bundle.__file__).with_name("js").glob("*.js")

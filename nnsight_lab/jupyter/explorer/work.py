@@ -33,7 +33,7 @@ class Job:
                 run.cancel()
 
     def _heard(self, run: RunUnderWay, _: RunEvent | None) -> None:
-        if self.cancelled and run.thread == threading.get_ident():
+        if self.cancelled and run.thread == self.thread.ident:
             run.cancel()
 
     def _run(self) -> None:
