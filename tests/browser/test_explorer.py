@@ -215,6 +215,25 @@ def test_a_busy_kernel_answers_what_is_asked(shared: NotebookPage, explorer: Loc
     shared.wait(busy)
 
 
+def test_tokens_typed_in_a_row_are_all_followed(shared: NotebookPage, explorer: Locator) -> None:
+    """Each while an answer to what was typed before it is on its way."""
+    panel = open_tab(explorer, "lens")
+    words = (" Rome", " Paris", " Berlin", " Madrid", " London", " Lisbon")
+    panel.get_by_label("Token to follow").evaluate(TYPED, list(words))
+
+    for word in words:
+        panel.locator(".nnl-chip", has_text=word.strip()).wait_for(timeout=5000)
+
+
+TYPED = """async (field, words) => {
+  for (const [index, word] of words.entries()) {
+    field.value = word;
+    field.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
+    await new Promise((done) => setTimeout(done, 25 * (index + 1)));
+  }
+}"""
+
+
 HARD = 'a {x} $y <script>alert("no")</script> 🙂 "quoted" ends '
 
 

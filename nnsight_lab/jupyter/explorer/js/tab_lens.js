@@ -8,7 +8,7 @@ const COLOURS = [["probability", "Probability"], ["entropy", "Entropy"], ["chanc
 
 export function lensTab(host) {
   const { tokens } = host.about;
-  const state = { by: "probability", targets: [], sheet: null };
+  const state = { by: "probability", targets: [], sheet: null, job: 0 };
   const map = new Heatmap("Logit lens, layer by position", {
     tip: host.tip, hover: (row, column) => hover(row, column), pick: (row, column) => pick(row, column),
   });
@@ -60,7 +60,11 @@ export function lensTab(host) {
   function follow(target) {
     if (target === "" || state.targets.includes(target)) return;
     state.targets = [...state.targets, target].slice(-6);
-    host.ask();
+    ask();
+  }
+
+  function ask() {
+    state.job = host.ask();
   }
 
   function value(row, column) {
@@ -93,11 +97,16 @@ export function lensTab(host) {
     drawTargets();
   }
 
+  function seen() {
+    const { ids, targets } = state.sheet.plain;
+    return targets.map((place) => ids[place]);
+  }
+
   function drawTargets() {
     const { plain } = state.sheet;
-    const remove = (index) => { state.targets.splice(index, 1); host.ask(); };
-    chips.replaceChildren(...plain.targets.map((place, index) =>
-      h("button", { class: "nnl-chip", "aria-label": `Stop following ${plain.words[place]}`, onclick: () => remove(index) },
+    const remove = (id) => { state.targets = state.targets.filter((target) => target !== id); ask(); };
+    chips.replaceChildren(...plain.targets.map((place) =>
+      h("button", { class: "nnl-chip", "aria-label": `Stop following ${plain.words[place]}`, onclick: () => remove(plain.ids[place]) },
         `${visible(plain.words[place])} ✕`)));
     const column = host.selection.token;
     if (!plain.targets.length) {
@@ -117,10 +126,12 @@ export function lensTab(host) {
   return {
     el: h("div", {}, controls, map.el, chart),
     wanted: () => ({ top: 5, targets: state.targets }),
-    open: () => host.ask(),
+    shown: () => ({ top: 5, targets: state.sheet ? seen() : [] }),
+    open: ask,
     data(sheet) {
       state.sheet = sheet;
-      state.targets = sheet.plain.targets.map((place) => sheet.plain.ids[place]);
+      // Not where more was asked for since: that answer is still to come.
+      if (sheet.plain.job >= state.job) state.targets = seen();
       draw();
     },
     selected: draw,
