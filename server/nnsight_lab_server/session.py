@@ -217,6 +217,8 @@ class Session:
 
     def _tell(self, number: int, event: RunEvent) -> None:
         if number not in self._connection.jobs:
+            if isinstance(event, Saved):  # made after the job was ended from here: nobody is told
+                self._outbox.promise(-event.value.sent_bytes)
             return
         self._outbox.put(self._connection.tell(number, event))
         if isinstance(event, Started):

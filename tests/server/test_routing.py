@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import nnsight_lab as nl
-from nnsight_lab.contract import Accepted, Emit, ModelCard, RunRequest
+from nnsight_lab.contract import Accepted, Done, Emit, ModelCard, RunRequest
 from nnsight_lab.errors import LimitExceeded, NotSupported
 from nnsight_lab.executors.remote import RemoteExecutor
 from nnsight_lab.ir import Graph, ModuleSource
@@ -179,3 +179,30 @@ def test_a_run_that_takes_too_long_fails_and_its_engine_is_told() -> None:
     assert isinstance(last.error, LimitExceeded)  # type: ignore[union-attr]
     assert "0.2 s" in str(last.error)  # type: ignore[union-attr]
     assert gates[0].cancelled
+
+
+class Deaf(GatedEngine):
+    """An engine that goes on with what it was told to stop."""
+
+    def cancel(self, run_id: str) -> None:
+        self.cancelled.append(run_id)
+
+
+def test_what_a_run_makes_after_it_took_too_long_does_not_count_as_waiting() -> None:
+    """It is told to nobody; were it counted, the client's next run would wait for ever."""
+    engine = Deaf(tiny_engine())
+    limits = ServerLimits(run_s=0.2, backlog_bytes=1)
+    with serving_models((ServedModel("tiny", lambda: engine),), limits=limits) as lab:
+        client = lab.client()
+        executor = RemoteExecutor(client, "tiny")
+        run = Run(executor, request_for(reads("layers.0.output", "logits")))
+        try:
+            last = run.end()
+        finally:
+            engine.open()
+        again = Run(executor, request_for(reads("logits")))
+        ended = again.wait_for(Done)
+        client.close()
+
+    assert isinstance(last.error, LimitExceeded)  # type: ignore[union-attr]
+    assert isinstance(ended, Done)

@@ -8,9 +8,10 @@ must at least be admitted by one. A test that counts runs is marked `one_way`.
 
 from __future__ import annotations
 
+import threading
 import uuid
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -38,13 +39,13 @@ class EveryWay:
         self._run: Run = LocalExecutor.run
         self._stack = ExitStack()
         self._served: dict[int, RemoteExecutor] = {}
-        self._again = False
+        self._own = threading.local()
 
     def serve(self, executor: Any) -> None:
         """From here on, runs on this executor are compared with runs on a server of it."""
         if not isinstance(executor, LocalExecutor) or id(executor) in self._served:
             return
-        engine = TransformersEngine("model", executor)
+        engine = _Served("model", executor, self.plainly)
         lab = self._stack.enter_context(serving(("model", lambda: engine)))
         client = lab.client()
         self._stack.callback(client.close)
@@ -56,7 +57,7 @@ class EveryWay:
 
     def run(self, executor: LocalExecutor, request: RunRequest, emit: Emit) -> None:
         """What stands in for `LocalExecutor.run`."""
-        if self._again:
+        if getattr(self._own, "again", False):
             self._run(executor, request, emit)
             return
         seen: list[RunEvent] = []
@@ -68,11 +69,17 @@ class EveryWay:
         self._run(executor, request, note)
         if not isinstance(seen[-1], Done) or not _repeats(request):
             return
-        self._again = True
-        try:
+        with self.plainly():
             self._compare(executor, request, seen)
+
+    @contextmanager
+    def plainly(self) -> Iterator[None]:
+        """Runs that this thread makes in the block are not repeated, whatever other threads do."""
+        self._own.again = True
+        try:
+            yield
         finally:
-            self._again = False
+            self._own.again = False
 
     def _compare(self, executor: LocalExecutor, request: RunRequest, seen: list[RunEvent]) -> None:
         parts = _parts(request)
@@ -96,6 +103,23 @@ class EveryWay:
         remote.run(replace(request, id=uuid.uuid4().hex), there.append)
         _assert_alike(seen, there)
         self.compared["server"] += 1
+
+
+class _Served(TransformersEngine):
+    """The engine of the server, on whose thread nothing is repeated: it would wait for itself."""
+
+    def __init__(
+        self,
+        name: str,
+        executor: LocalExecutor,
+        plainly: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        super().__init__(name, executor)
+        self._plainly = plainly
+
+    def run(self, request: RunRequest, emit: Emit) -> None:
+        with self._plainly():
+            super().run(request, emit)
 
 
 def _parts(request: RunRequest) -> tuple[TokenRows, ...]:
