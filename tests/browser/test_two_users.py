@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Locator, expect
 
 from nnsight_lab.contract import Done, Emit, Failed, ModelCard, RunEvent, RunRequest, Token
 from nnsight_lab.errors import Cancelled
@@ -113,6 +113,11 @@ def started(page: NotebookPage, prompt: str) -> int:
     return index
 
 
+def queue_of(page: NotebookPage) -> Locator:
+    """What the sidebar says of all runs on the served model."""
+    return page.page.locator(".nnl-queue [data-model=tiny] .nnl-traffic")
+
+
 def check_cancelled(page: NotebookPage, engine: SlowEngine, index: int, asked: float) -> None:
     """The notebook says so, and so does the server, soon after it was asked to."""
     wait_until(lambda: bool(engine.ended), 5, "the end on the server")
@@ -167,10 +172,14 @@ def test_two_users_see_each_their_own(
     ben.start(second)
     ben.page.locator(".nnl-Run[data-state=queued]").wait_for()
 
-    expect(ben.page.locator(".nnl-Server")).to_contain_text("queue: 1")
-    expect(ann.page.locator(".nnl-Server")).not_to_contain_text("queue: 1")
+    expect(ben.page.locator(".nnl-Server")).to_contain_text("1 of yours under way · behind 1")
+    expect(ann.page.locator(".nnl-Server")).not_to_contain_text("behind")
+    for page in (ann, ben):  # the queue itself is everybody's
+        expect(queue_of(page)).to_have_text("1 running, 1 waiting")
     ann.wait(first)
     ben.wait(second)
+    for page in (ann, ben):
+        expect(queue_of(page)).to_have_text("idle")
     for page, count, prompt in (
         (ann, before + 1, "The capital of France is"),
         (ben, 1, "Once upon a time"),
