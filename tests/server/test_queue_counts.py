@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,7 +14,6 @@ import nnsight_lab as nl
 from nnsight_lab.contract import Done, Failed, ModelCard, Queued
 from nnsight_lab.errors import Cancelled
 from nnsight_lab.executors.remote import RemoteExecutor
-from nnsight_lab.jupyter.server_watch import ServerWatch
 from nnsight_lab_server.config import ServedModel
 from tests.server.lab_server import (
     TOKEN,
@@ -28,7 +26,7 @@ from tests.server.lab_server import (
     serving_models,
     tiny_engine,
 )
-from tests.support.jupyter_lab import wait_until
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -149,33 +147,3 @@ def test_runs_on_all_engines_of_a_model_are_counted_together() -> None:
 def _counts(lab: Serving) -> tuple[int | None, int | None]:
     found = lab.catalogue.summaries()[0]
     return found.running, found.waiting
-
-
-def test_the_sidebar_is_told_of_the_queue_and_no_model_changes(
-    running: Serving, gated: GatedEngine
-) -> None:
-    changed = threading.Event()
-    with ExitStack() as stack, nl.connect(running.url, TOKEN) as lab:
-        watch = ServerWatch(lambda: ("lab", lab), lambda: False, changed.set)
-        watch.begin()
-        wait_until(lambda: watch.row["state"] == "open", 20, "an answer")
-        idle = watch.row
-        first = begun(running, stack)
-        assert gated.running.wait(60.0)
-        second = begun(running, stack)
-        second.wait_for(Queued)
-        wait_until(lambda: _asked_again(watch)["queue"] != idle["queue"], 20, "news")
-        busy = watch.row
-        gated.open()
-        first.end()
-        second.end()
-
-    assert idle["queue"][0] == {"name": "tiny", "state": "ready", "running": 0, "waiting": 0}
-    assert busy["queue"][0] == {"name": "tiny", "state": "ready", "running": 1, "waiting": 1}
-    assert busy["models"] == idle["models"]
-    assert changed.is_set()
-
-
-def _asked_again(watch: ServerWatch) -> dict[str, object]:
-    watch.begin()
-    return watch.row

@@ -26,14 +26,15 @@ def models_html(models: Sequence[LabModel], name: str) -> Markup:
     """The models of a lab; a click on a name copies what makes it a model here."""
     if not models:
         return page("models", tag("div", "The lab serves no models."))
-    names = ("model", "architecture", "layers", "parameters", "dtype", "engine", "device")
+    heads = ["model", "architecture", "layers", "parameters", "dtype", "engine", "device"]
     rows = [_row(model, name) for model in models]
-    said = {"compared": [model.certificate for model in models], "runs": [m.queue for m in models]}
-    for head, column in said.items():
-        if any(column):
-            names = (*names, head)
+    compared = [model.certificate for model in models]
+    queues = [model.queue for model in models]
+    for head, column in (("compared", compared), ("runs", queues)):
+        if any(column):  # most labs have nothing to say there
+            heads.append(head)
             rows = [[*row, text] for row, text in zip(rows, column, strict=True)]
-    return page("models", table(names, rows), onclick=COPY)
+    return page("models", table(heads, rows), onclick=COPY)
 
 
 def _row(model: LabModel, name: str) -> list[str]:
