@@ -29,7 +29,10 @@ INTERRUPT = """async () => {
 
 
 class SlowEngine:
-    """The real engine, a tenth of a second for each token; it notes how runs ended, and when."""
+    """The real engine, a tenth of a second for each token; it notes how runs ended, and when.
+
+    go_on: until it is set, a run stays where it is.
+    """
 
     concurrency = 1
 
@@ -38,6 +41,8 @@ class SlowEngine:
         self.ended: list[tuple[float, RunEvent]] = []
         self.tokens = 0
         self.slow = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
 
     def card(self) -> ModelCard:
         return self.engine.card()
@@ -50,6 +55,7 @@ class SlowEngine:
             if isinstance(event, Token) and self.slow.is_set():
                 self.tokens += 1
                 time.sleep(0.1)
+                assert self.go_on.wait(60)
             if isinstance(event, Done | Failed):
                 self.ended.append((time.monotonic(), event))
             emit(event)
@@ -166,6 +172,8 @@ def test_two_users_see_each_their_own(
     before = ann.page.locator(".nnl-Run").count()
     first = ann.add(LONG.format("The capital of France is").replace("100", "60"))
     second = ben.add(LONG.format("Once upon a time").replace("100", "10"))
+    engine.tokens = 0
+    engine.go_on.clear()
     ann.start(first)
     ann.page.locator(".nnl-Run[data-state=running]").wait_for()
     wait_until(lambda: engine.tokens > 0, 20, "the first run")
@@ -175,11 +183,12 @@ def test_two_users_see_each_their_own(
     expect(ben.page.locator(".nnl-Server")).to_contain_text("1 of yours under way · behind 1")
     expect(ann.page.locator(".nnl-Server")).not_to_contain_text("behind")
     for page in (ann, ben):  # the queue itself is everybody's
-        expect(queue_of(page)).to_have_text("1 running, 1 waiting")
+        expect(queue_of(page)).to_have_text("1 running, 1 waiting", timeout=20_000)
+    engine.go_on.set()
     ann.wait(first)
     ben.wait(second)
     for page in (ann, ben):
-        expect(queue_of(page)).to_have_text("idle")
+        expect(queue_of(page)).to_have_text("idle", timeout=20_000)
     for page, count, prompt in (
         (ann, before + 1, "The capital of France is"),
         (ben, 1, "Once upon a time"),
