@@ -26,12 +26,21 @@ export interface Model {
   about: string;
 }
 
+/** The runs of a served model, of everybody. */
+export interface Queue {
+  name: string;
+  state: string;
+  running: number;
+  waiting: number;
+}
+
 export interface Server {
   state: 'none' | 'open' | 'lost' | 'closed';
   url?: string;
   variable?: string;
   error?: string;
   models?: Model[];
+  queue?: Queue[];
 }
 
 export interface Module {

@@ -1,6 +1,6 @@
 // Numbers and states as people read them.
 
-import { Run, hasEnded } from './messages';
+import { Queue, Run, hasEnded } from './messages';
 
 export function time(seconds: number): string {
   if (seconds < 0.9995) {
@@ -36,6 +36,16 @@ export function progress(run: Run): string {
     return `sending ${Math.round((run.sent ?? 0) * 100)} %`;
   }
   return run.of > 0 ? `${run.steps}/${run.of}` : run.state;
+}
+
+/** What a served model does: "1 running, 3 waiting", "loading, 1 waiting", "idle". */
+export function traffic({ state, running, waiting }: Queue): string {
+  const parts = [
+    state === 'ready' ? '' : state,
+    running > 0 ? `${running} running` : '',
+    waiting > 0 ? `${waiting} waiting` : ''
+  ];
+  return parts.filter(Boolean).join(', ') || 'idle';
 }
 
 /** What the status bar says: "nnl: 9/12 · queue 2". */

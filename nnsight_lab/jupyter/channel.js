@@ -143,3 +143,9 @@ export async function connect(model, el, { told, reset, state = () => {} }) {
     },
   };
 }
+
+// Keys pressed inside are not for the notebook around it. JupyterLab comes after the view, which can
+// stop a key; Notebook 7 comes before it, and passes over elements that say so themselves.
+export function keepKeys(root) {
+  root.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", "true"));
+}

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
+from zlib import crc32
 
 import anywidget
 import traitlets
@@ -48,7 +49,10 @@ def module_of(*files: str) -> str:
 
 
 class _View(anywidget.AnyWidget):
-    """The model that is drawn. Python only publishes on it."""
+    """The model that is drawn. Python only publishes on it.
+
+    A page has one style sheet of each `_anywidget_id`: each sheet of ours has its own.
+    """
 
     _css = traitlets.Unicode().tag(sync=True)
     _control = traitlets.Unicode().tag(sync=True)
@@ -81,7 +85,10 @@ class Channel:
         comm: Any = self.control.comm
         comm.__dict__.pop("_reply_subshell_id", None)
         self.control.on_msg(self._take)
-        self.view = _View(_esm=code, _css=style, _control=self.control.model_id)
+        sheet = f"nnsight_lab-{crc32(style.encode()):08x}"
+        self.view = _View(
+            _esm=code, _css=style, _control=self.control.model_id, _anywidget_id=sheet
+        )
         self.view._fallback = f"nnl-fallback-{self.view.model_id}"  # noqa: SLF001
 
     def publish(

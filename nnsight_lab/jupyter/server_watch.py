@@ -1,4 +1,6 @@
-"""Whether the connected lab answers, and what it serves: asked every other second, while shown.
+"""Whether the connected lab answers, what it serves and its queue: asked every other second.
+
+Asked only while a page shows it. Of the queue come numbers of runs, never whose they are.
 
 A thread of its own, because a server that is gone takes its time to say so. It connects anew to a
 server that has come back, so that the next cell need not. A lab that was closed is left alone.
@@ -12,6 +14,7 @@ from typing import Any
 
 from nnsight_lab.errors import LabError
 from nnsight_lab.models.lab import Lab
+from nnsight_lab.wire import ModelSummary
 
 __all__ = ["ServerWatch"]
 
@@ -86,12 +89,26 @@ def _asked(variable: str, lab: Lab) -> dict[str, Any]:
         return about | {"state": "lost", "error": exc.message}
     return about | {
         "state": "open",
-        "models": [
+        "models": [_model_row(model) for model in models],
+        "queue": [
             {
                 "name": model.name,
-                "where": f"{model.engine} ({model.device})",
-                "about": f"{model.architecture}, {model.layers} layers",
+                "state": model.state,
+                "running": model.running,
+                "waiting": model.waiting,
             }
             for model in models
+            if model.running is not None and model.waiting is not None
         ],
+    }
+
+
+def _model_row(model: ModelSummary) -> dict[str, Any]:
+    """What stays as it is while runs come and go: an open tree of modules is not drawn anew."""
+    if not model.architecture:
+        return {"name": model.name, "where": "", "about": model.state}
+    return {
+        "name": model.name,
+        "where": f"{model.engine} ({model.device})",
+        "about": f"{model.architecture}, {model.layers} layers",
     }

@@ -60,6 +60,8 @@ class LabModel:
     certificate: of an engine that is not Hugging Face's own, how far it was compared with that.
     state: `ready`, or `loading`, `restarting` or `failed`; of one that has not loaded yet only the
         name is known.
+    running, waiting: how many runs of it there were when it was listed, of everybody; None where
+        the server does not say.
     """
 
     def __init__(self, summary: ModelSummary) -> None:
@@ -72,15 +74,24 @@ class LabModel:
         self.parameters = summary.parameters
         self.certificate = summary.certificate
         self.state = summary.state
+        self.running = summary.running
+        self.waiting = summary.waiting
+
+    @property
+    def queue(self) -> str:
+        """Its runs in words, such as `1 running, 2 waiting`; empty where there are none."""
+        counts = {"running": self.running, "waiting": self.waiting}
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
     def __repr__(self) -> str:
+        queue = f"; {self.queue}" if self.queue else ""
         if not self.architecture:
-            return f"<{self.name}: {self.state}>"
+            return f"<{self.name}: {self.state}{queue}>"
         size = f"{self.parameters / 1e6:.1f}M parameters"
         what = f"{self.architecture}, {self.layers} layers, {size}, {self.dtype}"
         checked = f"; {self.certificate}" if self.certificate else ""
         state = "" if self.state == "ready" else f"; {self.state}"
-        return f"<{self.name}: {what}, {self.engine} on {self.device}{checked}{state}>"
+        return f"<{self.name}: {what}, {self.engine} on {self.device}{checked}{state}{queue}>"
 
 
 class LabModels(list[LabModel]):

@@ -90,6 +90,11 @@ _SUMMARY: dict[str, Reader] = {
     "parameters": read_whole,
     "certificate": read_text,
 }
+_SUMMARY_MAY_SAY: dict[str, Reader] = {
+    "state": read_text,
+    "running": read_whole,
+    "waiting": read_whole,
+}
 _HEAD: dict[str, Reader] = {
     "stream": _number,
     "dtype": _dtype,
@@ -117,7 +122,7 @@ def _summary(plain: Any) -> m.ModelSummary:
     """
     if not isinstance(plain, dict):
         raise Malformed("a model is a record")
-    fields = {**_SUMMARY, "state": read_text} if "state" in plain else _SUMMARY
+    fields = _SUMMARY | {k: read for k, read in _SUMMARY_MAY_SAY.items() if k in plain}
     return m.ModelSummary(**read_record({k: v for k, v in plain.items() if k in fields}, fields))
 
 
@@ -225,8 +230,9 @@ def _to_plain(name: str, value: Any) -> Any:
 
 def _fields(item: Any) -> dict[str, Any]:
     plain = {field.name: getattr(item, field.name) for field in fields(item)}
-    if plain.get("state") == "ready":
-        del plain["state"]
+    if isinstance(item, m.ModelSummary):
+        unsaid = {"state": "ready", "running": None, "waiting": None}
+        return {k: v for k, v in plain.items() if k not in unsaid or v != unsaid[k]}
     return plain
 
 

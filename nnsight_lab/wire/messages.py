@@ -62,6 +62,8 @@ class ModelSummary:
     state: `ready`, `loading`, `restarting` or `failed`; a newer server may have others. Of one that
         still loads only the name is known. It is left out on the wire where a model is ready, as by
         servers that know no states.
+    running, waiting: how many runs of it there are now, of all clients; None where the server does
+        not say, and left out on the wire.
 
     On the wire there may be more than this: a reader leaves out what it does not know.
     """
@@ -75,6 +77,8 @@ class ModelSummary:
     parameters: int
     certificate: str = ""
     state: str = "ready"
+    running: int | None = None
+    waiting: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

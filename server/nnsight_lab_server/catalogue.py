@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 
 from nnsight_lab.contract import ModelCard
@@ -96,14 +97,23 @@ class Catalogue:
         return self._cards[name]
 
     def summaries(self) -> tuple[ModelSummary, ...]:
-        """The models, each in one line; of one that has not loaded yet, its name and its state."""
-        return tuple(_summary(name, workers) for name, workers in self._workers.items())
+        """The models, each in one line; of one that has not loaded, its name, state and queue."""
+        return tuple(
+            _counted(_summary(name, workers), workers) for name, workers in self._workers.items()
+        )
 
 
 def _state(workers: tuple[ModelWorker, ...]) -> ModelState:
     """The state of a model: ready, when every engine of it is."""
     states = (worker.state for worker in workers)
     return next((state for state in states if state is not ModelState.READY), ModelState.READY)
+
+
+def _counted(summary: ModelSummary, workers: tuple[ModelWorker, ...]) -> ModelSummary:
+    """With the runs of all clients: how many, and nothing else of them."""
+    counts = [worker.counts() for worker in workers]
+    running, waiting = (sum(each) for each in zip(*counts, strict=True))
+    return replace(summary, running=running, waiting=waiting)
 
 
 def _summary(name: str, workers: tuple[ModelWorker, ...]) -> ModelSummary:

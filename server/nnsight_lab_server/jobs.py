@@ -166,6 +166,11 @@ class ModelWorker:
         with self._changed:
             self._changed.notify_all()
 
+    def counts(self) -> tuple[int, int]:
+        """How many jobs run now, and how many wait, of all clients."""
+        with self._changed:
+            return len(self._running), len(self._waiting())
+
     # ---------------------------------------------------------------- lines, under the lock
 
     def _waiting(self) -> list[Job]:

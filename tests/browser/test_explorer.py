@@ -152,7 +152,8 @@ def test_a_figure_comes_as_code(shared: NotebookPage, explorer: Locator) -> None
 
 
 def test_a_pinned_view_stands_beside_another_run(shared: NotebookPage, explorer: Locator) -> None:
-    open_tab(explorer, "lens")
+    heat = open_tab(explorer, "lens").locator(".nnl-heat").first
+    wait_until(lambda: bool(heat.locator("canvas").get_attribute("style")), 30, "what to pin")
     explorer.get_by_role("button", name="Pin").click()
     shared.cell(f"%%trace lm {PROMPT!r} --as edited -q\nlm.layers[3].output[:, -1] = 0")
     other = shared.cell("edited.explore()").locator(".nnl-explorer")

@@ -333,8 +333,10 @@ def test_a_lab_that_goes_and_comes_back_is_seen(page: NotebookPage) -> None:
         page.cell("far = lab.model('tiny')\nwith far.trace('a'):\n    x = far.logits.save()")
         expect(runs(page).first).to_have_attribute("data-state", "done")
         expect(page.page.locator(".nnl-Model[data-model='far']")).to_have_count(1)
+        expect(server.locator(".nnl-queue")).to_have_text("tinyidle")
     expect(server).to_have_attribute("data-state", "lost", timeout=5_000)
     expect(server).to_contain_text("disconnected")
+    expect(server.locator(".nnl-queue")).to_be_hidden()  # what it was is no longer known
     counts = page.page.evaluate(COUNTS)
     with served(port):
         expect(server).to_have_attribute("data-state", "open", timeout=10_000)

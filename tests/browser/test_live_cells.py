@@ -39,6 +39,22 @@ def test_tokens_come_while_the_cell_runs(notebook: NotebookPage) -> None:
     assert texts == words
 
 
+def test_a_live_view_keeps_its_looks_beside_an_explorer(notebook: NotebookPage) -> None:
+    """One page has one style sheet of each kind of widget: theirs are two kinds."""
+    views = [
+        notebook.cell(source).locator(name)
+        for source, name in (
+            ('%%trace "a b" -g 2 --live\nx = lm.logits', ".nnl-live"),
+            ('nl.explore(lm, "a b")', ".nnl-explorer"),
+            ('%%trace "a b" -g 2 --live\nx = lm.logits', ".nnl-live"),
+        )
+    ]
+    views[-1].locator(".nnl-live-token").nth(1).wait_for()
+
+    for view in views:
+        assert view.evaluate("node => getComputedStyle(node).borderTopWidth") == "1px"
+
+
 def test_sliders_of_a_live_cell_move_it(notebook: NotebookPage) -> None:
     index = notebook.add(
         '%%trace "The capital of France is" --live --as moved\n'

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Locator, expect
 
 from nnsight_lab.contract import Done, Emit, Failed, ModelCard, RunEvent, RunRequest, Token
 from nnsight_lab.errors import Cancelled
@@ -29,7 +29,10 @@ INTERRUPT = """async () => {
 
 
 class SlowEngine:
-    """The real engine, a tenth of a second for each token; it notes how runs ended, and when."""
+    """The real engine, a tenth of a second for each token; it notes how runs ended, and when.
+
+    go_on: until it is set, a run stays where it is.
+    """
 
     concurrency = 1
 
@@ -38,6 +41,8 @@ class SlowEngine:
         self.ended: list[tuple[float, RunEvent]] = []
         self.tokens = 0
         self.slow = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
 
     def card(self) -> ModelCard:
         return self.engine.card()
@@ -50,6 +55,7 @@ class SlowEngine:
             if isinstance(event, Token) and self.slow.is_set():
                 self.tokens += 1
                 time.sleep(0.1)
+                assert self.go_on.wait(60)
             if isinstance(event, Done | Failed):
                 self.ended.append((time.monotonic(), event))
             emit(event)
@@ -113,6 +119,11 @@ def started(page: NotebookPage, prompt: str) -> int:
     return index
 
 
+def queue_of(page: NotebookPage) -> Locator:
+    """What the sidebar says of all runs on the served model."""
+    return page.page.locator(".nnl-queue [data-model=tiny] .nnl-traffic")
+
+
 def check_cancelled(page: NotebookPage, engine: SlowEngine, index: int, asked: float) -> None:
     """The notebook says so, and so does the server, soon after it was asked to."""
     wait_until(lambda: bool(engine.ended), 5, "the end on the server")
@@ -161,16 +172,23 @@ def test_two_users_see_each_their_own(
     before = ann.page.locator(".nnl-Run").count()
     first = ann.add(LONG.format("The capital of France is").replace("100", "60"))
     second = ben.add(LONG.format("Once upon a time").replace("100", "10"))
+    engine.tokens = 0
+    engine.go_on.clear()
     ann.start(first)
     ann.page.locator(".nnl-Run[data-state=running]").wait_for()
     wait_until(lambda: engine.tokens > 0, 20, "the first run")
     ben.start(second)
     ben.page.locator(".nnl-Run[data-state=queued]").wait_for()
 
-    expect(ben.page.locator(".nnl-Server")).to_contain_text("queue: 1")
-    expect(ann.page.locator(".nnl-Server")).not_to_contain_text("queue: 1")
+    expect(ben.page.locator(".nnl-Server")).to_contain_text("1 of yours under way · behind 1")
+    expect(ann.page.locator(".nnl-Server")).not_to_contain_text("behind")
+    for page in (ann, ben):  # the queue itself is everybody's
+        expect(queue_of(page)).to_have_text("1 running, 1 waiting", timeout=20_000)
+    engine.go_on.set()
     ann.wait(first)
     ben.wait(second)
+    for page in (ann, ben):
+        expect(queue_of(page)).to_have_text("idle", timeout=20_000)
     for page, count, prompt in (
         (ann, before + 1, "The capital of France is"),
         (ben, 1, "Once upon a time"),

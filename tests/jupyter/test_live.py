@@ -14,12 +14,23 @@ from transformers import PreTrainedTokenizerFast
 import nnsight_lab as nl
 from nnsight_lab.contract import Token
 from nnsight_lab.errors import Cancelled
+from nnsight_lab.executors.remote import RemoteExecutor
 from nnsight_lab.jupyter.live.moving import Moving
 from nnsight_lab.jupyter.live.pictures import draw
 from nnsight_lab.jupyter.live.view import LiveView
 from nnsight_lab.jupyter.run_log import RunLog
 from nnsight_lab.models.under_way import RunUnderWay, watching
 from tests.jupyter.conftest import Notebook
+from tests.server.lab_server import (
+    TOKEN,
+    GatedEngine,
+    Run,
+    reads,
+    request_for,
+    serving,
+    tiny_engine,
+)
+from tests.support.waiting import wait_until
 
 Told = list[tuple[str, dict[str, Any]]]
 STEPS = 12
@@ -315,6 +326,33 @@ def test_tokens_that_look_alike_have_a_bar_each(pieces: nl.LanguageModel) -> Non
     ((_, content),) = [each for each in told(view) if each[0] == "bars"]
     assert content["labels"][:2] == ["A", "A"]
     assert len(content["labels"]) == 8
+
+
+def test_a_view_says_how_many_are_before_it_until_it_runs(
+    notebook: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    state_of = LiveView.state
+
+    def noted(self: LiveView, word: str, text: str, *more: Any) -> None:
+        said.append(text)
+        state_of(self, word, text, *more)
+
+    monkeypatch.setattr(LiveView, "state", noted)
+    gated = GatedEngine(tiny_engine())
+    with serving(("tiny", lambda: gated)) as lab, nl.connect(lab.url, TOKEN) as connected:
+        notebook.names["far"] = connected.model("tiny")
+        other = lab.client()
+        first = Run(RemoteExecutor(other, "tiny"), request_for(reads("logits")))
+        assert gated.running.wait(60)
+        notebook.ran('%%trace far "a b" --live --bg --as later\nx = far.logits')
+        wait_until(lambda: len(said) == 2, 20, "the queue")
+        gated.open()
+        first.end()
+        notebook.names["later"].wait(30)
+        other.close()
+
+    assert said[:3] == ["running", "1 before it in the queue", "running"]
 
 
 def test_a_plot_of_nothing_does_not_end_the_run(notebook: Notebook, views: list[LiveView]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import nnsight_lab as nl
 from nnsight_lab.jupyter.reprs import html_of
+from nnsight_lab.models.lab import LabModel, LabModels
+from nnsight_lab.wire import ModelSummary
 from tests.server.lab_server import TOKEN, serving, tiny_engine
 from tests.support.html_tree import parsed
 
@@ -31,6 +34,19 @@ def test_a_lab_and_its_models_give_code_that_works(notebook: Any) -> None:
     assert "[0] … [5]" in tree.text
     assert run.error is None
     assert "bytes sent" in told.text
+
+
+def test_a_queue_is_a_column_only_where_there_is_one(notebook: Any) -> None:
+    idle = ModelSummary("a", "Llama", "float32", "transformers", "cpu", 6, 1_600_000)
+    busy = replace(idle, name="b", running=1, waiting=2)
+    kinds = [
+        parsed(html_of(LabModels(map(LabModel, each)), notebook.shell) or "").rows()
+        for each in ([idle, replace(idle, name="b", running=0, waiting=0)], [idle, busy])
+    ]
+
+    (head, *_), (head_busy, *rows) = kinds
+    assert head_busy == [*head, "runs"]
+    assert [row[-1] for row in rows] == ["", "1 running, 2 waiting"]
 
 
 def test_a_closed_lab_is_still_shown(notebook: Any) -> None:

@@ -11,11 +11,24 @@ import pytest
 import torch
 
 import nnsight_lab as nl
+from nnsight_lab.contract import Queued
 from nnsight_lab.errors import BadInput, Cancelled
+from nnsight_lab.executors.remote import RemoteExecutor
 from nnsight_lab.jupyter.model_rows import code_for, model_rows, module_rows
 from nnsight_lab.jupyter.run_log import RunLog
+from nnsight_lab.jupyter.server_watch import ServerWatch
 from nnsight_lab.jupyter.sidebar import Sidebar
 from nnsight_lab.models.under_way import watching
+from tests.server.lab_server import (
+    TOKEN,
+    GatedEngine,
+    Run,
+    reads,
+    request_for,
+    serving,
+    tiny_engine,
+)
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +261,38 @@ def test_a_page_is_told_everything_once_and_then_what_changes(
     assert [model["variable"] for model in comm.sent[0]["models"]] == ["lm"]
     assert [run["prompt"] for run in comm.sent[0]["runs"]] == ["a"]
     assert all("models" not in news for news in comm.sent[1:])
+
+
+def test_a_page_is_told_of_the_queue_and_no_model_changes() -> None:
+    gated = GatedEngine(tiny_engine())
+    with serving(("tiny", lambda: gated)) as running, nl.connect(running.url, TOKEN) as lab:
+        watch = ServerWatch(lambda: ("lab", lab), lambda: False, lambda: None)
+        idle = asked(watch)
+        other = running.client()
+        executor = RemoteExecutor(other, "tiny")
+        first = Run(executor, request_for(reads("logits")))
+        assert gated.running.wait(60)
+        second = Run(executor, request_for(reads("logits")))
+        second.wait_for(Queued)
+        busy = asked(watch)
+        gated.open()
+        first.end()
+        second.end()
+        wait_until(lambda: asked(watch) == idle, 20, "an empty queue")
+        other.close()
+    lost = asked(watch)
+
+    assert idle["queue"] == [{"name": "tiny", "state": "ready", "running": 0, "waiting": 0}]
+    assert busy["queue"] == [{"name": "tiny", "state": "ready", "running": 1, "waiting": 1}]
+    assert busy["models"] == idle["models"]
+    assert lost["state"] != "open"
+    assert "queue" not in lost
+
+
+def asked(watch: ServerWatch) -> dict[str, Any]:
+    """What a watch finds when it looks."""
+    watch._look()
+    return watch.row
 
 
 def wait_for(holds: Any) -> None:

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +21,10 @@ from typing import Any, Self
 import httpx
 import nbformat
 from playwright.sync_api import Browser, Locator, Page
+
+from tests.support.waiting import wait_until
+
+__all__ = ["CHROMIUM_FLAGS", "ROOT", "Heard", "JupyterServer", "NotebookPage", "wait_until"]
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM_FLAGS = (
@@ -113,14 +116,6 @@ def _command(work: Path, port: int, app: str) -> list[str]:
         f"--{named}.expose_app_in_browser=True", "--LabApp.news_url=None",
         f"--LabApp.{extensions}", *([f"--{named}.{extensions}"] if app != "jupyterlab" else []),
     ]  # fmt: skip
-
-
-def wait_until(holds: Callable[[], bool], seconds: float, what: str) -> None:
-    """Poll until something holds; fails by name when it does not."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
-        time.sleep(0.05)
 
 
 @dataclass

@@ -40,7 +40,12 @@ ERROR = st.fixed_dictionaries(
     {"code": TEXT, "message": TEXT, "hint": TEXT, "node": st.none() | WHOLE}
 )
 MODELS = st.lists(
-    st.builds(m.ModelSummary, TEXT, TEXT, TEXT, TEXT, TEXT, WHOLE, WHOLE), max_size=3
+    st.builds(
+        m.ModelSummary,
+        *(TEXT, TEXT, TEXT, TEXT, TEXT, WHOLE, WHOLE, TEXT, TEXT),
+        *(st.none() | WHOLE, st.none() | WHOLE),
+    ),
+    max_size=3,
 ).map(tuple)
 LEAF = (
     st.none()

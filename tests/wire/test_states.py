@@ -1,4 +1,4 @@
-"""A model's state on the wire: said only where there is something to say, so that others understand."""
+"""A model's state and its queue on the wire: said only where there is something to say."""
 
 from __future__ import annotations
 
@@ -25,6 +25,25 @@ def test_a_model_that_still_loads_says_so() -> None:
     loading = m.Models(1, (SUMMARY, replace(SUMMARY, name="b", state="loading")))
 
     assert decode_message(encode_message(loading), WireLimits()) == loading
+
+
+def test_a_queue_is_told_where_it_is_counted() -> None:
+    counted = m.Models(1, (SUMMARY, replace(SUMMARY, name="b", running=0, waiting=2)))
+    text = encode_message(counted)
+    first, second = json.loads(text)["models"]
+
+    assert decode_message(text, WireLimits()) == counted
+    assert not {"running", "waiting"} & first.keys()
+    assert (second["running"], second["waiting"]) == (0, 2)
+
+
+@pytest.mark.parametrize("wrong", [-1, 1.0, True, "2", None])
+def test_a_count_is_a_whole_number(wrong: object) -> None:
+    plain = json.loads(encode_message(m.Models(1, (SUMMARY,))))
+    plain["models"][0]["waiting"] = wrong
+
+    with pytest.raises(RemoteProtocolError):
+        decode_message(json.dumps(plain), WireLimits())
 
 
 def test_a_state_of_a_newer_server_is_handed_on() -> None:

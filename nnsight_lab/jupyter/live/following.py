@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from nnsight_lab.contract import Done, Failed, Queued, RunEvent, Saved, Token
+from nnsight_lab.contract import Done, Failed, Queued, RunEvent, Saved, Started, Token
 from nnsight_lab.errors import Cancelled
 from nnsight_lab.jupyter.line import TraceLine
 from nnsight_lab.jupyter.live.pictures import chips_of, texts_of
@@ -70,6 +70,8 @@ class _Follower:
                 view.state("running", "running")
             case Queued(place=place):
                 view.state("running", f"{place} before it in the queue")
+            case Started():
+                view.state("running", "running")
             case Token(ids=ids):
                 self._steps.append(ids)
                 view.token(chips_of(run.model, ids))

@@ -1,6 +1,6 @@
 // The live view: sliders, tokens as they are sampled, values and curves as they come.
 // `view.py` says what it is told. Everything is drawn from what was told; nothing is asked for.
-import { connect } from "../channel.js";
+import { connect, keepKeys } from "../channel.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const WIDE = 480, HIGH = 120, EDGE = 6;
@@ -100,7 +100,7 @@ function bars(node, { name, labels }, values) {
 export default {
   async render({ model, el }) {
     const root = make("div", "nnl-live");
-    root.dataset.lmSuppressShortcuts = "true"; // arrow keys are the slider's, not the notebook's
+    keepKeys(root); // arrow keys are the slider's, not the notebook's
     root.addEventListener("keydown", (event) => event.stopPropagation());
     const head = make("div", "nnl-live-head");
     const title = make("strong"), status = make("span", "nnl-live-state");

@@ -26,19 +26,23 @@ def models_html(models: Sequence[LabModel], name: str) -> Markup:
     """The models of a lab; a click on a name copies what makes it a model here."""
     if not models:
         return page("models", tag("div", "The lab serves no models."))
-    checked = any(model.certificate for model in models)
-    names = ("model", "architecture", "layers", "parameters", "dtype", "engine", "device")
-    rows = [_row(model, name, checked=checked) for model in models]
-    return page("models", table((*names, "compared") if checked else names, rows), onclick=COPY)
+    heads = ["model", "architecture", "layers", "parameters", "dtype", "engine", "device"]
+    rows = [_row(model, name) for model in models]
+    compared = [model.certificate for model in models]
+    queues = [model.queue for model in models]
+    for head, column in (("compared", compared), ("runs", queues)):
+        if any(column):  # most labs have nothing to say there
+            heads.append(head)
+            rows = [[*row, text] for row, text in zip(rows, column, strict=True)]
+    return page("models", table(heads, rows), onclick=COPY)
 
 
-def _row(model: LabModel, name: str, *, checked: bool) -> list[str]:
+def _row(model: LabModel, name: str) -> list[str]:
     made = f"lm = {name}.model({model.name!r})"
     cell = copied(code(model.name, "font-weight: 600"), made)
     size = size_in_words(model.parameters)
     cells = [cell, model.architecture, str(model.layers), size]
-    cells += [model.dtype, model.engine, model.device]
-    return [*cells, str(model.certificate or "")] if checked else cells
+    return [*cells, model.dtype, model.engine, model.device]
 
 
 def experiment_html(experiment: Experiment) -> Markup:

@@ -9,7 +9,7 @@
 // shown: what `wanted` was for what is seen, where the controls can be ahead of it. restore: set the
 // controls as they were when something was wanted. figures: where there is not just one.
 
-import { connect } from "../../channel.js";
+import { connect, keepKeys } from "../../channel.js";
 import { h, Tip, unpacked } from "./dom.js";
 import { Pins } from "./pins.js";
 import { attentionTab } from "./tab_attention.js";
@@ -43,6 +43,7 @@ class Explorer {
       h("div", { class: "nnl-head" }, this.bar, this.tools),
       this.body, this.code,
       h("div", { class: "nnl-foot" }, this.dot, this.title, this.note, this.stop), this.tip.el);
+    keepKeys(this.el);
     this.tabs = new Map();
     this.job = 0;
     this.chosen = [];
