@@ -6,6 +6,7 @@ In vLLM's processes, one run after another step of the engine:
     install.py     what is looked at and mended before that
     lab.py         whose rows a step holds; hooks where runs look
     run.py         one run: its parts, and what it tells the server
+    laid.py        its graph along the model, worked out once for all that bring it
     part.py        one trace or generation: tokens, and when it is over
     moments.py     its moments, each reached when all its rows are there
     ahead.py       edits that need not wait for that

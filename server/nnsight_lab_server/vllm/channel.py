@@ -16,7 +16,8 @@ import queue
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -125,13 +126,18 @@ def _wait_for(moment: Any) -> None:
 
 
 class Here:
-    """Both ends in one process, for engines that live in this one: values are bytes at once."""
+    """Both ends in one process, for engines that live in this one: values are bytes at once.
+
+    with here.together():   # what is sent in here is heard at its end
+    """
 
     _known: dict[str, Here] = {}  # noqa: RUF012 - the addresses of this process
 
     def __init__(self, hear: Callable[[Message], None]) -> None:
         self.address = f"{_HERE}{uuid4().hex}"
         self._hear = hear
+        self._kept: list[Message] | None = None
+        self._keeping = threading.Lock()
         self._known[self.address] = self
 
     @classmethod
@@ -146,7 +152,24 @@ class Here:
                 message = Saved(message.run, message.name, to_wire(message.name, message.value))
             except LabError as exc:
                 message = _failed(message, exc)
+        with self._keeping:
+            if self._kept is not None:
+                self._kept.append(message)
+                return
         self._hear(message)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Keep what is sent until the end: a thread woken by each message would take turns with this one."""
+        kept: list[Message] = []
+        self._kept = kept
+        try:
+            yield
+        finally:
+            with self._keeping:
+                self._kept = None
+            for message in kept:
+                self._hear(message)
 
     def close(self) -> None:
         """Forget the address."""

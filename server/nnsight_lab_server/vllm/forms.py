@@ -174,6 +174,8 @@ def form_from_plain(plain: Mapping[str, Any]) -> Form:
 
 def rows_of(tensor: torch.Tensor, axis: int) -> torch.Tensor:
     """A tensor as `[rows, everything else]`."""
+    if axis == 0 and tensor.dim() == 2:
+        return tensor
     moved = tensor.movedim(axis, 0)
     return moved.reshape(len(moved), -1) if moved.numel() else moved.new_zeros(len(moved), 0)
 

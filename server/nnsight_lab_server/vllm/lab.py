@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from nnsight_lab_server.vllm import messages as m
 from nnsight_lab_server.vllm.calling import Callables
 from nnsight_lab_server.vllm.calls import Sample, VllmCalls
 from nnsight_lab_server.vllm.forms import Point
+from nnsight_lab_server.vllm.laid import Laid
 from nnsight_lab_server.vllm.leftovers import Leftovers
 from nnsight_lab_server.vllm.plan import Errand, Plan
 from nnsight_lab_server.vllm.ranks import largest, ranks
@@ -51,6 +52,7 @@ class Lab:
         relay = relay or Relay()
         self.runner = runner
         self.served: Served | None = None
+        self._laid = Laid({})
         self.runs: dict[str, WorkerRun] = {}
         self._gone: OrderedDict[str, None] = OrderedDict()
         self._send = send
@@ -83,6 +85,7 @@ class Lab:
     def serve(self, served: Served) -> None:
         """Take runs of graphs that name these addresses."""
         self.served = served
+        self._laid = Laid(served.forms, None if self._place.is_last else self._place.stage)
         self.calls.use(served.routes)
 
     def compared(self, samples: Mapping[str, Sample]) -> Callables:
@@ -118,7 +121,7 @@ class Lab:
             self._errands.pop(id, None)
         for request in scheduler_output.scheduled_new_reqs:
             self._meet(request)
-        self._leftovers.clear(scheduler_output, self._errands)
+        self._leftovers.clear(scheduler_output, self._edited())
         resumed = scheduler_output.scheduled_cached_reqs.resumed_req_ids
         self.set_aside += sum(id in self._errands for id in resumed)
         self._counts = scheduler_output.num_scheduled_tokens
@@ -151,7 +154,8 @@ class Lab:
             self._send(m.Failed(run, missing))
             return
         try:
-            read = Plan.from_bytes(Path(plan).read_bytes() if isinstance(plan, str) else plan)
+            data = Path(plan).read_bytes() if isinstance(plan, str) else plan
+            read = Plan.from_bytes(data, self._laid.graph)
         except LabError as exc:
             self._send(m.Failed(run, exc))
             return
@@ -162,11 +166,26 @@ class Lab:
             return
         reader = ModelReader(self.logits_of, self._model)
         made = WorkerRun(
-            run, read, self.served, self.device, self.calls, reader, self._send, self._place
+            run,
+            read,
+            self.served,
+            self._laid,
+            self.device,
+            self.calls,
+            reader,
+            self._send,
+            self._place,
         )
         if not made.closed:
             self.runs[run] = made
-            self._stand_where_needed()
+            self._stand_for(made)
+
+    def _edited(self) -> Iterator[str]:
+        """The requests whose rows may be edited. Of a run that ended here another stage may know."""
+        for id, errand in self._errands.items():
+            run = self.runs.get(errand.run)
+            if run is None or run.edits:
+                yield id
 
     def _before_model(self, _: Any, __: Any) -> None:
         """The runner has laid the step out: note whose rows are where, and take the eager way."""
@@ -234,9 +253,16 @@ class Lab:
     def _stand_where_needed(self) -> None:
         """Hooks on the modules that runs name now, and on no other."""
         for run in [*self.runs.values()]:
-            run.guarded(partial(self._stand, run))
-            if run.closed:
-                del self.runs[run.id]
+            self._stand_for(run)
+        self._leave_the_rest()
+
+    def _stand_for(self, run: WorkerRun) -> None:
+        run.guarded(partial(self._stand, run))
+        if run.closed:
+            del self.runs[run.id]
+            self._leave_the_rest()
+
+    def _leave_the_rest(self) -> None:
         wanted = {point for run in self.runs.values() for point in run.points}
         for point in [*self._leave]:
             if point not in wanted:

@@ -2,8 +2,8 @@
 
 A block of keys and values that is given back keeps what was in it, and attention multiplies what
 lies after a text's end by zero. Zero times what vLLM computed itself is zero; zero times a `nan` or
-`inf` that a run has written is not, and would be in another's numbers. So blocks of runs are noted,
-and emptied when they are given to a request anew.
+`inf` that a run has written is not, and would be in another's numbers. So blocks of runs that edit
+are noted, and emptied when they are given to a request anew. What a run only reads, vLLM computed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _Blocks = Sequence[Sequence[int]]
 
 
 class Leftovers:
-    """The blocks of one worker's cache that runs have written to. runner: vLLM's model runner."""
+    """The blocks of one worker's cache that edits may be in. runner: vLLM's model runner."""
 
     def __init__(self, runner: Any) -> None:
         self._runner = runner
@@ -29,16 +29,16 @@ class Leftovers:
         if self._on_gpu and not hasattr(runner, "_kv_block_zeroer"):
             runner._init_kv_zero_meta()  # noqa: SLF001 - what vLLM itself empties blocks with
 
-    def clear(self, scheduled: Any, traced: Iterable[str]) -> None:
-        """Empty what the requests of a step are newly given; note what those of runs are given."""
+    def clear(self, scheduled: Any, edited: Iterable[str]) -> None:
+        """Empty what the requests of a step are newly given; note what edited ones are given."""
         given = [(id, set(blocks)) for id, blocks in self._given(scheduled)]
         dirty = sorted(self._left & {block for _, own in given for block in own})
         if dirty:
             self._empty(dirty)
             self._left.difference_update(dirty)
-        runs = set(traced)
+        edits = set(edited)
         for id, own in given:
-            if id in runs:
+            if id in edits:
                 self._left |= own
 
     def _given(self, scheduled: Any) -> Iterator[tuple[str, Iterator[int]]]:

@@ -96,7 +96,6 @@ class Moments:
         tree = stages.at(begins).tree
         self._last = last_positions(plan.graph, tree) if len(stages) == 1 else None
         self._ahead = Ahead(plan, stages, run)
-        self._logits = {form.address for form in forms.values() if form.kind == "logits"}
         self._sheets: dict[int, Sheet] = {}
         self._settled: dict[int, _Values] = {}
         self._instead: dict[int, _Values] = {}
@@ -200,6 +199,9 @@ class Moments:
         if moment not in self.reached:
             self._note(moment, point, held, self._fresh(moment, pieces))
             self.advance()
+        here = self.plan.moments[moment]
+        if not here.writes and not here.skips:
+            return held
         edited = self._rows_of(moment, edited=True)
         pieces = [piece for piece in pieces if piece.row in edited]
         if moment in self.reached:
@@ -219,7 +221,7 @@ class Moments:
         sheet = self._sheets.get(moment)
         writes = self.plan.moments[moment].writes
         # Edited logits are put in where vLLM samples, and that looks for the whole moment.
-        if sheet is None or not writes or writes[0].address in self._logits:
+        if sheet is None or not writes or self._is_logits(writes[0].address):
             return {}
         step = moment // STEP
         specs = {at: self.stages.at(step).tree.by_address[at].spec for at in sheet.values}
@@ -229,6 +231,10 @@ class Moments:
             at: as_rows(unpacked(new, specs[at]), sheet.values[at], specs[at])
             for at, new in edits.items()
         }
+
+    def _is_logits(self, address: Address) -> bool:
+        form = self._forms.get(address)
+        return form is not None and form.kind == "logits"
 
     def _note(self, moment: int, point: Point, held: Any, pieces: list[Piece]) -> None:
         """Write down what a moment reads of these rows, or only that they came by."""

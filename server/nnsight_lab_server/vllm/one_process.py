@@ -150,7 +150,9 @@ class OneProcessDriver:
                 self._ears.ended(id, None)
 
     def _step(self) -> None:
-        for output in self._engine.step():
+        with self._here.together():
+            outputs = self._engine.step()
+        for output in outputs:
             if output.finished and self._names.pop(output.request_id, None) is not None:
                 self._ears.ended(output.request_id, None)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import struct
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -44,11 +45,14 @@ class Plan:
         return _HEAD.pack(len(head)) + head + self.graph.to_bytes()
 
     @staticmethod
-    def from_bytes(data: bytes) -> Plan:
-        """The plan again. It was checked at admission, so nothing is checked here."""
+    def from_bytes(data: bytes, graph_of: Callable[[bytes], Graph] = Graph.from_bytes) -> Plan:
+        """The plan again. It was checked at admission, so nothing is checked here.
+
+        graph_of: makes the graph of its bytes, or has it already.
+        """
         (size,) = _HEAD.unpack_from(data)
         head = json.loads(data[_HEAD.size : _HEAD.size + size])
-        graph = Graph.from_bytes(data[_HEAD.size + size :])
+        graph = graph_of(data[_HEAD.size + size :])
         return Plan(graph, tuple(map(_part, head["parts"])), head["seconds"], head["entropy"])
 
 

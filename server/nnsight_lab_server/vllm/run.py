@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,14 +20,14 @@ import torch
 from nnsight_lab.contract import ModelCard
 from nnsight_lab.errors import EngineFailed, LabError, LimitExceeded
 from nnsight_lab.executors.listen import Listener
-from nnsight_lab.ir import Address
-from nnsight_lab.passes import Part, Stages, schedule
+from nnsight_lab.ir import Address, Skip, Write
+from nnsight_lab.passes import Part, Stages
 from nnsight_lab.runtime import Interleaver
 from nnsight_lab_server.vllm import messages as m
 from nnsight_lab_server.vllm.forms import Form, Point
 from nnsight_lab_server.vllm.hosting import Calls, RunHost
+from nnsight_lab_server.vllm.laid import Laid
 from nnsight_lab_server.vllm.part import PartRun
-from nnsight_lab_server.vllm.pipeline import own_edits
 from nnsight_lab_server.vllm.plan import Plan
 from nnsight_lab_server.vllm.ranks import ranks
 from nnsight_lab_server.vllm.reader import ModelReader
@@ -76,6 +77,7 @@ class WorkerRun:
     id: str
     plan: Plan
     served: Served
+    laid: Laid
     device: torch.device
     calls: Calls
     reader: ModelReader
@@ -94,10 +96,7 @@ class WorkerRun:
     def _begin(self) -> None:
         card, plan = self.served.card, self.plan
         self.stages = Stages(tuple(Part(rows, card.tree, card.decode) for rows in plan.parts))
-        self.everywhere = self.schedule = schedule(plan.graph, self.stages)
-        if not self.place.is_last:
-            own = own_edits(plan.graph, self.served.forms, self.place.stage)
-            self.schedule = schedule(own, self.stages)
+        self.everywhere, self.schedule = self.laid.along(plan.graph, self.stages)
         host = RunHost(self.device, self.calls, card.tree.module_of, self._check_time)
         self._run = Interleaver(self.schedule, host, self._saved)
         self._listener = Listener(self._run, self.schedule, self.stages, lambda: False)
@@ -134,6 +133,11 @@ class WorkerRun:
         )
         self._points = frozenset((*part.points, *self.reader.beside(part.patterns)))
         return part
+
+    @cached_property
+    def edits(self) -> bool:
+        """Whether the model goes on from anything but what it computed itself."""
+        return any(isinstance(node, Write | Skip) for node in self.plan.graph.nodes)
 
     @property
     def points(self) -> frozenset[Point]:
@@ -265,10 +269,10 @@ class WorkerRun:
 
     def _check_time(self) -> None:
         """End a run that takes too long; of several workers none may do so by itself (`agree`)."""
-        if self.closed or ranks() > 1 or not self.place.is_last:
-            return
         now = time.perf_counter()
-        if self.spent + now - (self._since or now) > self.plan.seconds:
+        if self.spent + now - (self._since or now) <= self.plan.seconds:
+            return
+        if not self.closed and self.place.is_last and ranks() == 1:
             raise self._too_long()
 
     def _too_long(self) -> LimitExceeded:

@@ -115,6 +115,22 @@ def test_order_is_kept_whatever_the_sizes() -> None:
     assert [m.step for m in heard.messages if isinstance(m, Token)] == list(range(40))
 
 
+def test_what_is_sent_together_is_heard_at_the_end_in_order() -> None:
+    heard = Heard()
+    here = Here(heard)
+    sent: list[Message] = [Token("a", 0, (1,)), Token("b", 0, (2,)), Done("a", 1, ended=False)]
+    with pytest.raises(ZeroDivisionError), here.together():
+        for message in sent:
+            here.send(message)
+        assert heard.messages == []
+        raise ZeroDivisionError  # an engine that dies has said what it said
+
+    assert heard.messages == sent
+    here.send(sent[0])
+    assert heard.messages == [*sent, sent[0]]
+    here.close()
+
+
 def test_large_tensors_go_through_files_that_are_gone_when_read() -> None:
     heard = Heard()
     receiver = Receiver(heard)

@@ -257,13 +257,17 @@ def test_a_clean_run_after_a_steered_one_is_what_it_was_before(
         assert torch.equal(value, after.values[name])
 
 
+@pytest.mark.parametrize("way", ["written", "in place of a layer"])
 def test_what_is_not_a_number_stays_in_the_run_that_wrote_it(
-    engine: VllmEngine, lm: nl.LanguageModel
+    engine: VllmEngine, lm: nl.LanguageModel, way: str
 ) -> None:
     """Also in the blocks it leaves behind, which all go to somebody else sooner or later."""
     clean, _ = reading(lm, random.Random(9))
     with lm.trace([[5] * 60]) as tracer:
-        lm.layers[0].output[:] = float("nan")
+        if way == "written":
+            lm.layers[0].output[:] = float("nan")
+        else:
+            lm.layers[0].skip(lm.layers[0].input * float("nan"))
         lm.logits[:, -1].save()
     short = TokenRows(((5, 6),))
     before = run(engine, "before", clean, short)
