@@ -15,6 +15,7 @@ import nnsight_lab as nl
 from nnsight_lab.contract import Token
 from nnsight_lab.errors import Cancelled
 from nnsight_lab.executors.remote import RemoteExecutor
+from nnsight_lab.jupyter.live.following import following
 from nnsight_lab.jupyter.live.moving import Moving
 from nnsight_lab.jupyter.live.pictures import draw
 from nnsight_lab.jupyter.live.view import LiveView
@@ -170,6 +171,16 @@ def test_two_cells_in_the_background_have_a_view_each(
     notebook.ran(generation("Four", "-q").replace("nl.live_plot", "nl.show"))
     assert chips(views[0]) == [tiny.token_string(ids[0]) for ids in runs[0].tokens]
     assert len(views) == 3
+
+
+def test_cancel_that_is_pressed_before_the_run_has_begun_ends_it(tiny: nl.LanguageModel) -> None:
+    with pytest.raises(Cancelled), following(tiny) as view:
+        press_cancel(view)
+        with tiny.generate("One", max_new_tokens=STEPS) as tracer:
+            tracer.result.save()
+
+    assert chips(view) == []
+    assert state(view) == "failed"
 
 
 def points(view: LiveView) -> int:

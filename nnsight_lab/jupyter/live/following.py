@@ -40,6 +40,7 @@ class _Follower:
         self._asker = asker
         self._values = values
         self._run: RunUnderWay | None = None
+        self._cancelled = False
         self._broken = False
         self._steps: list[tuple[int, ...]] = []
         self.view = LiveView(str(model.name), cancelled=self._cancel)
@@ -65,9 +66,11 @@ class _Follower:
         view = self.view
         match event:
             case None:
-                self._run, self._steps = run, []
+                first, self._run, self._steps = self._run is None, run, []
                 view.begin()
                 view.state("running", "running")
+                if first and self._cancelled:
+                    run.cancel()
             case Queued(place=place):
                 view.state("running", f"{place} before it in the queue")
             case Started():
@@ -91,6 +94,8 @@ class _Follower:
         self.view.settle()
 
     def _cancel(self) -> None:
+        """Cancel was pressed; maybe before the run began, which is then ended as it begins."""
+        self._cancelled = True
         if self._run is not None:
             self._run.cancel()
 
