@@ -49,6 +49,14 @@ def test_a_queue_is_a_column_only_where_there_is_one(notebook: Any) -> None:
     assert [row[-1] for row in rows] == ["", "1 running, 2 waiting"]
 
 
+def test_a_model_that_still_loads_says_so_and_nothing_else(notebook: Any) -> None:
+    summary = ModelSummary("b", "", "", "", "", 0, 0, state="loading")
+    (head, row) = parsed(html_of(LabModels([LabModel(summary)]), notebook.shell) or "").rows()
+
+    shown = {name: text for name, text in zip(head, row, strict=True) if text}
+    assert shown == {"model": "b", "state": "loading"}
+
+
 def test_a_closed_lab_is_still_shown(notebook: Any) -> None:
     with serving(("tiny", tiny_engine)) as lab, nl.connect(lab.url, TOKEN) as connected:
         pass

@@ -29,8 +29,9 @@ def models_html(models: Sequence[LabModel], name: str) -> Markup:
     heads = ["model", "architecture", "layers", "parameters", "dtype", "engine", "device"]
     rows = [_row(model, name) for model in models]
     compared = [model.certificate for model in models]
+    states = ["" if model.state == "ready" else model.state for model in models]
     queues = [model.queue for model in models]
-    for head, column in (("compared", compared), ("runs", queues)):
+    for head, column in (("compared", compared), ("state", states), ("runs", queues)):
         if any(column):  # most labs have nothing to say there
             heads.append(head)
             rows = [[*row, text] for row, text in zip(rows, column, strict=True)]
@@ -40,8 +41,9 @@ def models_html(models: Sequence[LabModel], name: str) -> Markup:
 def _row(model: LabModel, name: str) -> list[str]:
     made = f"lm = {name}.model({model.name!r})"
     cell = copied(code(model.name, "font-weight: 600"), made)
-    size = size_in_words(model.parameters)
-    cells = [cell, model.architecture, str(model.layers), size]
+    known = bool(model.architecture)  # else it has not loaded yet
+    size = size_in_words(model.parameters) if known else ""
+    cells = [cell, model.architecture, str(model.layers) if known else "", size]
     return [*cells, model.dtype, model.engine, model.device]
 
 
