@@ -187,7 +187,7 @@ def _cell(found: Grid, row: int, column: int) -> tuple[str, str]:
     value = found.values[row][column]
     if not isfinite(value):
         return f'<td style="{_CELL}"></td>', ""
-    number = format(value, found.form)
+    number = _number(value, found.form)
     shade = value if found.logs is None else found.logs[row][column]
     look = f"{_CELL};{found.scale.style(shade)}"
     if found.words is None:
@@ -196,6 +196,12 @@ def _cell(found: Grid, row: int, column: int) -> tuple[str, str]:
     whole = f' title="{escape(word)}"' if len(word) > _WORD else ""
     inside = f"{escape(_short(word))}<br><small>{number}</small>"
     return f'<td style="{look}"{whole}>{inside}</td>', f"{word} {number}"
+
+
+def _number(value: float, form: str) -> str:
+    """A number without a sign in front of nothing."""
+    text = format(value, form)
+    return text if text.strip("+-0.") else text.lstrip("+-")
 
 
 def _short(word: str) -> str:
@@ -212,7 +218,7 @@ _SCHEMES = (
     "<style>[data-jp-theme-light=true] .nnl-stillimage{color-scheme:light}"
     "[data-jp-theme-light=false] .nnl-stillimage{color-scheme:dark}</style>"
 )
-"""An image knows of its page only what the page's colours are called; JupyterLab does not say."""
+"""An image knows of its page only its colour scheme, which an export does not say."""
 
 
 def image(uri: str, alt: str, *, label: str = "") -> Markup:
