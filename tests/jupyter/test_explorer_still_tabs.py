@@ -167,7 +167,7 @@ def test_a_map_is_shown_as_far_as_it_is_filled(tiny: nl.LanguageModel) -> None:
 
 
 def test_one_patched_place_is_shown(tiny: nl.LanguageModel) -> None:
-    wanted = {"map": False, "from": [3, 5], "to": [3, 5]}
+    wanted: dict[str, Any] = {"map": False, "from": [3, 5], "to": [3, 5]}
     subject = subject_of(tiny)
     sheet = told(subject, "patching", **ASKED["patching"] | wanted)[-1]
     page = parsed(seen(tiny, "patching", **wanted)[0])

@@ -26,7 +26,13 @@ _GAP = _STEPS + 1
 _LABELLED = 48
 """Up to so many tokens the picture of a head has them at its sides."""
 _WIDE = 900
-"""A row of heads is about as wide in pixels, and so is a long pattern."""
+"""A row of heads is no wider in pixels, unless there are very many."""
+_TILE = 60
+"""A small picture is no wider."""
+_SPARE = 3000
+"""Bytes that a whole pattern leaves to the small pictures."""
+_MOST_CELLS = 120_000
+"""More cells of small pictures would not go into the bytes there are."""
 
 
 def attention_piece(
@@ -35,12 +41,22 @@ def attention_piece(
     """The head that was looked at, then those of all layers as far as they have come."""
     heads = {sheet.plain["layer"]: sheet.arrays for sheet in sheets if "tiles" in sheet.arrays}
     full = next((sheet for sheet in sheets if "pattern" in sheet.arrays), None)
-    piece = Piece() if full is None else _head(subject, full, heads, room * 2 // 3)
-    for side in (48, 24, 12, 6):
-        small = _small(heads, side)
+    piece = Piece() if full is None else _head(subject, full, heads, room - _SPARE)
+    chosen = full.plain["layer"] if full is not None else int(wanted.get("layer", 0))
+    own = {layer: arrays for layer, arrays in heads.items() if layer == chosen}
+    for layers, side in ((heads, 48), (heads, 24), (heads, 16), (own, 48), (own, 24)):
+        if _cells(layers, side) > _MOST_CELLS:
+            continue
+        small = _small(layers, side)
         if piece.size + small.size <= room:
             return piece + small
     return piece if full is not None else None
+
+
+def _cells(heads: Mapping[int, Mapping[str, Array]], side: int) -> int:
+    """How many cells there are to be drawn."""
+    tiles = [arrays["tiles"] for arrays in heads.values()]
+    return sum(len(found) * min(side, found.shape[-1]) ** 2 for found in tiles)
 
 
 def _head(
@@ -83,12 +99,15 @@ def _small(heads: Mapping[int, Mapping[str, Array]], side: int) -> Piece:
     """A row of small pictures for each layer, each picture of so many cells at most."""
     if not heads:
         return Piece()
-    piece = line("All heads, a row for each layer, head 0 first; colour as above.")
+    said = "All heads, a row for each layer," if len(heads) > 1 else "All heads of a layer,"
+    widest = max(arrays["tiles"].shape[-1] for arrays in heads.values())
+    mean = "; of several cells, their mean" if widest > side else ""
+    piece = line(f"{said} head 0 first; colour: the square root of the weight{mean}.")
     digits = len(str(max(heads)))
     for layer in sorted(heads):
-        tiles = np.stack([_pooled(tile / 255.0, side) for tile in heads[layer]["tiles"]])
+        tiles = np.stack([_averaged(tile / 255.0, side) for tile in heads[layer]["tiles"]])
         count, cells = tiles.shape[:2]
-        times = max(min(72, _WIDE // count) // cells, 1)
+        times = max(min(_TILE, _WIDE // count) // cells, 1)
         large = _levels(tiles).repeat(times, 1).repeat(times, 2)
         row = np.pad(large, ((0, 0), (1, 1), (1, 1)), constant_values=_GAP)
         alt = f"layer {layer}: {count} heads"
@@ -99,14 +118,23 @@ def _small(heads: Mapping[int, Mapping[str, Array]], side: int) -> Piece:
 
 def _pooled(values: Array, side: int) -> Array:
     """The largest value of each square, at most so many on a side."""
+    found: Array = _squares(values, side).max((1, 3))
+    return found
+
+
+def _averaged(values: Array, side: int) -> Array:
+    """The mean of each square: of few and large ones, the largest values are all alike."""
+    found: Array = _squares(values, side).mean((1, 3))
+    return found
+
+
+def _squares(values: Array, side: int) -> Array:
+    """`[row, within, column, within]`."""
     block = -(-len(values) // side)
-    if block == 1:
-        return values
     more = -len(values) % block
     whole = np.pad(values, ((0, more), (0, more)))
     cells = len(whole) // block
-    found: Array = whole.reshape(cells, block, cells, block).max((1, 3))
-    return found
+    return whole.reshape(cells, block, cells, block)
 
 
 def _levels(values: Array) -> Array:

@@ -37,7 +37,8 @@ Colours: TypeAlias = tuple[tuple[int, int, int], ...]
 
 _CHIP = "border:1px solid #8888;border-radius:3px;padding:0 2px;margin:1px;white-space:pre"
 _LOOK = "border-collapse:collapse;font-size:11px;line-height:1.3;margin:4px 0;border:none"
-_CELL = "padding:1px 5px;text-align:center;white-space:pre"
+_CELL = "padding:1px 5px;text-align:center"
+_HEAD = f"{_CELL};white-space:pre"
 _WORD = 10
 """Letters of a token in a cell; the whole of it is read over the cell."""
 _MOST_COLUMNS, _MOST_ROWS = 64, 26
@@ -73,7 +74,15 @@ class Scale:
     def style(self, value: float) -> str:
         """The colours of what stands for a value, and of the words on it."""
         fill, ink = colour((value - self.low) / (self.high - self.low or 1.0), self.colours)
-        return f"background:{fill};color:{ink}"
+        return f"background:{_short_colour(fill)};color:{_SHORT_INK[ink]}"
+
+
+_SHORT_INK = {"#000000": "#000", "#ffffff": "#fff"}
+
+
+def _short_colour(fill: str) -> str:
+    """`rgb(8,48,107)` in fewer letters: there are many of them."""
+    return "#" + "".join(f"{int(part):02x}" for part in fill[4:-1].split(","))
 
 
 def visible(token: str) -> str:
@@ -167,15 +176,15 @@ class Grid:
 def grid(found: Grid) -> Piece:
     """A table of coloured cells."""
     heads = "".join(
-        f'<th style="{_CELL}" title="{escape(tip)}">{escape(_short(name))}</th>'
+        f'<th style="{_HEAD}" title="{escape(tip)}">{escape(_short(name))}</th>'
         for name, tip in found.heads
     )
-    html, text = [f'<tr><th style="{_CELL}">layer</th>{heads}</tr>'], []
+    html, text = [f'<tr><th style="{_HEAD}">layer</th>{heads}</tr>'], []
     text.append(" | ".join(["layer", *(name for name, _ in found.heads)]))
     for row, name in enumerate(found.rows):
         cells = [_cell(found, row, column) for column in range(len(found.heads))]
         html.append(
-            f'<tr><th style="{_CELL}">{escape(name)}</th>{"".join(html for html, _ in cells)}</tr>'
+            f'<tr><th style="{_HEAD}">{escape(name)}</th>{"".join(html for html, _ in cells)}</tr>'
         )
         text.append(" | ".join([name, *(text for _, text in cells)]))
     table = f'<table style="{_LOOK}">{"".join(html)}</table>'
@@ -186,16 +195,16 @@ def _cell(found: Grid, row: int, column: int) -> tuple[str, str]:
     """A cell as HTML and as text."""
     value = found.values[row][column]
     if not isfinite(value):
-        return f'<td style="{_CELL}"></td>', ""
+        return "<td></td>", ""
     number = _number(value, found.form)
     shade = value if found.logs is None else found.logs[row][column]
     look = f"{_CELL};{found.scale.style(shade)}"
     if found.words is None:
-        return f'<td style="{look}">{number}</td>', number
+        return f"<td style='{look}'>{number}</td>", number
     word = visible(found.words[row][column])
-    whole = f' title="{escape(word)}"' if len(word) > _WORD else ""
+    whole = f" title='{escape(word)}'" if len(word) > _WORD else ""
     inside = f"{escape(_short(word))}<br><small>{number}</small>"
-    return f'<td style="{look}"{whole}>{inside}</td>', f"{word} {number}"
+    return f"<td style='{look}'{whole}>{inside}</td>", f"{word} {number}"
 
 
 def _number(value: float, form: str) -> str:

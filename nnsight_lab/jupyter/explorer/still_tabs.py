@@ -116,9 +116,10 @@ def _followed(
     if not plain["targets"]:
         return Piece()
     layers = list(plain["layers"])
+    values = arrays["chances"][..., token].tolist()
     series = [
-        Series(visible(plain["words"][place]), range(len(layers)), arrays["chances"][at, :, token])
-        for at, place in enumerate(plain["targets"])
+        Series(visible(plain["words"][place]), range(len(layers)), chances)
+        for place, chances in zip(plain["targets"], values, strict=True)
     ]
     where = f"position {token} {visible(subject.tokens[token])}"
     svg = plot_svg(
@@ -312,10 +313,9 @@ def _steering(
     said += f"whose length is {length:.3g}. At each token: how far along it the stream is."
     piece = line(said) + line(f"After: {_begun(''.join(subject.tokens))}")
     for side, title in enumerate(("As it is", f"Steered by {plain['strength']:g}")):
-        made = along[side].tolist()
         piece += line(f"{title}:") + chips(
-            plain["words"][side], made, scale=Scale(-most, most, DIVERGING), room=room // 4,
-            tip=lambda place, made=made: f"token {place}{_number(made, place, 'along')}",
+            plain["words"][side], along[side].tolist(), room=room // 4, tip="token {}".format,
+            scale=Scale(-most, most, DIVERGING),
         )  # fmt: skip
     return piece
 
