@@ -15,6 +15,7 @@ import torch
 import nnsight_lab as nl
 from nnsight_lab.jupyter.explorer import VIEWS, Autoencoder, Sheet, Subject
 from nnsight_lab.jupyter.explorer.still import Quiet, Still
+from nnsight_lab.jupyter.explorer.still_parts import thinned, window
 from nnsight_lab.jupyter.static import colour
 from tests.support.explored import head_scores, patterns_of, plain, stream_seen
 from tests.support.html_tree import Element, parsed
@@ -330,3 +331,21 @@ def test_it_is_done_once_when_nobody_asks_any_more() -> None:
 
     assert len(done) == 1
     assert done[0] - last > 0.19
+
+
+@pytest.mark.parametrize("count", [1, 2, 26, 27, 82, 200])
+def test_of_many_layers_some_are_shown_the_first_and_the_last_among_them(count: int) -> None:
+    rows, said = thinned(count)
+
+    assert {0, count - 1} <= set(rows) <= set(range(count))
+    assert len(rows) == len(set(rows)) <= 27
+    assert said == (f"One layer in {-(-count // 26)}." if count > 26 else "")
+
+
+@pytest.mark.parametrize(("count", "most", "token"), [(9, 9, 3), (90, 10, 3), (90, 10, 50), (90, 10, 89)])  # fmt: skip
+def test_the_chosen_position_is_among_those_shown(count: int, most: int, token: int) -> None:
+    shown = window(count, most, token)
+
+    assert token in shown
+    assert len(shown) == most
+    assert set(shown) <= set(range(count))
