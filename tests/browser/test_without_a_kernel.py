@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.browser.conftest import READY
+from tests.support.alone import opened_alone
 from tests.support.jupyter_lab import JupyterServer, NotebookPage, wait_until
 from tests.support.seen import faint_texts
 
@@ -34,12 +35,6 @@ by_hand = (surprisal.tolist(), values.tolist(), words)"""
 READ = ("·capital", " boy", "chances")
 """What must be readable of each cell: a token of the prompt, one that was sampled, a name."""
 
-ALONE = """async path => {
-    const app = window.jupyterapp;
-    const kernelPreference = { shouldStart: false, canStart: false, autoStartDefault: false };
-    await app.commands.execute("docmanager:open", { path, factory: "Notebook", kernelPreference });
-    return app.shell.currentWidget.sessionContext.session?.kernel?.id ?? null;
-}"""
 RESTART = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
 
 
@@ -92,27 +87,9 @@ def check_readable(page: Page) -> None:
         assert said not in "\n".join(texts)
 
 
-def opened_alone(written: NotebookPage, name: str) -> Page:
-    """A notebook in a page where no kernel is started."""
-    page: Page = written.page.context.new_page()
-    page.goto(written.page.url.split("/workspaces/")[0] + f"/workspaces/{name}?reset")
-    page.wait_for_selector(".jp-Launcher", timeout=60_000)
-    assert page.evaluate(ALONE, f"{name}.ipynb") is None
-    return page
-
-
 @pytest.mark.parametrize("trusted", [True, False], ids=["trusted", "not-trusted"])
 def test_without_a_kernel_the_numbers_are_read(written: NotebookPage, trusted: bool) -> None:
-    # What was run here is trusted, under any name; a notebook with another text is not.
-    name, text = "trusted", written.path.read_text()
-    if not trusted:
-        saved = json.loads(text)
-        saved["cells"][0]["source"] = "1 / 0"
-        for cell in saved["cells"]:
-            cell["metadata"].pop("trusted", None)
-        name, text = "not-trusted", json.dumps(saved)
-    written.path.with_name(f"{name}.ipynb").write_text(text)
-    page = opened_alone(written, name)
+    page = opened_alone(written, trusted=trusted)
     check_readable(page)
     page.close()
 

@@ -30,7 +30,7 @@ def still_of(source: Any, prompt: str | None = None, **wanted: Any) -> Still:
     """What is read after the tab of the tokens was told its numbers."""
     subject = Subject(source, prompt)
     still = Still(subject, "title")
-    assert still.learn("tokens", wanted, asked(TokensView(subject), **wanted))
+    still.learn("tokens", wanted, asked(TokensView(subject), **wanted))
     return still
 
 
@@ -83,18 +83,17 @@ def test_an_edited_run_is_read_with_its_edits(tiny: nl.LanguageModel) -> None:
     assert f" {by_hand(tiny, PROMPT)[1].max().item():.4f}" not in html
 
 
-def test_a_saved_value_is_shown_until_the_surprisal_is_known(tiny: nl.LanguageModel) -> None:
+def test_what_was_looked_at_last_is_shown_of_the_tokens(tiny: nl.LanguageModel) -> None:
     with tiny.trace(PROMPT) as tracer:
         norm = tiny.layers[2].output.norm(dim=-1).save()
         tiny.logits.save()
     still = still_of(tracer.run, by="norm")
     html, _ = still.drawn()
-    sheet = asked(TokensView(Subject(tracer.run)))
 
     assert f"<small>{norm[0, 4].item():.3f}</small>" in html
-    assert still.learn("tokens", {}, sheet)
+    assert "At each token: norm" in html
+    still.learn("tokens", {}, asked(TokensView(Subject(tracer.run))), job=1)
     assert "surprisal in nats" in still.drawn()[0]
-    assert not still.learn("tokens", {"by": "norm"}, sheet)
 
 
 @pytest.mark.parametrize("prompt", [PROMPT * 30, "<&\"'" * 100])

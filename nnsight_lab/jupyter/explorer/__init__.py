@@ -15,7 +15,8 @@
     features.py  what a sparse autoencoder sees
     work.py      one job a tab, on a thread of its own; a newer cancels the older
     pictures.py, pictures_stream.py  figures that no recipe draws
-    still.py     what is seen without a kernel
+    still.py     what is seen without a kernel: the tab that was open last
+    still_tabs.py, still_attention.py, still_parts.py  how each tab is drawn there, and of what
     bundle.py    the JavaScript and style; js/ holds them
 
 Views know no widget, and the widget knows no model: `Explorer` stands between.

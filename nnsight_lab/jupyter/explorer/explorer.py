@@ -24,7 +24,7 @@ from nnsight_lab.jupyter.explorer.norms import NormsView
 from nnsight_lab.jupyter.explorer.patching import PatchingView
 from nnsight_lab.jupyter.explorer.space import notebook_variables
 from nnsight_lab.jupyter.explorer.steering import SteeringView
-from nnsight_lab.jupyter.explorer.still import Still
+from nnsight_lab.jupyter.explorer.still import Quiet, Still, is_captured
 from nnsight_lab.jupyter.explorer.subject import Subject
 from nnsight_lab.jupyter.explorer.tokens import TokensView
 from nnsight_lab.jupyter.explorer.view import Sheet, View, Wanted
@@ -69,7 +69,9 @@ class Explorer:
         self._drawing = Work()
         self._lock = threading.Lock()
         self._channel: Channel | None = None
-        self._still = Still(subject, repr(self))
+        self._still = Still(subject, repr(self), self.selection)
+        self._fell_back = ("", "")
+        self._still_soon = Quiet(self._fall_back)
 
     def __repr__(self) -> str:
         subject = self.subject
@@ -77,7 +79,8 @@ class Explorer:
         return f"<explorer of {after}{subject.model.name}: {len(subject.ids)} tokens>"
 
     def _ipython_display_(self) -> None:
-        self._open().show(*self._still.drawn())
+        self._fell_back = self._still.drawn()
+        self._open().show(*self._fell_back)
 
     def _open(self) -> Channel:
         with self._lock:
@@ -131,6 +134,7 @@ class Explorer:
         """Stop what it does, and take the widget away; the still picture stays."""
         for work in (*self._work.values(), *self._writing.values(), self._drawing):
             work.cancel()
+        self._still_soon.cancel()
         if self._channel is not None:
             self._channel.close()
 
@@ -141,10 +145,14 @@ class Explorer:
         if kind == "select":
             known = {key: int(value) for key, value in content.items() if key in self.selection}
             self.selection.update(known)
+            self._still_soon.soon()
         elif kind == "choose":
             places = range(len(self.subject.ids))
             self.selected = sorted({int(at) for at in content["positions"]} & {*places})
             self._publish("chosen", {"positions": self.selected}, keep="chosen")
+        elif name in self.views and kind == "open":
+            self._still.open(name)
+            self._still_soon.soon()
         elif name in self.views and kind == "ask":
             self._ask(self.views[name], int(content.get("job", 0)), content.get("wanted") or {})
         elif name in self.views and kind == "cancel":
@@ -158,6 +166,7 @@ class Explorer:
 
     def _ask(self, view: View, job: int, wanted: Wanted) -> None:
         self._wanted[view.name] = wanted
+        self._still.open(view.name)
         self._work[view.name].begin(job, partial(self._do, view, wanted), partial(self._end, view))
 
     def _do(self, view: View, wanted: Wanted, job: Job) -> None:
@@ -168,8 +177,7 @@ class Explorer:
             message = {"view": view.name, "job": job.number, "wanted": dict(wanted), **content}
             keep = f"{view.name} {sheet.topic}" if sheet.topic or not sheet.part else None
             self._publish("data", message, buffers, keep=keep)
-            if self._still.learn(view.name, wanted, sheet) and self._channel is not None:
-                self._channel.fall_back(*self._still.drawn())
+            self._still.learn(view.name, wanted, sheet, job.number)
 
         view.ask(wanted, tell)
 
@@ -178,6 +186,18 @@ class Explorer:
         if error is not None:
             message |= _told(error)
         self._publish("ended", message, keep=None)
+        self._still_soon.soon()
+
+    def _fall_back(self) -> None:
+        """Bring what is seen without a kernel up to date; on a thread of its own, off every job's."""
+        drawn = self._still.drawn()
+        if drawn == self._fell_back or self._channel is None:
+            return
+        if is_captured():
+            self._still_soon.soon()
+            return
+        self._fell_back = drawn
+        self._channel.fall_back(*drawn)
 
     def _draw(self, view: View, wanted: Wanted, job: Job) -> None:
         view.check(wanted)

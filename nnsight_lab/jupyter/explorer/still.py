@@ -1,104 +1,142 @@
 """What is seen of an explorer without a kernel: on GitHub, in a saved notebook, in an export.
 
-The prompt's tokens at first. When a tab has got numbers, those too: nothing runs for it a second time.
+The prompt's tokens at first; then the tab that was open last, as far as it has got numbers. Nothing
+runs for it: it is drawn of what the tabs have told their browser.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from html import escape
-from math import isfinite
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from nnsight_lab.jupyter.explorer.still_parts import Piece, line
+from nnsight_lab.jupyter.explorer.still_tabs import TABS, tokens_piece
 from nnsight_lab.jupyter.explorer.subject import Subject
 from nnsight_lab.jupyter.explorer.view import Sheet, Wanted
-from nnsight_lab.jupyter.static import colour
 
-__all__ = ["Still"]
+__all__ = ["Quiet", "Still", "is_captured"]
 
-_ROOM = 20_000
-"""Characters of HTML for the tokens; a longer prompt is cut, and says so."""
+_ROOM = 38_000
+"""Bytes of a still picture in a notebook file; ten of them go into 400 kB."""
+_MOMENT = 0.4
+"""Seconds without anything new until it is drawn."""
 
-_CHIP = "border:1px solid #8888;border-radius:3px;padding:0 2px;margin:1px;white-space:pre"
-_SCALE = 10.0
-"""From so many nats on, a token is as dark as it can be."""
+
+@dataclass
+class _Held:
+    """What a tab has told: the sheets that a browser would draw it of."""
+
+    job: int = -1
+    wanted: Wanted = field(default_factory=dict)
+    sheets: list[Sheet] = field(default_factory=list)
+
+    def take(self, job: int, wanted: Wanted, sheet: Sheet) -> None:
+        """As `main.js` does."""
+        if job < self.job:
+            return
+        if sheet.topic:
+            self.sheets = [held for held in self.sheets if held.topic != sheet.topic]
+        elif job != self.job or not (self.sheets and self.sheets[-1].part):
+            self.sheets = []
+        self.job, self.wanted = job, wanted
+        self.sheets = [*self.sheets, sheet]
 
 
 class Still:
-    """The prompt with its tokens apart, a number at each, and the likeliest tokens after it."""
+    """The tab in front, or the prompt with its tokens apart. May be used from any thread.
 
-    def __init__(self, subject: Subject, title: str) -> None:
+    title: its first line. selection: the explorer's, which is looked at whenever this is drawn.
+    """
+
+    def __init__(
+        self, subject: Subject, title: str, selection: Mapping[str, int] | None = None
+    ) -> None:
         self._subject = subject
         self._title = title
-        self._by = ""
-        self._numbers: Sequence[float] = ()
-        self._next: Sequence[tuple[str, float]] = ()
+        self._selection = selection if selection is not None else {}
+        self._lock = threading.Lock()
+        self._held: dict[str, _Held] = {}
+        self._opened: list[str] = []
 
-    def learn(self, view: str, wanted: Wanted, sheet: Sheet) -> bool:
-        """Take what a tab tells its browser; whether there is anything here to show of it."""
-        numbers = sheet.arrays.get("numbers")
-        if view != "tokens" or numbers is None or self._by == "surprisal":
-            return False
-        self._by = str(wanted.get("by", "surprisal"))
-        self._numbers = numbers.tolist()
-        self._next = sheet.plain.get("next", ())
-        return True
+    def open(self, view: str) -> None:
+        """This tab is in front now."""
+        with self._lock:
+            self._opened = [*(name for name in self._opened if name != view), view]
+
+    def learn(self, view: str, wanted: Wanted, sheet: Sheet, job: int = 0) -> None:
+        """Take what a tab tells its browser."""
+        with self._lock:
+            self._held.setdefault(view, _Held()).take(job, wanted, sheet)
 
     def drawn(self) -> tuple[str, str]:
         """As HTML and as text."""
-        chips, words, left = [], [], _ROOM
-        for place, token in enumerate(map(_visible, self._subject.tokens)):
-            chip = self._chip(place, token)
-            left -= len(chip)
-            if left < 0:
-                break
-            chips.append(chip)
-            words.append(f"{token} {self._number(place)}".rstrip())
-        more = len(self._subject.tokens) - len(chips)
-        rest = f" and {more} more" if more else ""
-        said = self._said()
-        lines = [escape(self._title), "".join(chips) + rest, *map(escape, said)]
-        lines.append("Run the cell again to explore: lens, attention, patching and more.")
-        html = "".join(f"<div>{line}</div>" for line in lines)
-        between = " | " if self._by else " "
-        text = "\n".join([self._title, between.join(words) + rest, *said])
-        return f'<div style="font-family:monospace;line-height:1.9">{html}</div>', text
+        with self._lock:
+            opened = list(reversed(self._opened))
+            held = {name: (each.wanted, each.sheets) for name, each in self._held.items()}
+        token = self._selection.get("token", len(self._subject.tokens) - 1)
+        head = line(self._title)
+        end = Piece("<div>Run the cell again to explore: lens, attention, patching and more.</div>")
+        room = _ROOM - head.size - end.size - 400
+        for name in (*opened, "tokens"):
+            if name in held and name in TABS:
+                body = self._body(name, *held[name], token, room)
+                if body is not None and body.size <= room:
+                    break
+        else:
+            body = tokens_piece(self._subject, {}, [], token, room)
+        whole = head + body + end
+        look = "font-family:monospace"
+        skip = 'class="tex2jax_ignore mathjax_ignore"'
+        return f'<div {skip} style="{look}">{whole.html}</div>', whole.text
 
-    def _chip(self, place: int, token: str) -> str:
-        """A token and its number; colour: how large that is."""
-        number = self._number(place)
-        tip, look, small = f"position {place}, id {self._subject.ids[place]}", _CHIP, ""
-        if number:
-            tip += f": {number} {self._unit}"
-            small = f" <small>{number}</small>"
-            low, high = self._range
-            fill, ink = colour((self._numbers[place] - low) / (high - low))
-            look = f"{_CHIP};background:{fill};color:{ink}"
-        return f'<span style="{look}" title="{escape(tip)}">{escape(token)}{small}</span> '
-
-    def _number(self, place: int) -> str:
-        known = place < len(self._numbers) and isfinite(self._numbers[place])
-        return f"{self._numbers[place]:.3f}" if known else ""
-
-    @property
-    def _unit(self) -> str:
-        return "nats" if self._by == "surprisal" else self._by
-
-    @property
-    def _range(self) -> tuple[float, float]:
-        if self._by == "surprisal":
-            return 0.0, _SCALE
-        known = [number for number in self._numbers if isfinite(number)]
-        return min(known), max(*known, min(known) + 1e-9)
-
-    def _said(self) -> list[str]:
-        """What the numbers are, and what comes next."""
-        what = "surprisal in nats" if self._by == "surprisal" else self._by
-        found = [f"At each token: {what}; darker is more."] if self._by else []
-        if self._next:
-            listed = ", ".join(f"{_visible(word)} {chance:.4f}" for word, chance in self._next)
-            found.append(f"Likeliest next: {listed}")
-        return found
+    def _body(
+        self, name: str, wanted: Wanted, sheets: list[Sheet], token: int, room: int
+    ) -> Piece | None:
+        try:
+            return TABS[name](self._subject, wanted, sheets, token, room)
+        except Exception:  # noqa: BLE001 - there is no cell to say it in; another tab is shown
+            return None
 
 
-def _visible(token: str) -> str:
-    return token.replace(" ", "·").replace("\n", "↵").replace("\t", "⇥")
+def is_captured() -> bool:
+    """Whether a cell keeps what is displayed now, as `%%capture` does: what others display, too."""
+    from IPython.core.displaypub import CapturingDisplayPublisher
+    from IPython.core.getipython import get_ipython
+
+    shell: Any = get_ipython()
+    return isinstance(getattr(shell, "display_pub", None), CapturingDisplayPublisher)
+
+
+class Quiet:
+    """Something that is done when for a moment nobody has asked for it. May be used from any thread."""
+
+    def __init__(self, do: Callable[[], None], moment: float = _MOMENT) -> None:
+        self._do = do
+        self._moment = moment
+        self._lock = threading.Lock()
+        self._doing = threading.Lock()
+        self._timer: threading.Timer | None = None
+
+    def soon(self) -> None:
+        """Do it in a moment, if nobody asks again until then."""
+        self._next(threading.Timer(self._moment, self._now))
+
+    def cancel(self) -> None:
+        """Do not do it, unless it is being done."""
+        self._next(None)
+
+    def _now(self) -> None:
+        with self._doing:
+            self._do()
+
+    def _next(self, timer: threading.Timer | None) -> None:
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = timer
+            if timer is not None:
+                timer.daemon = True
+                timer.name = "explorer-still"
+                timer.start()

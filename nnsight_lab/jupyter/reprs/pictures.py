@@ -16,7 +16,7 @@ import torch
 from nnsight_lab.jupyter.static import DIVERGING, RAMP
 from nnsight_lab.kernels.summary import as_numbers, thinned
 
-__all__ = ["Picture", "matrix_of", "picture_of", "png"]
+__all__ = ["Picture", "matrix_of", "palette", "picture_of", "png"]
 
 _LEVELS = 127
 _NOT_FINITE = (214, 60, 214)
@@ -55,19 +55,22 @@ def _chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-def _palette(ramp: tuple[tuple[int, int, int], ...]) -> list[tuple[int, int, int]]:
+def palette(
+    ramp: tuple[tuple[int, int, int], ...], levels: int = _LEVELS
+) -> list[tuple[int, int, int]]:
+    """So many colours from one end of a ramp to the other."""
     found = []
-    for level in range(_LEVELS):
-        at = level / (_LEVELS - 1) * (len(ramp) - 1)
+    for level in range(levels):
+        at = level / (levels - 1) * (len(ramp) - 1)
         low = min(int(at), len(ramp) - 2)
         pair = zip(ramp[low], ramp[low + 1], strict=True)
         red, green, blue = (round(a + (b - a) * (at - low)) for a, b in pair)
         found.append((red, green, blue))
-    return [*found, _NOT_FINITE]
+    return found
 
 
-_SIGNED = _palette(DIVERGING)
-_PLAIN = _palette(RAMP)
+_SIGNED = [*palette(DIVERGING), _NOT_FINITE]
+_PLAIN = [*palette(RAMP), _NOT_FINITE]
 
 
 def matrix_of(tensor: torch.Tensor) -> tuple[torch.Tensor, str] | None:

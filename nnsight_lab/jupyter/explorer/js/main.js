@@ -82,7 +82,7 @@ class Explorer {
       if (!TABS[name]) continue;
       const button = h("button", {
         role: "tab", class: "nnl-tab", "aria-selected": "false", tabindex: "-1", "data-view": name,
-        disabled: Boolean(missing), title: missing, onclick: () => this.open(name),
+        disabled: Boolean(missing), title: missing, onclick: () => this.turn(name),
       }, title);
       this.bar.append(button);
       this.tabs.set(name, { button, sheets: [], panel: null, tab: null, job: 0 });
@@ -131,6 +131,12 @@ class Explorer {
   }
 
   // Tabs
+
+  // A reader opens a tab: what is seen without a kernel goes along.
+  turn(name) {
+    this.channel.say("open", { view: name });
+    this.open(name);
+  }
 
   open(name) {
     const held = this.tabs.get(name);
@@ -210,7 +216,7 @@ class Explorer {
     event.stopPropagation();
     const open = [...this.tabs].filter(([, { button }]) => !button.disabled).map(([name]) => name);
     const next = open[(open.indexOf(this.now) + step + open.length) % open.length];
-    this.open(next);
+    this.turn(next);
     this.tabs.get(next).button.focus();
   }
 
