@@ -219,6 +219,7 @@ class Session:
         if number not in self._connection.jobs:
             if isinstance(event, Saved):  # made after the job was ended from here: nobody is told
                 self._outbox.promise(-event.value.sent_bytes)
+                self._wake()
             return
         self._outbox.put(self._connection.tell(number, event))
         if isinstance(event, Started):
@@ -247,7 +248,7 @@ class Session:
                 async with asyncio.timeout(self._limits.stall_s):
                     await self._send_one(message)
                 self._outbox.sent(message)
-                if not isinstance(message, str) and not self._outbox.congested:
+                if not isinstance(message, str):
                     self._wake()
             if self._socket.application_state is WebSocketState.CONNECTED:
                 await self._socket.close(_POLICY_VIOLATION)
@@ -261,5 +262,8 @@ class Session:
             await self._socket.send_bytes(message.to_bytes())
 
     def _wake(self) -> None:
+        """Let jobs of this client start that waited for room in the outbox, where there is some."""
+        if self._outbox.congested:
+            return
         for worker in {worker for worker, _ in self._jobs.values()}:
             worker.wake()
